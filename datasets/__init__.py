@@ -1,0 +1,9 @@
+"""Our data sets, registered with the engine under every name that a host has left free."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from npt.datasets import mini
+
+for _name, _dataset in mini.DATASETS.items():
+    if _name not in DATASET_REGISTRY.registered_names():
+        DATASET_REGISTRY.register(_dataset)

@@ -1,0 +1,159 @@
+"""One loader for every CLIP: OpenAI's by name, a file, or the small one that comes with npt.
+
+What comes back is always `clip.model.CLIP`, frozen, in eval mode, in float32 with the file's exact
+values (CLIP's own `build_model` would round float32 files to float16).
+"""
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import clip
+import numpy as np
+import torch
+from clip.model import CLIP, build_model
+from torch import Tensor
+
+from npt.errors import NPTError
+
+TINY_FILE = Path(__file__).with_name("tiny_clip.npz")
+VOCABULARY = 49408
+SCALARS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's files, not weights
+NEEDED = (
+    "visual.conv1.weight",
+    "token_embedding.weight",
+    "positional_embedding",
+    "ln_final.weight",
+    "text_projection",
+    "logit_scale",
+)
+
+
+def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
+    """A frozen CLIP in float32.
+
+    name: one of clip.available_models(), the path of a JIT archive or of a state dict, or "tiny"
+    """
+    if name == "tiny":
+        model = build(read_tiny(TINY_FILE), name)
+    elif name in clip.available_models():
+        model = download(name)
+    elif os.path.isfile(name):
+        model = build(read_file(name), name)
+    else:
+        raise NPTError(
+            f"unknown CLIP {name!r} in MODEL.BACKBONE.NAME: it is no file, nor 'tiny', nor one of "
+            + ", ".join(clip.available_models())
+        )
+    return model.float().eval().requires_grad_(False).to(device)
+
+
+def download(name: str) -> CLIP:
+    """One of OpenAI's models, from its cache (~/.cache/clip) or the network."""
+    try:
+        return clip.load(name, device="cpu", jit=False)[0]
+    except (OSError, RuntimeError) as error:
+        raise NPTError(
+            f"CLIP {name} is neither in ~/.cache/clip nor can it be downloaded ({error}); "
+            "fetch its file elsewhere and set MODEL.BACKBONE.NAME to the path, or use 'tiny'"
+        ) from error
+
+
+def read_file(path: str) -> dict[str, Tensor]:
+    """The state dict in a JIT archive or in a file of torch.save."""
+    try:
+        if is_jit_archive(path):
+            return torch.jit.load(path, map_location="cpu").state_dict()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and torch errors of many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NPTError(
+            f"cannot read {path} (MODEL.BACKBONE.NAME) as a JIT archive or a state dict: {reason}"
+        ) from error
+    if not isinstance(state, dict):
+        raise NPTError(
+            f"{path} (MODEL.BACKBONE.NAME) holds a {type(state).__name__}, no state dict"
+        )
+    return state
+
+
+def is_jit_archive(path: str) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def build(state: dict[str, Tensor], source: str) -> CLIP:
+    """A CLIP in float32 with exactly the values of `state`."""
+    missing = [key for key in NEEDED if key not in state]
+    if missing:
+        raise NPTError(
+            f"{source} (MODEL.BACKBONE.NAME) is not a CLIP's state dict: it has no {missing[0]}"
+        )
+    weights = {key: value for key, value in state.items() if key not in SCALARS}
+    try:
+        model = build_model(dict(weights)).float()
+        model.load_state_dict(weights)  # over the values that build_model has rounded
+    except (RuntimeError, AssertionError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise NPTError(
+            f"{source} (MODEL.BACKBONE.NAME) is not a CLIP's state dict: {reason}"
+        ) from error
+    return model
+
+
+def base_embedding(width: int) -> np.ndarray:
+    """(49408, width) embeddings of the tokens that the small CLIP never saw in training."""
+    values = 0.02 * np.random.default_rng(0).standard_normal((VOCABULARY, width))
+    return values.astype(np.float16).astype(np.float32)
+
+
+def read_tiny(path: Path) -> dict[str, Tensor]:
+    """The state dict that `pack_tiny` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            state = {key: arrays[key] for key in arrays.files}
+        ids, rows = state.pop("token_ids"), state.pop("token_rows")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise NPTError(
+            f"the small CLIP cannot be read from {path} ({error}); reinstall npt-clip, or make the "
+            "file with scripts/pretrain_tiny.py"
+        ) from error
+    embedding = base_embedding(rows.shape[1])
+    embedding[ids] = rows
+    state["token_embedding.weight"] = embedding
+    return {
+        key: torch.from_numpy(np.array(value, dtype=np.float32)) for key, value in state.items()
+    }
+
+
+def pack_tiny(
+    state_dict: dict[str, Tensor], token_ids: np.ndarray | Tensor, path: str | Path
+) -> None:
+    """Write a small CLIP as float16 arrays, with the embeddings of the tokens `token_ids` only.
+
+    All other embeddings will be those of `base_embedding`. The file is complete or not there.
+    """
+    arrays = {
+        key: value.detach().cpu().numpy().astype(np.float16)
+        for key, value in state_dict.items()
+        if key not in SCALARS
+    }
+    ids = np.unique(np.asarray(token_ids, dtype=np.int32))
+    arrays["token_ids"] = ids
+    arrays["token_rows"] = arrays.pop("token_embedding.weight")[ids]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

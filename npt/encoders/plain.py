@@ -1,0 +1,65 @@
+"""The plain computation: all 77 tokens of every class, through CLIP's own modules.
+
+What the fast encoders must reproduce. For tests and benchmarks; nothing else uses it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from clip.model import CLIP, VisionTransformer
+from torch import Tensor
+
+
+def text_features(
+    clip_model: CLIP,
+    tokenized: Tensor,
+    ctx: Tensor | None = None,
+    slots: Tensor | None = None,
+    deep: Sequence[Tensor] = (),
+) -> Tensor:
+    """As TextEncoder.forward: (K, E), or (B, K, E) for contexts with an image dimension."""
+    if ctx is not None and ctx.dim() == 4:  # one image after the other, as CoCoOp
+        return torch.stack([text_features(clip_model, tokenized, c, slots, deep) for c in ctx])
+    dtype = clip_model.dtype
+    x = clip_model.token_embedding(tokenized).type(dtype)  # (K, 77, D)
+    if ctx is not None:
+        x = put(x, slots, ctx.type(dtype))
+    x = x + clip_model.positional_embedding.type(dtype)
+    for i, layer in enumerate(clip_model.transformer.resblocks):
+        if 0 < i <= len(deep):
+            x = put(x, slots, deep[i - 1].type(dtype))
+        x = layer(x.permute(1, 0, 2)).permute(1, 0, 2)  # CLIP's blocks take (77, K, D)
+    x = clip_model.ln_final(x).type(dtype)
+    x = x[torch.arange(len(x)), tokenized.argmax(dim=-1)]
+    return x @ clip_model.text_projection
+
+
+def put(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
+    """x (K, 77, D) with ctx (n, D) or (K, n, D) in the positions `slots` (K, n)."""
+    k, n = slots.shape
+    index = slots.unsqueeze(-1).expand(k, n, x.shape[-1])
+    return x.scatter(1, index, ctx.expand(k, n, -1))
+
+
+def image_features(
+    visual: VisionTransformer,
+    image: Tensor,
+    ctx: Tensor | None = None,
+    deep: Sequence[Tensor] = (),
+) -> Tensor:
+    """As ImageEncoder.forward: (B, E)."""
+    dtype = visual.conv1.weight.dtype
+    x = visual.conv1(image.type(dtype))
+    x = x.reshape(x.shape[0], x.shape[1], -1).permute(0, 2, 1)  # (B, patches, Dv)
+    cls = visual.class_embedding.to(dtype) + torch.zeros_like(x[:, :1])
+    x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(dtype)
+    tokens = x.shape[1]
+    if ctx is not None:
+        x = torch.cat([x, ctx.type(dtype).expand(len(x), -1, -1)], dim=1)
+    x = visual.ln_pre(x)
+    for i, layer in enumerate(visual.transformer.resblocks):
+        if 0 < i <= len(deep):
+            prompt = deep[i - 1].type(dtype).expand(len(x), -1, -1)
+            x = torch.cat([x[:, :tokens], prompt], dim=1)
+        x = layer(x.permute(1, 0, 2)).permute(1, 0, 2)
+    return visual.ln_post(x[:, 0]) @ visual.proj

@@ -1,0 +1,176 @@
+"""Makes `import dassl` work: with the installed Dassl, or with the engine that npt carries.
+
+The environment variable NPT_ENGINE chooses: unset, an installed Dassl wins; `embedded` takes
+npt's own; `installed` insists on Dassl. A `dassl` that the host imported before npt stays.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import warnings
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import NamedTuple
+
+from npt.errors import NPTError
+
+__all__ = ["EMBEDDED", "Engine", "activate", "broken_on_this_torch", "describe"]
+
+EMBEDDED = Path(__file__).resolve().parent / "embedded"  # the folder that holds our `dassl`
+VARIABLE = "NPT_ENGINE"
+HOW_TO_GET_DASSL = (
+    "git clone https://github.com/KaiyangZhou/Dassl.pytorch and put that folder on PYTHONPATH, or "
+    "pip install numpy first and then pip install --no-build-isolation "
+    "git+https://github.com/KaiyangZhou/Dassl.pytorch"
+)
+WAY_OUT = f"set {VARIABLE}=embedded to use the engine that npt carries"
+
+_warned = False
+
+
+class Engine(NamedTuple):
+    """Which `dassl` is in use: "embedded" or "installed", its version, its folder."""
+
+    name: str
+    version: str
+    path: str
+
+
+def activate() -> None:
+    """Settle which `dassl` an import finds; calling it again changes nothing.
+
+    NPTError where NPT_ENGINE asks for what cannot be had.
+    """
+    wish = os.environ.get(VARIABLE, "").strip()
+    if wish not in ("", "embedded", "installed"):
+        raise NPTError(
+            f'The environment variable {VARIABLE} is "{wish}": set it to embedded or installed, '
+            "or unset it"
+        )
+    if "dassl" in sys.modules:
+        _keep_imported(wish)
+        return
+    if wish == "embedded":
+        _put_on_path(first=True)
+        return
+    spec = _installed()
+    if spec is not None:
+        _take_off_path()
+        _warn_if_broken(spec)
+    elif wish == "installed":
+        raise NPTError(
+            f"{VARIABLE} is installed, but no Dassl is installed: {HOW_TO_GET_DASSL}; or {WAY_OUT}"
+        )
+    else:
+        _put_on_path(first=False)
+
+
+def describe() -> Engine:
+    """The engine in use, imported if it was not yet."""
+    activate()
+    dassl = importlib.import_module("dassl")
+    folder = _folder(dassl)
+    name = "embedded" if folder.parent == EMBEDDED else "installed"
+    return Engine(name, str(getattr(dassl, "__version__", "unknown")), str(folder))
+
+
+def broken_on_this_torch(folder: Path) -> bool:
+    """Whether the warm-up schedulers of the Dassl in `folder` cannot be built on this torch.
+
+    They hand `verbose` to LRScheduler.__init__, which torch has dropped.
+    """
+    try:
+        tree = ast.parse((folder / "optim" / "lr_scheduler.py").read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return False
+    if not any(_hands_on_verbose(node) for node in ast.walk(tree)):
+        return False
+    from torch.optim import lr_scheduler
+
+    scheduler = getattr(lr_scheduler, "LRScheduler", lr_scheduler._LRScheduler)
+    return "verbose" not in inspect.signature(scheduler.__init__).parameters
+
+
+def _hands_on_verbose(node: ast.AST) -> bool:
+    """Whether a class built directly on torch's LRScheduler hands its `verbose` to it."""
+    if not isinstance(node, ast.ClassDef):
+        return False
+    bases = {getattr(base, "attr", getattr(base, "id", "")) for base in node.bases}
+    if not bases & {"LRScheduler", "_LRScheduler"}:
+        return False
+    for call in ast.walk(node):
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "__init__":
+            values = [*call.args, *(keyword.value for keyword in call.keywords)]
+            if any(isinstance(value, ast.Name) and value.id == "verbose" for value in values):
+                return True
+    return False
+
+
+def _keep_imported(wish: str) -> None:
+    folder = _folder(sys.modules["dassl"])
+    ours = folder.parent == EMBEDDED
+    if wish == "embedded" and not ours:
+        raise NPTError(
+            f'{VARIABLE} is embedded, but "{folder}" was imported as dassl before npt: put '
+            f"`import npt` before the first import of dassl, or unset {VARIABLE}"
+        )
+    if wish == "installed" and ours:
+        raise NPTError(
+            f"{VARIABLE} is installed, but npt's own engine was imported as dassl already: set "
+            f"{VARIABLE} before Python starts"
+        )
+    if not ours:
+        _warn_if_broken(sys.modules["dassl"].__spec__)
+
+
+def _folder(module) -> Path:
+    """The folder of an imported package."""
+    return Path(next(iter(module.__path__))).resolve()
+
+
+def _installed() -> ModuleSpec | None:
+    """Where a `dassl` other than ours would be imported from.
+
+    A folder that merely has that name (no `__init__.py`) is none.
+    """
+    path = sys.path
+    try:
+        sys.path = [entry for entry in path if not _is_ours(entry)]
+        importlib.invalidate_caches()
+        spec = importlib.util.find_spec("dassl")
+    finally:
+        sys.path = path
+    return spec if spec is not None and spec.origin is not None else None
+
+
+def _is_ours(entry: str) -> bool:
+    return bool(entry) and Path(entry).resolve() == EMBEDDED
+
+
+def _take_off_path() -> None:
+    sys.path[:] = [entry for entry in sys.path if not _is_ours(entry)]
+
+
+def _put_on_path(first: bool) -> None:
+    _take_off_path()
+    sys.path.insert(0 if first else len(sys.path), str(EMBEDDED))
+    importlib.invalidate_caches()
+
+
+def _warn_if_broken(spec: ModuleSpec | None) -> None:
+    global _warned
+    if _warned or spec is None or spec.origin is None:
+        return
+    folder = Path(spec.origin).parent
+    if broken_on_this_torch(folder):
+        _warned = True
+        warnings.warn(
+            f'The warm-up schedulers of the Dassl in "{folder}" do not work with the installed '
+            f"torch (LRScheduler no longer takes `verbose`): {WAY_OUT}.",
+            stacklevel=4,
+        )

@@ -1,0 +1,7 @@
+"""A small engine with the import names, defaults and behaviour of Dassl 0.6.3.
+
+CoOp-family code runs on it unchanged. Written independently; it depends on torch, torchvision,
+numpy, Pillow, yacs, tabulate and tqdm, and on nothing of the package that carries it.
+"""
+
+__version__ = "0.6.3+embedded"

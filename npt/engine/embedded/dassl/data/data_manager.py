@@ -1,0 +1,241 @@
+"""From the config to data loaders."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch.utils.data import DataLoader, Dataset
+
+from dassl.utils import read_image
+
+from .datasets import Datum, build_dataset
+from .samplers import build_sampler
+from .transforms import build_transform
+
+
+class DatasetWrapper(Dataset):
+    """A list of Datum as items {"img", "label", "domain", "impath", "index"}.
+
+    A list of transforms gives "img", "img2", "img3", ..., one each. In training, where
+    DATALOADER.K_TRANSFORMS is above 1, each of them is a list of so many random versions.
+    DATALOADER.RETURN_IMG0 adds "img0", the image only resized.
+    """
+
+    def __init__(
+        self,
+        cfg,
+        data_source: Sequence[Datum],
+        transform: Callable | Sequence[Callable] | None = None,
+        is_train: bool = False,
+    ):
+        self.cfg = cfg
+        self.data_source = data_source
+        self.transform = transform  # accept list or tuple as input
+        self.is_train = is_train
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        if self.k_tfm > 1 and transform is None:
+            raise ValueError(
+                f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but no transform is applied: "
+                "set it to 1, or INPUT.NO_TRANSFORM to False"
+            )
+
+    @cached_property
+    def to_tensor(self) -> Callable:
+        """The transform of "img0": resize, to tensor, normalize if named."""
+        import torchvision.transforms as T
+
+        from .transforms.transforms import _normalize, interpolation_mode
+
+        steps = [
+            T.Resize(tuple(self.cfg.INPUT.SIZE), interpolation=interpolation_mode(self.cfg)),
+            T.ToTensor(),
+        ]
+        if "normalize" in self.cfg.INPUT.TRANSFORMS:
+            steps.append(_normalize(self.cfg)[1])
+        return T.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        item = self.data_source[idx]
+        output = {
+            "label": item.label,
+            "domain": item.domain,
+            "impath": item.impath,
+            "index": idx,
+        }
+        image = read_image(item.impath)
+        if self.transform is None:
+            output["img"] = image
+        elif isinstance(self.transform, (list, tuple)):
+            for i, transform in enumerate(self.transform, start=1):
+                output["img" if i == 1 else f"img{i}"] = self._transform_image(transform, image)
+        else:
+            output["img"] = self._transform_image(self.transform, image)
+        if self.return_img0:
+            output["img0"] = self.to_tensor(image)
+        return output
+
+    def _transform_image(self, transform: Callable, image) -> Any:
+        """One transformed image, or a list of them where K_TRANSFORMS is above 1."""
+        views = [transform(image) for _ in range(self.k_tfm)]
+        return views[0] if len(views) == 1 else views
+
+
+def seed_worker(worker_id: int) -> None:
+    """Seed Python and numpy in a loader's worker from torch's seed for it."""
+    seed = torch.initial_seed() % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def build_data_loader(
+    cfg,
+    sampler_type: str = "SequentialSampler",
+    data_source: Sequence[Datum] | None = None,
+    batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
+    tfm: Callable | Sequence[Callable] | None = None,
+    is_train: bool = True,
+    dataset_wrapper: type | None = None,
+) -> DataLoader:
+    """A loader over a list of Datum; in training it drops the last partial batch.
+
+    (Not where that would leave nothing.) ValueError for an empty list.
+    """
+    if not data_source:
+        raise ValueError(
+            f'The {"training" if is_train else "test"} list of the dataset "{cfg.DATASET.NAME}" is '
+            "empty: check DATASET.ROOT and the dataset's files"
+        )
+    sampler = build_sampler(
+        sampler_type,
+        cfg=cfg,
+        data_source=data_source,
+        batch_size=batch_size,
+        n_domain=n_domain,
+        n_ins=n_ins,
+    )
+    wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
+    loader = DataLoader(
+        wrapper(cfg, data_source, transform=tfm, is_train=is_train),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        drop_last=is_train and len(data_source) >= batch_size,
+        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+        worker_init_fn=seed_worker,
+    )
+    if len(loader) == 0:
+        raise ValueError(
+            f"The sampler {sampler_type} makes no batch of {batch_size} out of "
+            f"{len(data_source)} images: lower the BATCH_SIZE under DATALOADER"
+        )
+    return loader
+
+
+class DataManager:
+    """The dataset of DATASET.NAME and its loaders.
+
+    Attributes: dataset, train_loader_x, train_loader_u, val_loader, test_loader (None where the
+    dataset has no such list), num_classes, num_source_domains, lab2cname.
+    """
+
+    def __init__(
+        self,
+        cfg,
+        custom_tfm_train: Callable | Sequence[Callable] | None = None,
+        custom_tfm_test: Callable | Sequence[Callable] | None = None,
+        dataset_wrapper: type | None = None,
+    ):
+        dataset = build_dataset(cfg)
+        tfm_train = self._transform(cfg, custom_tfm_train, is_train=True)
+        tfm_test = self._transform(cfg, custom_tfm_test, is_train=False)
+
+        def training(source: Sequence[Datum], o) -> DataLoader:
+            return build_data_loader(
+                cfg,
+                sampler_type=o.SAMPLER,
+                data_source=source,
+                batch_size=o.BATCH_SIZE,
+                n_domain=o.N_DOMAIN,
+                n_ins=o.N_INS,
+                tfm=tfm_train,
+                is_train=True,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        def testing(source: Sequence[Datum]) -> DataLoader:
+            return build_data_loader(
+                cfg,
+                sampler_type=cfg.DATALOADER.TEST.SAMPLER,
+                data_source=source,
+                batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+                tfm=tfm_test,
+                is_train=False,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        o_x, o_u = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U
+        self.train_loader_x = training(dataset.train_x, o_x)
+        self.train_loader_u = None
+        if dataset.train_u:
+            self.train_loader_u = training(dataset.train_u, o_x if o_u.SAME_AS_X else o_u)
+        self.val_loader = testing(dataset.val) if dataset.val else None
+        self.test_loader = testing(dataset.test)
+
+        self.dataset = dataset
+        self._num_classes = dataset.num_classes
+        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        self._lab2cname = dataset.lab2cname
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    @staticmethod
+    def _transform(cfg, custom: Any, is_train: bool) -> Any:
+        if custom is None:
+            return build_transform(cfg, is_train=is_train)
+        print(f"* Using custom transform for {'training' if is_train else 'testing'}")
+        return custom
+
+    @property
+    def num_classes(self) -> int:
+        return self._num_classes
+
+    @property
+    def num_source_domains(self) -> int:
+        return self._num_source_domains
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        return self._lab2cname
+
+    def show_dataset_summary(self, cfg) -> None:
+        """Print the table of the dataset's sizes."""
+        dataset = self.dataset
+        rows = [["Dataset", cfg.DATASET.NAME]]
+        for title, domains in [
+            ("Source", cfg.DATASET.SOURCE_DOMAINS),
+            ("Target", cfg.DATASET.TARGET_DOMAINS),
+        ]:
+            if domains:
+                rows.append([title, list(domains)])
+        rows.append(["# classes", f"{self.num_classes:,}"])
+        for title, items in [
+            ("# train_x", dataset.train_x),
+            ("# train_u", dataset.train_u),
+            ("# val", dataset.val),
+            ("# test", dataset.test),
+        ]:
+            if items:
+                rows.append([title, f"{len(items):,}"])
+        print(tabulate(rows))

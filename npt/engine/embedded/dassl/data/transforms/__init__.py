@@ -1,0 +1,14 @@
+"""What happens to an image before a model sees it. torchvision is imported when first used."""
+
+from .transforms import AVAI_CHOICES, build_transform
+
+__all__ = ["AVAI_CHOICES", "INTERPOLATION_MODES", "build_transform"]
+
+
+def __getattr__(name: str):
+    from . import transforms
+
+    try:
+        return getattr(transforms, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -1,0 +1,211 @@
+"""`build_transform`: INPUT.TRANSFORMS to a torchvision pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+# The names that INPUT.TRANSFORMS may hold, in the order in which they are applied in training.
+# center_crop is part of every test pipeline and nothing in training.
+AVAI_CHOICES = [
+    "random_translation",
+    "random_crop",
+    "random_resized_crop",
+    "random_flip",
+    "randaugment",
+    "colorjitter",
+    "randomgrayscale",
+    "gaussian_blur",
+    "cutout",
+    "normalize",
+    "gaussian_noise",
+    "instance_norm",
+    "center_crop",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "INTERPOLATION_MODES":
+        from torchvision.transforms import InterpolationMode
+
+        return {
+            "bilinear": InterpolationMode.BILINEAR,
+            "bicubic": InterpolationMode.BICUBIC,
+            "nearest": InterpolationMode.NEAREST,
+        }
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def interpolation_mode(cfg):
+    """torchvision's constant for INPUT.INTERPOLATION; ValueError where it is unknown."""
+    modes = __getattr__("INTERPOLATION_MODES")
+    if cfg.INPUT.INTERPOLATION not in modes:
+        raise ValueError(
+            f'INPUT.INTERPOLATION is "{cfg.INPUT.INTERPOLATION}": use one of {", ".join(modes)}'
+        )
+    return modes[cfg.INPUT.INTERPOLATION]
+
+
+class Random2DTranslation:
+    """With probability `p`: enlarge by an eighth and cut (height, width) out at random."""
+
+    def __init__(self, height: int, width: int, p: float, interpolation):
+        self.size = (height, width)
+        self.p = p
+        self.interpolation = interpolation
+
+    def __call__(self, image):
+        from torchvision.transforms import functional as F
+
+        height, width = self.size
+        if torch.rand(()).item() >= self.p:
+            return F.resize(image, [height, width], self.interpolation)
+        tall, wide = round(height * 1.125), round(width * 1.125)
+        image = F.resize(image, [tall, wide], self.interpolation)
+        top = int(torch.randint(tall - height + 1, ()))
+        left = int(torch.randint(wide - width + 1, ()))
+        return F.crop(image, top, left, height, width)
+
+
+class Cutout:
+    """Set `n_holes` random squares of side `length` to zero in an image tensor (C, H, W)."""
+
+    def __init__(self, n_holes: int = 1, length: int = 16):
+        self.n_holes = n_holes
+        self.length = length
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[-2:]
+        image = image.clone()
+        half = self.length // 2
+        for _ in range(self.n_holes):
+            y, x = int(torch.randint(height, ())), int(torch.randint(width, ()))
+            image[..., max(y - half, 0) : y + half, max(x - half, 0) : x + half] = 0
+        return image
+
+
+class GaussianNoise:
+    """With probability `p`, add noise of the given mean and deviation to an image tensor."""
+
+    def __init__(self, mean: float = 0.0, std: float = 0.15, p: float = 0.5):
+        self.mean = mean
+        self.std = std
+        self.p = p
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if torch.rand(()).item() >= self.p:
+            return image
+        return image + torch.randn_like(image) * self.std + self.mean
+
+
+class InstanceNormalization:
+    """Each channel of an image tensor (C, H, W) to mean 0 and deviation 1."""
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        flat = image.flatten(1)
+        mean, std = flat.mean(1), flat.std(1)
+        return (image - mean[:, None, None]) / (std[:, None, None] + 1e-8)
+
+
+def build_transform(
+    cfg, is_train: bool = True, choices: Sequence[str] | None = None
+) -> Callable | None:
+    """The training or test pipeline of INPUT.TRANSFORMS (or `choices`), printed line by line.
+
+    None with INPUT.NO_TRANSFORM. ValueError naming all choices where one is unknown.
+    """
+    if cfg.INPUT.NO_TRANSFORM:
+        print("Note: no transform is applied!")
+        return None
+    choices = cfg.INPUT.TRANSFORMS if choices is None else choices
+    unknown = [choice for choice in choices if choice not in AVAI_CHOICES]
+    if unknown:
+        raise ValueError(
+            f"INPUT.TRANSFORMS has {unknown}: it may hold {', '.join(sorted(AVAI_CHOICES))}"
+        )
+    from torchvision.transforms import Compose
+
+    steps = _train_steps(cfg, set(choices)) if is_train else _test_steps(cfg, set(choices))
+    print(f"Building transform_{'train' if is_train else 'test'}")
+    for text, _ in steps:
+        print(f"+ {text}")
+    return Compose([step for _, step in steps])
+
+
+def _normalize(cfg) -> tuple[str, Callable]:
+    from torchvision.transforms import Normalize
+
+    mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+    return f"normalization (mean={mean}, std={std})", Normalize(mean=mean, std=std)
+
+
+def _train_steps(cfg, choices: set[str]) -> list[tuple[str, Callable]]:
+    import torchvision.transforms as T
+
+    o, mode = cfg.INPUT, interpolation_mode(cfg)
+    height, width = o.SIZE
+    size = f"{height}x{width}"
+    steps: list[tuple[str, Callable]] = []
+    # A random crop settles the size by itself.
+    if not choices & {"random_crop", "random_resized_crop"}:
+        steps.append((f"resize to {size}", T.Resize((height, width), interpolation=mode)))
+    rows: dict[str, Callable[[], tuple[str, Callable]]] = {
+        "random_translation": lambda: (
+            "random translation",
+            Random2DTranslation(height, width, 0.5, mode),
+        ),
+        "random_crop": lambda: (
+            f"random crop (size={size}, padding={o.CROP_PADDING})",
+            T.RandomCrop((height, width), padding=o.CROP_PADDING),
+        ),
+        "random_resized_crop": lambda: (
+            f"random resized crop (size={size}, scale={tuple(o.RRCROP_SCALE)})",
+            T.RandomResizedCrop((height, width), scale=tuple(o.RRCROP_SCALE), interpolation=mode),
+        ),
+        "random_flip": lambda: ("random flip", T.RandomHorizontalFlip()),
+        "randaugment": lambda: (
+            f"randaugment (n={o.RANDAUGMENT_N}, m={o.RANDAUGMENT_M})",
+            T.RandAugment(o.RANDAUGMENT_N, o.RANDAUGMENT_M),
+        ),
+        "colorjitter": lambda: (
+            f"color jitter (brightness={o.COLORJITTER_B}, contrast={o.COLORJITTER_C}, "
+            f"saturation={o.COLORJITTER_S}, hue={o.COLORJITTER_H})",
+            T.ColorJitter(o.COLORJITTER_B, o.COLORJITTER_C, o.COLORJITTER_S, o.COLORJITTER_H),
+        ),
+        "randomgrayscale": lambda: (f"random gray scale (p={o.RGS_P})", T.RandomGrayscale(o.RGS_P)),
+        "gaussian_blur": lambda: (
+            f"gaussian blur (p={o.GB_P}, kernel={o.GB_K})",
+            T.RandomApply([T.GaussianBlur(o.GB_K)], p=o.GB_P),
+        ),
+        "to_tensor": lambda: ("to torch tensor of range [0, 1]", T.ToTensor()),
+        "cutout": lambda: (
+            f"cutout (n_holes={o.CUTOUT_N}, length={o.CUTOUT_LEN})",
+            Cutout(o.CUTOUT_N, o.CUTOUT_LEN),
+        ),
+        "normalize": lambda: _normalize(cfg),
+        "gaussian_noise": lambda: (
+            f"gaussian noise (mean={o.GN_MEAN}, std={o.GN_STD})",
+            GaussianNoise(o.GN_MEAN, o.GN_STD),
+        ),
+        "instance_norm": lambda: ("instance normalization", InstanceNormalization()),
+    }
+    return steps + [row() for name, row in rows.items() if name in choices | {"to_tensor"}]
+
+
+def _test_steps(cfg, choices: set[str]) -> list[tuple[str, Callable]]:
+    import torchvision.transforms as T
+
+    (height, width), mode = cfg.INPUT.SIZE, interpolation_mode(cfg)
+    edge = max(height, width)
+    steps: list[tuple[str, Callable]] = [
+        (f"resize the smaller edge to {edge}", T.Resize(edge, interpolation=mode)),
+        (f"{height}x{width} center crop", T.CenterCrop((height, width))),
+        ("to torch tensor of range [0, 1]", T.ToTensor()),
+    ]
+    if "normalize" in choices:
+        steps.append(_normalize(cfg))
+    if "instance_norm" in choices:
+        steps.append(("instance normalization", InstanceNormalization()))
+    return steps

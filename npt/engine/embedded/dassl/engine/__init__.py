@@ -1,0 +1,14 @@
+"""Trainers, and the registry that finds them by name."""
+
+from .build import TRAINER_REGISTRY, build_trainer
+from .trainer import SimpleNet, SimpleTrainer, TrainerBase, TrainerX, TrainerXU
+
+__all__ = [
+    "TRAINER_REGISTRY",
+    "SimpleNet",
+    "SimpleTrainer",
+    "TrainerBase",
+    "TrainerX",
+    "TrainerXU",
+    "build_trainer",
+]

@@ -1,0 +1,273 @@
+"""`SimpleTrainer` and the two loops of hosts: `TrainerX` (labelled), `TrainerXU` (and unlabelled).
+
+`SummaryWriter` is here too, imported from torch when it is asked for.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os.path as osp
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dassl.data import DataManager
+from dassl.evaluation import build_evaluator
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import AverageMeter, MetricMeter, count_num_param, load_pretrained_weights
+from dassl.utils.torchtools import BEST
+
+from .base import TrainerBase
+from .build import TRAINER_REGISTRY, build_trainer
+from .simple_net import SimpleNet
+from .writer import summary_writer
+
+__all__ = [
+    "TRAINER_REGISTRY",
+    "AverageMeter",
+    "MetricMeter",
+    "SimpleNet",
+    "SimpleTrainer",
+    "TrainerBase",
+    "TrainerX",
+    "TrainerXU",
+    "build_trainer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SummaryWriter":
+        return summary_writer()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class SimpleTrainer(TrainerBase):
+    """Data, model and evaluator from the config; checkpoints and the final test."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.check_cfg(cfg)
+        use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
+        self.device = torch.device("cuda" if use_cuda else "cpu")
+        # Kept on the instance before the model is built: hosts read them there.
+        self.start_epoch = self.epoch = 0
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.cfg = cfg
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        self.best_result = -np.inf
+
+    def check_cfg(self, cfg) -> None:
+        """Raise where the config does not suit the trainer. For subclasses."""
+
+    def build_data_loader(self) -> None:
+        """Set the data manager and its loaders; a subclass may build its own."""
+        dm = DataManager(self.cfg)
+        self.train_loader_x = dm.train_loader_x
+        self.train_loader_u = dm.train_loader_u  # None where nothing is unlabelled
+        self.val_loader = dm.val_loader  # None where there is no validation list
+        self.test_loader = dm.test_loader
+        self.num_classes = dm.num_classes
+        self.num_source_domains = dm.num_source_domains
+        self.lab2cname = dm.lab2cname
+        self.dm = dm
+
+    def build_model(self) -> None:
+        """Build and register the model, its optimizer and its schedule."""
+        cfg = self.cfg
+        print("Building model")
+        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        print(f"# params: {count_num_param(self.model):,}")
+        self.optim = build_optimizer(self.model, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("model", self.model, self.optim, self.sched)
+        devices = torch.cuda.device_count()
+        if devices > 1 and self.device.type == "cuda":
+            print(f"Detected {devices} GPUs (use nn.DataParallel)")
+            self.model = nn.DataParallel(self.model)
+
+    def train(self) -> None:
+        super().train(self.start_epoch, self.max_epoch)
+
+    def before_train(self) -> None:
+        """Resume where there is a checkpoint; open TensorBoard; start the clock."""
+        final = self.cfg.TEST.FINAL_MODEL
+        if final not in ("last_step", "best_val"):
+            warnings.warn(
+                f'TEST.FINAL_MODEL is "{final}", so the last model is tested: '
+                "use last_step or best_val",
+                stacklevel=2,
+            )
+        if final == "best_val" and self.val_loader is None and not self.cfg.TEST.NO_TEST:
+            warnings.warn(
+                "TEST.FINAL_MODEL is best_val, but there are no validation images, so the best "
+                "model would be chosen on the test images: use last_step",
+                stacklevel=2,
+            )
+        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        self.init_writer(osp.join(self.output_dir, "tensorboard"))
+        self.time_start = time.time()  # the elapsed time is printed at the end
+
+    def after_epoch(self) -> None:
+        """Keep the best model on validation data; write a checkpoint where one is due."""
+        last_epoch = self.epoch + 1 == self.max_epoch
+        freq = self.cfg.TRAIN.CHECKPOINT_FREQ
+        due = freq > 0 and (self.epoch + 1) % freq == 0
+        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
+            result = self.test(split="val")
+            if result > self.best_result:
+                self.best_result = result
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
+        if due or last_epoch:
+            self.save_model(self.epoch, self.output_dir)
+
+    def after_train(self) -> None:
+        """Test the last model or the best one, and say how long it all took."""
+        print("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                print("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                print("Deploy the last-epoch model")
+            self.test()
+        elapsed = datetime.timedelta(seconds=round(time.time() - self.time_start))
+        print(f"Elapsed: {elapsed}")
+        self.close_writer()
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluate on "val" or "test" (default TEST.SPLIT); returns the first figure.
+
+        Without validation images "val" is "test".
+        """
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = self.cfg.TEST.SPLIT if split is None else split
+        if split == "val" and self.val_loader is not None:
+            data_loader = self.val_loader
+        else:
+            split = "test"
+            data_loader = self.test_loader
+        print(f"Evaluate on the *{split}* set")
+        for batch in tqdm(data_loader, disable=None):  # no bar where stderr is no terminal
+            input, label = self.parse_batch_test(batch)
+            self.evaluator.process(self.model_inference(input), label)
+        results = self.evaluator.evaluate()
+        for name, value in results.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        return next(iter(results.values()))
+
+    def model_inference(self, input: torch.Tensor) -> torch.Tensor:
+        """Scores (B, K) for a batch of images."""
+        return self.model(input)
+
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def get_current_lr(self, names: str | list[str] | None = None) -> float:
+        """The rate of the first parameter group of the first model that is trained."""
+        optims = [self._optims[name] for name in self.get_model_names(names)]
+        return next(optim for optim in optims if optim is not None).param_groups[0]["lr"]
+
+    # ------------------------------------------------------ what the loops of X and XU share
+
+    def _report(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter):
+        """Print the console line where it is due, and write the averages to TensorBoard."""
+        freq = self.cfg.TRAIN.PRINT_FREQ
+        done = self.batch_idx + 1
+        has_rate = any(optim is not None for optim in self._optims.values())
+        if done % freq == 0 or self.num_batches < freq:
+            left = self.num_batches - done + (self.max_epoch - self.epoch - 1) * self.num_batches
+            eta = datetime.timedelta(seconds=int(batch_time.avg * left))
+            parts = [
+                f"epoch [{self.epoch + 1}/{self.max_epoch}]",
+                f"batch [{done}/{self.num_batches}]",
+                f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
+                f"data {data_time.val:.3f} ({data_time.avg:.3f})",
+                f"{losses}",
+                f"lr {self.get_current_lr():.4e}" if has_rate else "",
+                f"eta {eta}",
+            ]
+            print(" ".join(part for part in parts if part))
+        step = self.epoch * self.num_batches + self.batch_idx
+        for name, meter in losses.meters.items():
+            self.write_scalar(f"train/{name}", meter.avg, step)
+        if has_rate:
+            self.write_scalar("train/lr", self.get_current_lr(), step)
+
+
+class TrainerX(SimpleTrainer):
+    """A loop over labelled batches: a subclass gives `forward_backward(batch)` -> scalars."""
+
+    def run_epoch(self) -> None:
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        self.num_batches = len(self.train_loader_x)
+        end = time.time()
+        for batch_idx, batch in enumerate(self.train_loader_x):
+            self.batch_idx = batch_idx
+            data_time.update(time.time() - end)
+            loss_summary = self.forward_backward(batch)
+            batch_time.update(time.time() - end)
+            losses.update(loss_summary)
+            self._report(losses, batch_time, data_time)
+            end = time.time()
+
+    def parse_batch_train(self, batch: dict[str, Any]):
+        """Images, labels and domain labels on the device."""
+        return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))
+
+
+class TrainerXU(SimpleTrainer):
+    """A loop over labelled and unlabelled batches: `forward_backward(batch_x, batch_u)`.
+
+    TRAIN.COUNT_ITER says whose length an epoch has; the other loader starts over as needed.
+    """
+
+    def run_epoch(self) -> None:
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        if self.train_loader_u is None:
+            raise ValueError(
+                f'The trainer needs unlabelled images, but "{self.cfg.DATASET.NAME}" has no train_u'
+            )
+        lengths = {"train_x": len(self.train_loader_x), "train_u": len(self.train_loader_u)}
+        lengths["smaller_one"] = min(lengths.values())
+        if self.cfg.TRAIN.COUNT_ITER not in lengths:
+            raise ValueError(
+                f'TRAIN.COUNT_ITER is "{self.cfg.TRAIN.COUNT_ITER}": use one of '
+                f"{', '.join(lengths)}"
+            )
+        self.num_batches = lengths[self.cfg.TRAIN.COUNT_ITER]
+        batches_x, batches_u = _endless(self.train_loader_x), _endless(self.train_loader_u)
+        end = time.time()
+        for batch_idx in range(self.num_batches):
+            self.batch_idx = batch_idx
+            batch_x, batch_u = next(batches_x), next(batches_u)
+            data_time.update(time.time() - end)
+            loss_summary = self.forward_backward(batch_x, batch_u)
+            batch_time.update(time.time() - end)
+            losses.update(loss_summary)
+            self._report(losses, batch_time, data_time)
+            end = time.time()
+
+    def parse_batch_train(self, batch_x: dict[str, Any], batch_u: dict[str, Any]):
+        """Labelled images, their labels, unlabelled images, on the device."""
+        images = batch_x["img"].to(self.device)
+        return images, batch_x["label"].to(self.device), batch_u["img"].to(self.device)
+
+
+def _endless(loader):
+    while True:
+        yield from loader

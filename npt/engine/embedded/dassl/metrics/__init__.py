@@ -1,0 +1,5 @@
+"""Figures of merit."""
+
+from .accuracy import compute_accuracy
+
+__all__ = ["compute_accuracy"]

@@ -1,0 +1,129 @@
+"""Learning rates by epoch: a schedule, and a warm-up before it.
+
+`step()` is called once an epoch. The state of every schedule is plain numbers: a warm-up keeps its
+successor's numbers, not the object, so a resumed run steps the live optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, StepLR
+
+from dassl.utils.torchtools import LRScheduler, load_scheduler_state, scheduler_state
+
+__all__ = [
+    "SCHEDULERS",
+    "ConstantWarmupScheduler",
+    "LinearWarmupScheduler",
+    "build_lr_scheduler",
+]
+
+
+class _BaseWarmupScheduler(LRScheduler):
+    """The rates of `warmup_rate` for `warmup_epoch` epochs, then those of `successor`.
+
+    The epoch after the warm-up has the successor's first rate, whatever epoch it counts from.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ):
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        super().__init__(optimizer, last_epoch)
+
+    def warmup_rate(self, base_lr: float, epoch: int) -> float:
+        """The rate in warm-up epoch `epoch`, counted from 0."""
+        raise NotImplementedError
+
+    def get_lr(self) -> list[float]:
+        if self.last_epoch >= self.warmup_epoch:
+            return self.successor.get_last_lr()
+        return [self.warmup_rate(base_lr, self.last_epoch) for base_lr in self.base_lrs]
+
+    def step(self, epoch: int | None = None) -> None:
+        if self.last_epoch >= self.warmup_epoch:
+            self.successor.step()
+            self._last_lr = self.successor.get_last_lr()
+        else:
+            super().step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return scheduler_state({k: v for k, v in self.__dict__.items() if k != "optimizer"})
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        state = dict(state_dict)
+        if "successor" in state:
+            load_scheduler_state(self.successor, state.pop("successor"))
+        super().load_state_dict(state)
+
+
+class ConstantWarmupScheduler(_BaseWarmupScheduler):
+    """`cons_lr` in every epoch of the warm-up."""
+
+    def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1, verbose=False):
+        self.cons_lr = cons_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
+
+    def warmup_rate(self, base_lr: float, epoch: int) -> float:
+        return self.cons_lr
+
+
+class LinearWarmupScheduler(_BaseWarmupScheduler):
+    """`min_lr` in the first epoch of the warm-up, then lr * epoch / warmup_epoch."""
+
+    def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1, verbose=False):
+        self.min_lr = min_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
+
+    def warmup_rate(self, base_lr: float, epoch: int) -> float:
+        return self.min_lr if epoch == 0 else base_lr * epoch / self.warmup_epoch
+
+
+def _single_step(optimizer, o) -> LRScheduler:
+    stepsize = o.STEPSIZE[-1] if isinstance(o.STEPSIZE, (list, tuple)) else o.STEPSIZE
+    return StepLR(optimizer, step_size=stepsize if stepsize > 0 else o.MAX_EPOCH, gamma=o.GAMMA)
+
+
+def _multi_step(optimizer, o) -> LRScheduler:
+    if not isinstance(o.STEPSIZE, (list, tuple)) or min(o.STEPSIZE, default=0) <= 0:
+        raise ValueError(
+            f"OPTIM.STEPSIZE is {o.STEPSIZE}: multi_step needs the epochs at which the rate drops, "
+            "such as (20, 40)"
+        )
+    return MultiStepLR(optimizer, milestones=list(o.STEPSIZE), gamma=o.GAMMA)
+
+
+def _cosine(optimizer, o) -> LRScheduler:
+    return CosineAnnealingLR(optimizer, float(o.MAX_EPOCH))
+
+
+SCHEDULERS = {"single_step": _single_step, "multi_step": _multi_step, "cosine": _cosine}
+
+
+def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg) -> LRScheduler:
+    """The schedule that OPTIM.LR_SCHEDULER names, behind the warm-up of OPTIM.WARMUP_*."""
+    name = optim_cfg.LR_SCHEDULER
+    if name not in SCHEDULERS:
+        raise ValueError(f'OPTIM.LR_SCHEDULER is "{name}": use one of {", ".join(SCHEDULERS)}')
+    if optim_cfg.MAX_EPOCH < 1:
+        raise ValueError(f"OPTIM.MAX_EPOCH is {optim_cfg.MAX_EPOCH}: it must be 1 or more")
+    scheduler = SCHEDULERS[name](optimizer, optim_cfg)
+    epochs = optim_cfg.WARMUP_EPOCH
+    if epochs <= 0:
+        return scheduler
+    if not optim_cfg.WARMUP_RECOUNT:
+        scheduler.last_epoch = epochs
+    if optim_cfg.WARMUP_TYPE == "constant":
+        return ConstantWarmupScheduler(optimizer, scheduler, epochs, optim_cfg.WARMUP_CONS_LR)
+    if optim_cfg.WARMUP_TYPE == "linear":
+        return LinearWarmupScheduler(optimizer, scheduler, epochs, optim_cfg.WARMUP_MIN_LR)
+    raise ValueError(f'OPTIM.WARMUP_TYPE is "{optim_cfg.WARMUP_TYPE}": use constant or linear')

@@ -1,0 +1,173 @@
+"""`python -m npt.experiments run|table|figure|gradients`: see `--help` of each."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from npt import cli
+from npt.errors import NPTError
+
+EXIT_FAILED_RUNS = 1
+EXIT_INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(prog="python -m npt.experiments", description="Run and report experiments.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser(
+        "run",
+        help="execute an experiment; what is done is not repeated",
+        usage="%(prog)s EXPERIMENT --out DIR [--jobs N] [KEY VALUE ...]",
+        epilog="KEY VALUE: a field of the experiment in small letters (seeds 1,2), or a config "
+        "key in capitals for every run.",
+    )
+    run.add_argument("experiment", help="yaml of the experiment, see configs/experiments")
+    run.add_argument("--out", required=True, type=Path, help="folder of its runs")
+    run.add_argument("--jobs", type=int, help="runs at a time (one per core, or per GPU)")
+    run.set_defaults(do=run_command)
+
+    table = commands.add_parser("table", help="mean and deviation over seeds")
+    table.add_argument("folder", type=Path)
+    table.add_argument("--by", nargs="+", default=["label"], help="columns that name a row")
+    table.add_argument("--split", default="test", help="split the figures are of")
+    table.add_argument("--style", default="simple", help="style of tabulate: simple, github, ...")
+    table.add_argument("--csv", type=Path, help="write every run's figures to this file as well")
+    table.set_defaults(do=table_command)
+
+    figure = commands.add_parser("figure", help="text and image features in two dimensions")
+    figure.add_argument("folder", type=Path)
+    figure.add_argument("--labels", nargs="+", help="trainers to show, in order (all)")
+    figure.add_argument("--dataset", help="data set to show (the first)")
+    figure.add_argument("--ratio", type=float, help="imbalance ratio to show (the smallest)")
+    figure.add_argument("--seed", type=int, help="seed to show (the first)")
+    figure.add_argument("--classes", type=int, default=8, help="classes to show")
+    figure.add_argument("--output", type=Path, help="file to write (FOLDER/features.png)")
+    figure.set_defaults(do=figure_command)
+
+    gradients = commands.add_parser("gradients", help="gradient norm of each term before training")
+    gradients.add_argument("--batches", type=int, default=10, help="training batches to average")
+    cli.add_flags(gradients)
+    gradients.set_defaults(do=gradients_command)
+    return parser
+
+
+def run_command(args: argparse.Namespace) -> int:
+    from npt.experiments import plan, runner
+
+    if args.jobs is not None and args.jobs < 1:
+        raise NPTError(f"--jobs is the number of runs at a time, at least 1, not {args.jobs}")
+    runs = plan.load_experiment(args.experiment, args.opts).runs(args.out)
+    with runner.locked(args.out):
+        for run in runs:
+            runner.check_record(run)
+        waiting = [run for run in runs if not runner.is_complete(run)]
+        print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete in {args.out}")
+        runner.prepare(waiting)
+        try:
+            outcomes = _execute(runs, len(waiting), args.jobs)
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues with what is left", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in failed:
+        print(f"failed: {outcome.run.name}: {outcome.error} (see {outcome.log})", file=sys.stderr)
+    return EXIT_FAILED_RUNS if failed else 0
+
+
+def _execute(runs: Sequence[Any], total: int, jobs: int | None) -> list[Any]:
+    """Execute with a progress bar on a terminal, or a line for each run elsewhere."""
+    from tqdm import tqdm
+
+    from npt.experiments import runner
+
+    done = itertools.count(1)
+    with tqdm(total=total, unit="run", disable=None, dynamic_ncols=True) as bar:
+
+        def report(outcome: runner.Outcome) -> None:
+            text = f"{outcome.run.name}: {_headline(outcome)}"
+            if bar.disable:
+                print(f"[{next(done)}/{total}] {outcome.seconds:5.1f} s  {text}", flush=True)
+            bar.set_postfix_str(text)
+            bar.update()
+
+        return runner.execute(runs, jobs, report)
+
+
+def _headline(outcome: Any) -> str:
+    from npt.experiments import runner
+
+    if outcome.error:
+        return "FAILED"
+    parts = []
+    for evaluation in outcome.run.evaluations:
+        results = runner.read_results(outcome.run.output(evaluation))
+        if "test" in results:
+            parts.append(f"{evaluation.name} {results['test']['accuracy']:.1f}")
+    return " ".join(parts)
+
+
+def table_command(args: argparse.Namespace) -> int:
+    with _report_extra():
+        from npt.experiments import tables
+    frame = tables.collect(args.folder)
+    print(tables.render(tables.summarise(frame, args.by, args.split), args.style))
+    if args.csv:
+        frame.to_csv(args.csv, index=False)
+        print(f"\n{len(frame)} rows in {args.csv}")
+    return 0
+
+
+def figure_command(args: argparse.Namespace) -> int:
+    with _report_extra():
+        from npt.experiments import figures
+    chosen = figures.choose(args.folder, args.labels, args.dataset, args.ratio, args.seed)
+    path = args.output or args.folder / "features.png"
+    figures.draw(chosen, path, args.classes)
+    print(f"Figure in {path}")
+    return 0
+
+
+def gradients_command(args: argparse.Namespace) -> int:
+    from npt.experiments import gradients
+
+    print(gradients.render(gradients.measure(args, args.batches)))
+    return 0
+
+
+@contextmanager
+def _report_extra() -> Iterator[None]:
+    """Say which extra is missing where a reporting package is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("pandas", "matplotlib"):
+            raise
+        raise NPTError(
+            f"tables and figures need {error.name}: pip install 'npt-clip[report]'"
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    # argparse has no optional pairs after one positional that may follow flags as well
+    args, pairs = parser.parse_known_args(argv)
+    wrong = [word for word in pairs if word.startswith("--") or args.command != "run"]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if args.command == "run":
+        args.opts = pairs
+    try:
+        return args.do(args)
+    except Exception as error:
+        return cli.report(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

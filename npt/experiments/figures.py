@@ -1,0 +1,197 @@
+"""The paper's Fig. 1: text and image features of trained prompts, in two dimensions.
+
+A column for each trainer, a row for each evaluation (base and new classes). A panel is the plane of
+the two largest principal components of its text and image features, unit vectors from which the
+mean of their own modality was taken: between the two modalities of CLIP lies a constant offset
+that would fill the first component and says nothing about classes. All panels have one scale.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from npt import cli
+from npt.errors import NPTError
+from npt.experiments.runner import RECORD, has_checkpoint, read_results
+from npt.measure import Measured
+
+matplotlib.use("Agg")  # no screen needed; must come before pyplot
+from matplotlib import pyplot as plt
+
+POINTS_PER_CLASS = 40
+
+
+@dataclass(frozen=True)
+class Features:
+    """Unit features of a test set: text (K, D), image (N, D), labels (N,), classnames (K,)."""
+
+    text: np.ndarray
+    image: np.ndarray
+    labels: np.ndarray
+    classnames: np.ndarray
+
+    def save(self, path: Path) -> None:
+        partial = path.with_suffix(".tmp.npz")
+        np.savez_compressed(partial, **vars(self))
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Features:
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+
+
+# --------------------------------------------------------------------------- features
+def collect_features(trainer: Any, split: str = "test") -> Features:
+    """The features that a trainer's model computes for a split.
+
+    Text features that depend on the image (CoCoOp) are averaged over the images.
+    """
+    if not isinstance(trainer, Measured):
+        raise NPTError(f"{type(trainer).__name__} is not measured, so it shows no features")
+    image, text, labels = trainer.collect(split)
+    names = np.array(trainer.dm.dataset.classnames)
+    return Features(text.cpu().numpy(), image.cpu().numpy(), labels.cpu().numpy(), names)
+
+
+def features_of(folder: Path, record: dict[str, Any], part: str) -> Features:
+    """The test features of one evaluation of a run, from its file or, once, from its checkpoint."""
+    path = folder / part / "features.npz"
+    if path.is_file():
+        return Features.load(path)
+    first = next(iter(record["commands"]))
+    if record["train"] and not has_checkpoint(folder / first):
+        raise NPTError(
+            f"the model in {folder / first} is gone: a figure of it needs an experiment "
+            "that says keep_checkpoints: true"
+        )
+    from dassl.utils import set_random_seed
+
+    args = cli.parse_args(record["commands"][part])
+    cfg = cli.setup_cfg(args)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        set_random_seed(cfg.SEED)
+        trainer = cli.build(cfg)
+        cli.load(trainer, str(folder / first) if record["train"] else "")
+        features = collect_features(trainer)
+    features.save(path)
+    return features
+
+
+# --------------------------------------------------------------------------- choice
+def choose(
+    folder: Path,
+    labels: Sequence[str] | None = None,
+    dataset: str | None = None,
+    ratio: float | None = None,
+    seed: int | None = None,
+) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs of a figure, as (folder, record), in the order of `labels`.
+
+    One data set, ratio and seed: those asked for, or the first, the smallest and the first there.
+    """
+    found = [
+        (path.parent, json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(folder.rglob(RECORD))
+    ]
+    if not found:
+        raise NPTError(f"there are no runs under {folder}: has an experiment run there?")
+    found.sort(key=lambda run: run[1]["position"])
+    for key, value, pick in (("dataset", dataset, min), ("ratio", ratio, min)):
+        value = pick(record[key] for _, record in found) if value is None else value
+        found = [run for run in found if run[1][key] == value]
+        if not found:
+            raise NPTError(f"--{key} {value}: no run under {folder} has it")
+    trained = [record["seed"] for _, record in found if record["train"]]
+    seed = min(trained, default=None) if seed is None else seed
+    by_label = {r["label"]: (path, r) for path, r in found if not r["train"] or r["seed"] == seed}
+    for label in labels or []:
+        if label not in by_label:
+            raise NPTError(f"no run of {label} there; there are {', '.join(by_label)}")
+    return [by_label[label] for label in labels or by_label]
+
+
+# --------------------------------------------------------------------------- picture
+def project(features: Features, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Text (C, 2) and image (N', 2) coordinates of some classes on their principal plane.
+
+    The plane is fitted to texts and class means of the images, so that every class weighs alike.
+    """
+    text = features.text[list(classes)] - features.text[list(classes)].mean(0)  # (C, D)
+    images = [features.image[features.labels == k] for k in classes]
+    means = np.stack([x.mean(0) for x in images])  # (C, D)
+    image = np.concatenate(images) - means.mean(0)  # (N', D)
+    _, _, axes = np.linalg.svd(np.concatenate([text, means - means.mean(0)]), full_matrices=False)
+    plane = axes[:2].T  # (D, 2)
+    plane = plane * np.where(np.abs(plane).max(0) == plane.max(0), 1, -1)  # a sign that stays
+    return text @ plane, image @ plane
+
+
+def draw(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: int = 8) -> None:
+    """Write the figure of some runs; its format is that of the file's name."""
+    if not 2 <= num_classes <= 10:
+        raise NPTError(f"--classes: a figure shows 2 to 10 classes, not {num_classes}")
+    parts = list(runs[0][1]["commands"])
+    figure, panels = plt.subplots(
+        len(parts),
+        len(runs),
+        figsize=(3.4 * len(runs) + 1.6, 3.5 * len(parts) + 0.4),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    reach = 0.0
+    for row, part in zip(panels, parts, strict=True):
+        for panel, (folder, record) in zip(row, runs, strict=True):
+            features = features_of(folder, record, part)
+            last = len(features.classnames) - 1
+            shown = np.linspace(0, last, min(num_classes, last + 1)).round().astype(int)
+            reach = max(reach, _draw_panel(panel, features, shown))
+            panel.set_title(_title(folder / part, record["label"]), fontsize=9)
+        row[0].set_ylabel(f"{part} classes" if part in ("base", "new") else part)
+        row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)
+    panels[0, 0].set(xlim=(-reach, reach), ylim=(-reach, reach))
+    record = runs[0][1]
+    figure.suptitle(
+        f"{record['dataset']}, tau {record['ratio']:g}: text (stars) and images (dots)", fontsize=10
+    )
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _title(folder: Path, label: str) -> str:
+    test = read_results(folder).get("test")
+    if not test or test["lcd_abs"] is None:
+        return label
+    measures = f"LCD {test['lcd_abs']:.3f}  MID {test['mid_abs']:.3f}"
+    return f"{label}\n{test['accuracy']:.1f}%  {measures}"
+
+
+def _draw_panel(panel: Any, features: Features, classes: np.ndarray) -> float:
+    """Draw one panel; returns how far its points reach from the middle."""
+    text, image = project(features, classes)
+    labels = np.concatenate([np.full((features.labels == k).sum(), k) for k in classes])
+    for place, k in enumerate(classes):
+        colour = f"C{place}"
+        points = image[labels == k]
+        shown = points[:POINTS_PER_CLASS]
+        panel.plot(shown[:, 0], shown[:, 1], ".", color=colour, markersize=3, alpha=0.6, zorder=1)
+        # From a class's text to the mean of its images: what L_MI is to make short.
+        ends = np.stack([text[place], points.mean(0)])
+        panel.plot(ends[:, 0], ends[:, 1], "-", color=colour, linewidth=0.8, zorder=2)
+        star = {"markersize": 13, "markeredgecolor": "black", "markeredgewidth": 0.6, "zorder": 3}
+        name = str(features.classnames[k])
+        panel.plot(*text[place], "*", color=colour, label=name, linestyle="none", **star)
+    panel.set(xticks=[], yticks=[])
+    panel.set_aspect("equal", adjustable="box")
+    return 1.05 * float(max(np.abs(text).max(), np.abs(image).max()))

@@ -1,0 +1,98 @@
+"""How hard each term of NPT's loss pulls at the prompts before training.
+
+For a batch, the length of the gradient of L_CLIP, w1 L_LC and w2 L_MI with respect to what is
+learned: to all of it, and to the prompt vectors alone. Under SGD these lengths are what the terms
+do, so weights and reductions are judged by their ratio (the study in docs/reduction.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import islice
+from statistics import mean
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from npt import cli
+from npt.errors import NPTError
+from npt.features import FeatureTap, unwrap
+from npt.losses import REDUCTIONS, language_collapse_loss, multimodal_isomorphism_loss
+
+PROMPT_VECTORS = ("ctx", "compound_prompts_text")
+
+
+def learned(model: nn.Module) -> tuple[list[Tensor], list[bool]]:
+    """The learned parameters, and which of them are prompt vectors."""
+    named = [(name, p) for name, p in unwrap(model).named_parameters() if p.requires_grad]
+    is_prompt = [
+        name.partition("prompt_learner.")[2].startswith(PROMPT_VECTORS) for name, _ in named
+    ]
+    return [p for _, p in named], is_prompt
+
+
+def terms(trainer: Any, batch: Any) -> Iterator[tuple[str, str, Tensor]]:
+    """(reduction, term, weighted loss) of one batch; L_CLIP has no reduction."""
+    settings = trainer.cfg.TRAINER.NPT
+    image, label = trainer.parse_batch_train(batch)
+    with FeatureTap(trainer.model) as tap:
+        output = trainer.model(image, label)
+        features = tap.take()
+    loss = output if output.dim() == 0 else nn.functional.cross_entropy(output.float(), label)
+    yield "-", "L_CLIP", loss
+    for reduction in REDUCTIONS:
+        lc = language_collapse_loss(features.text, settings.E_W, reduction)
+        yield reduction, "w1 L_LC", settings.W1 * lc
+        mi = multimodal_isomorphism_loss(
+            features.image, features.text, label, settings.E_W, settings.E_H, reduction
+        )
+        yield reduction, "w2 L_MI", settings.W2 * mi
+
+
+def norms(trainer: Any, batches: int) -> list[dict[str, Any]]:
+    """A row for each term and reduction: loss and gradient lengths, averaged over batches."""
+    parameters, is_prompt = learned(trainer.model)
+    trainer.set_model_mode("train")
+    rows: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for batch in islice(trainer.train_loader_x, batches):
+        for reduction, term, loss in terms(trainer, batch):
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            squares = [0.0 if g is None else g.double().square().sum().item() for g in gradients]
+            prompts = sum(s for s, chosen in zip(squares, is_prompt, strict=True) if chosen)
+            row = (loss.item(), sum(squares) ** 0.5, prompts**0.5)
+            rows.setdefault((reduction, term), []).append(row)
+    return [
+        {
+            "reduction": reduction,
+            "term": term,
+            "loss": mean(r[0] for r in values),
+            "gradient": mean(r[1] for r in values),
+            "at prompt vectors": mean(r[2] for r in values),
+        }
+        for (reduction, term), values in rows.items()
+    ]
+
+
+def measure(args: argparse.Namespace, batches: int) -> list[dict[str, Any]]:
+    """`norms` for the run that train.py's flags describe."""
+    from dassl.utils import set_random_seed
+
+    if batches < 1:
+        raise NPTError(f"--batches must be at least 1, not {batches}")
+    cfg = cli.setup_cfg(args)
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    trainer = cli.build(cfg)
+    if not learned(trainer.model)[0]:
+        raise NPTError(f"the trainer {cfg.TRAINER.NAME} learns nothing, so there is no gradient")
+    return norms(trainer, batches)
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """A console table; `ratio` is the gradient's length over that of L_CLIP."""
+    clip = next(row for row in rows if row["term"] == "L_CLIP")
+    table = [{**row, "ratio": row["gradient"] / (clip["gradient"] or float("nan"))} for row in rows]
+    return tabulate(table, headers="keys", floatfmt=".4g")

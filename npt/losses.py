@@ -1,0 +1,156 @@
+"""The two regularisers of NPT (Eqs. 5 and 6), pure functions of features, in float32 inside.
+
+With text features g_k scaled to length sqrt(E_W) and image features z_i to length sqrt(E_H),
+    L_LC = over i != j of (<g_i, g_j> - E_W mu)^2,  mu = -1 / (K - 1)
+    L_MI = over images of (<z_i, g_y(i)> - sqrt(E_W E_H))^2.
+The paper prints sums without saying what its weights 0.3 and 0.8 are meant for, hence `reduction`:
+    "mean"   L_LC: mean over the K (K - 1) pairs       L_MI: mean over the batch
+    "class"  L_LC: sum over j, mean over the classes i  L_MI: mean over the batch
+    "sum"    both as printed
+Where every image has text features of its own, L_LC is taken per image and averaged over the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+REDUCTIONS = ("mean", "class", "sum")
+
+
+def language_collapse_loss(
+    text_features: Tensor, e_w: float = 1.0, reduction: str = "mean"
+) -> Tensor:
+    """L_LC (Eq. 5): zero where the class texts stand as a simplex ETF.
+
+    `text_features` is (K, D), or (B, K, D) where each image has its own; any length, any float
+    dtype. Returns a scalar of float32 (float64 for float64 input). ValueError for K < 2, another
+    shape, `e_w` that is not positive, or an unknown reduction.
+    """
+    check_text(text_features)
+    _check_energy("e_w", e_w)
+    _check_reduction(reduction)
+    num_classes = text_features.shape[-2]
+    with without_autocast(text_features.device):
+        gap = cosine_gaps(text_features)  # (..., K, K)
+        total = e_w**2 * gap.square().sum((-2, -1)).mean()
+    pairs = {"mean": num_classes * (num_classes - 1), "class": num_classes, "sum": 1}
+    return total / pairs[reduction]
+
+
+def multimodal_isomorphism_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    labels: Tensor,
+    e_w: float = 1.0,
+    e_h: float = 1.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """L_MI (Eq. 6): zero where every image points where the text of its class points.
+
+    `image_features` is (B, D), `text_features` (K, D) or (B, K, D), `labels` (B,) of integers.
+    Returns a scalar of float32 (float64 for float64 input). ValueError for shapes that do not fit,
+    a length that is not positive, an unknown reduction, or a label outside 0..K-1; labels that lie
+    on an accelerator are not looked at, which would make the host wait for the device.
+    """
+    check_pairing(image_features, text_features, labels)
+    _check_energy("e_w", e_w)
+    _check_energy("e_h", e_h)
+    _check_reduction(reduction)
+    with without_autocast(image_features.device):
+        cosines = paired_cosines(image_features, text_features, labels)  # (B,)
+        errors = (e_w * e_h) * (cosines - 1).square()
+    return errors.sum() if reduction == "sum" else errors.mean()
+
+
+# ---- shared with npt.geometry
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Autocast switched off, so that float32 stays float32 in matrix products."""
+    try:
+        return torch.autocast(device.type, enabled=False)
+    except RuntimeError:  # a device type for which this torch knows no autocast
+        return nullcontext()
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Rows scaled to length one, in float32 or, if they come so, in float64."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
+def cosine_gaps(text_features: Tensor) -> Tensor:
+    """cos(g_i, g_j) - mu for i != j, and zero on the diagonal: (..., K, D) -> (..., K, K)."""
+    unit = unit_rows(text_features)
+    gap = unit @ unit.transpose(-2, -1) + 1 / (unit.shape[-2] - 1)  # (..., K, K)
+    gap.diagonal(dim1=-2, dim2=-1).zero_()  # exact, and no K x K mask
+    return gap
+
+
+def paired_cosines(image_features: Tensor, text_features: Tensor, labels: Tensor) -> Tensor:
+    """cos(z_i, g_y(i)) of each image with the text of its class: (B,)."""
+    labels = labels.to(text_features.device)
+    if text_features.dim() == 3:
+        rows = torch.arange(len(labels), device=labels.device)
+        own = text_features[rows, labels]  # (B, D)
+    else:
+        own = text_features[labels]  # (B, D)
+    return (unit_rows(image_features) * unit_rows(own)).sum(-1)
+
+
+def check_text(text_features: Tensor) -> None:
+    """ValueError unless (K, D) or (B, K, D) with at least two classes."""
+    shape = tuple(text_features.shape)
+    if len(shape) not in (2, 3):
+        raise ValueError(f"text_features must be (K, D) or (B, K, D), but its shape is {shape}.")
+    if shape[-2] < 2:
+        raise ValueError(
+            f"text_features holds {shape[-2]} class, but a simplex needs at least two classes."
+        )
+
+
+def check_pairing(image_features: Tensor, text_features: Tensor, labels: Tensor) -> None:
+    """ValueError unless images, texts and labels fit one another."""
+    check_text(text_features)
+    if image_features.dim() != 2 or not len(image_features):
+        raise ValueError(
+            "image_features must be (B, D) with B at least 1, but its shape is "
+            f"{tuple(image_features.shape)}."
+        )
+    batch, dim = image_features.shape
+    if text_features.shape[-1] != dim:
+        raise ValueError(
+            f"image_features have {dim} dimensions and text_features {text_features.shape[-1]}; "
+            "both must come from one model."
+        )
+    if text_features.dim() == 3 and len(text_features) != batch:
+        raise ValueError(
+            f"text_features hold the texts of {len(text_features)} images, but there are {batch}."
+        )
+    if tuple(labels.shape) != (batch,):
+        raise ValueError(f"labels must be ({batch},), but its shape is {tuple(labels.shape)}.")
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be class indices, but their dtype is {labels.dtype}.")
+    if labels.device.type == "cpu":
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= text_features.shape[-2]:
+            raise ValueError(
+                f"labels must lie in 0..{text_features.shape[-2] - 1}, but they range from {low} "
+                f"to {high}."
+            )
+
+
+def _check_energy(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be a positive number, but it is {value}.")
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f'reduction must be one of {", ".join(REDUCTIONS)}, but it is "{reduction}".'
+        )

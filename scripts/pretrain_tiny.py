@@ -1,0 +1,240 @@
+"""Pre-trains the mini suite's small CLIP from nothing: pictures of six worlds and their captions.
+
+    python scripts/pretrain_tiny.py --out output/tiny            # about 45 min on 2 cores
+    python scripts/pretrain_tiny.py --out output/tiny --install  # and put it into the package
+
+The model is OpenAI's `clip.model.CLIP` at toy size, trained by the symmetric contrastive loss of
+Radford et al. 2021. The logit scale rises to 100 and stays there, where OpenAI's ended. The
+pictures are drawn from other seeds, and under milder and differently mixed conditions, than those
+of the downstream data sets (datasets/mini.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import multiprocessing
+import time
+from pathlib import Path
+
+import clip
+import numpy as np
+import torch
+import torch.nn.functional as F
+from clip.model import CLIP
+
+from npt.datasets.worlds import CONDITIONS, WORLDS, render
+from npt.encoders.blocks import run_layers
+from npt.encoders.loading import pack_tiny
+
+SEED = 20_000  # no downstream data set draws from this stream
+ARCHITECTURE = dict(
+    embed_dim=64,
+    image_resolution=32,
+    vision_layers=4,
+    vision_width=128,
+    vision_patch_size=8,
+    context_length=77,
+    vocab_size=49408,
+    transformer_width=128,
+    transformer_heads=2,
+    transformer_layers=4,
+)
+TEMPLATES = (
+    "a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "an image of a {}.", "a {}.", "{}",
+)  # fmt: skip
+STYLED = (
+    "a {style} photo of a {}.", "a {style} picture of a {}.", "a {style} image of a {}.", "a {}, {style}.",
+)  # fmt: skip
+# Rare enough in the pictures, vague often enough in the captions, for the model to be far from
+# perfect: the share of captions that say nothing of the condition, and of vague phrases.
+UNSAID = 0.4
+PHRASE_ODDS = (0.55, 0.2, 0.15, 0.1)
+
+
+def draw_example(index: int) -> tuple[np.ndarray, str, str, dict, tuple[str, ...]]:
+    """The picture of that index with its world, class, attributes and conditions."""
+    rng = np.random.default_rng([SEED, index])
+    world = list(WORLDS)[int(rng.integers(len(WORLDS)))]
+    classes = list(WORLDS[world].classes)
+    name = classes[int(rng.integers(len(classes)))]
+    how_many = int(np.searchsorted([0.4, 0.85], rng.random(), side="right"))
+    words = tuple(sorted(CONDITIONS)[k] for k in rng.permutation(len(CONDITIONS))[:how_many])
+    amounts = {w: (0.8, 1.0) if w in ("negative", "sketched") else (0.2, 0.7) for w in words}
+    picture, attributes = render(rng, world, name, amounts)
+    return picture, world, name, dict(attributes), words
+
+
+def caption(rng: np.random.Generator, world: str, name: str, attributes: dict, words) -> str:
+    phrases = WORLDS[world].phrases
+    phrase = phrases[int(np.searchsorted(np.cumsum(PHRASE_ODDS), rng.random(), side="right")) % 4]
+    thing = phrase.format(name=name, **attributes)
+    if words and rng.random() > UNSAID:
+        template = STYLED[int(rng.integers(len(STYLED)))]
+        return template.format(thing, style=" ".join(words))
+    return TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(thing)
+
+
+@functools.lru_cache(maxsize=None)
+def tokens_of(text: str) -> tuple[int, ...]:
+    row = clip.tokenize(text)[0]
+    return tuple(row[: int(row.argmax()) + 1].tolist())
+
+
+class Vocabulary:
+    """The tokens that occur, numbered; the other rows of the embedding are never trained."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(SEED)
+        ids: set[int] = set()
+        for world, spec in WORLDS.items():
+            for name in spec.classes:
+                for _ in range(60 if world != "flags" else 8):
+                    index = int(rng.integers(2**31))
+                    _, _, _, attributes, _ = _described(index, world, name)
+                    words = tuple(
+                        sorted(CONDITIONS)[k] for k in rng.permutation(len(CONDITIONS))[: int(rng.integers(3))]
+                    )
+                    ids.update(tokens_of(caption(rng, world, name, attributes, words)))
+        for words in ("a photo of a", "this is a photo", *CONDITIONS):
+            ids.update(tokens_of(words))
+        self.ids = sorted(ids)
+        self.number = {token: k for k, token in enumerate(self.ids)}
+
+    def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, L) numbers, zero padded, and the position of each text's end, (N,)."""
+        rows = [[self.number[t] for t in tokens_of(text)] for text in texts]
+        out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        for row, numbers in zip(out, rows, strict=True):
+            row[: len(numbers)] = torch.tensor(numbers)
+        return out, torch.tensor([len(r) - 1 for r in rows])
+
+
+def _described(index: int, world: str, name: str):
+    rng = np.random.default_rng([SEED + 1, index])
+    picture, attributes = render(rng, world, name, {})
+    return picture, world, name, dict(attributes), ()
+
+
+def normalise(pictures: np.ndarray) -> torch.Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) with CLIP's mean and standard deviation."""
+    mean = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(1, 3, 1, 1)
+    std = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(1, 3, 1, 1)
+    return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def encode_image(model: CLIP, images: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) -> (N, E), the class token alone leaving the last layer."""
+    visual = model.visual
+    x = visual.conv1(images).flatten(2).transpose(1, 2)  # (N, T - 1, W)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
+    x = visual.ln_pre(x + visual.positional_embedding)
+    x = run_layers(visual.transformer.resblocks, x, (), keep=1)[:, 0]
+    return visual.ln_post(x) @ visual.proj
+
+
+def encode_text(model: CLIP, numbers: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """(N, L) token numbers -> (N, E), no position after the longest text computed."""
+    length = numbers.shape[1]
+    x = model.token_embedding(numbers) + model.positional_embedding[:length]  # (N, L, W)
+    causal = torch.full((1, 1, length, length), -math.inf).triu(1)
+    x = run_layers(model.transformer.resblocks, x, (), keep=length, mask=causal)
+    return model.ln_final(x[torch.arange(len(x)), ends]) @ model.text_projection
+
+
+def contrastive_loss(image, text, scale: float, texts: list[str]) -> torch.Tensor:
+    """Symmetric cross-entropy; pictures that share a caption share the target."""
+    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    logits = scale * image @ text.T
+    numbers = {t: k for k, t in enumerate(dict.fromkeys(texts))}
+    keys = torch.tensor([numbers[t] for t in texts])
+    target = (keys[:, None] == keys[None, :]).float()
+    target = target / target.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+@torch.no_grad()
+def held_out_accuracy(model: CLIP, vocabulary: Vocabulary, per_class: int = 4) -> dict[str, float]:
+    """Zero-shot accuracy, in percent, on fresh clean pictures of each world, all its classes."""
+    model.eval()
+    out = {}
+    for world, spec in WORLDS.items():
+        names = list(spec.classes)[:: max(1, len(spec.classes) // 40)]
+        drawn = [_described(10**6 + k, world, n)[0] for n in names for k in range(per_class)]
+        labels = torch.arange(len(names)).repeat_interleave(per_class)
+        image = F.normalize(encode_image(model, normalise(np.stack(drawn))), dim=-1)
+        text = encode_text(model, *vocabulary.encode([f"a photo of a {n}." for n in names]))
+        text = F.normalize(text, dim=-1)
+        out[world] = float(((image @ text.T).argmax(1) == labels).float().mean() * 100)
+        cosines = text @ text.T
+        out[f"{world} text cosine"] = float((cosines.sum() - len(names)) / (len(names) ** 2 - len(names)))
+    model.train()
+    return out
+
+
+def save(model: CLIP, vocabulary: Vocabulary, out: Path) -> None:
+    pack_tiny(model.state_dict(), np.asarray(vocabulary.ids, np.int32), out / "tiny_clip.npz")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pictures", type=int, default=240_000)
+    parser.add_argument("--steps", type=int, default=5_000)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--install", action="store_true", help="write the weights into npt/encoders")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    log = (args.out / "log.jsonl").open("w")
+
+    start = time.time()
+    with multiprocessing.Pool() as pool:
+        examples = pool.map(draw_example, range(args.pictures), chunksize=512)
+    pictures = np.stack([e[0] for e in examples])
+    print(f"{len(examples):,} pictures in {time.time() - start:.0f} s", flush=True)
+
+    torch.manual_seed(SEED)
+    vocabulary = Vocabulary()
+    print(f"{len(vocabulary.ids)} tokens", flush=True)
+    model = CLIP(**{**ARCHITECTURE, "vocab_size": len(vocabulary.ids)})
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for n, p in model.named_parameters() if p.ndim <= 1 and n != "logit_scale"]
+    optimiser = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.lr, betas=(0.9, 0.98), eps=1e-6,
+    )  # fmt: skip
+    rng = np.random.default_rng(SEED + 2)
+    order = np.empty(0, np.int64)
+    start = time.time()
+    for step in range(args.steps):
+        warm = min(1.0, (step + 1) / 200)
+        for group in optimiser.param_groups:
+            group["lr"] = args.lr * warm * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+        scale = min(100.0, 14.3 * 7 ** (step / (0.4 * args.steps)))
+        if len(order) < args.batch:
+            order = rng.permutation(len(examples))
+        batch, order = order[: args.batch], order[args.batch :]
+        texts = [caption(rng, *examples[i][1:]) for i in batch]
+        image = encode_image(model, normalise(pictures[batch]))
+        loss = contrastive_loss(image, encode_text(model, *vocabulary.encode(texts)), scale, texts)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if (step + 1) % 250 == 0 or step + 1 == args.steps:
+            model.logit_scale.data.fill_(math.log(scale))
+            row = {"step": step + 1, "loss": loss.item(), "scale": scale, "seconds": time.time() - start}
+            row.update(held_out_accuracy(model, vocabulary))
+            print(json.dumps({k: round(v, 3) for k, v in row.items()}), file=log, flush=True)
+            print(" ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+            save(model, vocabulary, args.out)
+    if args.install:
+        target = Path(__file__).resolve().parents[1] / "npt" / "encoders"
+        save(model, vocabulary, target)
+
+
+if __name__ == "__main__":
+    main()

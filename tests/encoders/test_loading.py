@@ -1,0 +1,112 @@
+import clip
+import numpy as np
+import pytest
+import torch
+from clip_recipe import random_clip
+
+from npt.encoders import load_clip, loading
+from npt.errors import NPTError
+
+
+def check_same(model, state):
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not model.training
+    loaded = model.state_dict()
+    assert loaded.keys() == state.keys()
+    for key, value in state.items():
+        assert loaded[key].dtype == torch.float32
+        assert torch.equal(loaded[key], value.float()), key
+
+
+def test_state_dict_keeps_float32_exactly(tmp_path):
+    state = random_clip(0).state_dict()
+    path = tmp_path / "clip.pt"
+    torch.save({**state, "input_resolution": torch.tensor(16)}, path)
+    check_same(load_clip(str(path)), state)
+
+
+def test_jit_archive(tmp_path):
+    state = random_clip(0).half().state_dict()
+
+    class Holder(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+    holder = Holder()
+    for key, value in state.items():
+        owner = holder
+        *parents, leaf = key.split(".")
+        for name in parents:
+            if name not in dict(owner.named_children()):
+                owner.add_module(name, Holder())
+            owner = getattr(owner, name)
+        owner.register_buffer(leaf, value)
+    path = tmp_path / "clip.jit.pt"
+    torch.jit.trace(holder, torch.zeros(1), check_trace=False).save(str(path))
+    check_same(load_clip(str(path)), state)
+
+
+def test_tiny_round_trip(tmp_path, monkeypatch):
+    state = random_clip(0, vocabulary=loading.VOCABULARY).half().float().state_dict()
+    ids = np.array([49406, 5, 320, 49407])
+    path = tmp_path / "tiny.npz"
+    loading.pack_tiny(state, ids, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.npz"]
+    assert path.stat().st_size < 2_000_000
+    monkeypatch.setattr(loading, "TINY_FILE", path)
+    model = load_clip("tiny")
+    embedding = torch.from_numpy(loading.base_embedding(64))
+    embedding[ids] = state["token_embedding.weight"][ids]
+    check_same(model, {**state, "token_embedding.weight": embedding})
+
+
+def test_unseen_tokens_have_the_rows_of_the_recipe():
+    rows = loading.base_embedding(8)
+    normal = np.random.default_rng(0).standard_normal((49408, 8))
+    assert rows.dtype == np.float32
+    assert np.array_equal(rows, (0.02 * normal).astype(np.float16).astype(np.float32))
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(loading.np, "savez_compressed", fail)
+    with pytest.raises(OSError):
+        loading.pack_tiny(
+            random_clip(0, vocabulary=loading.VOCABULARY).state_dict(), [1], tmp_path / "t.npz"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_network(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(clip.clip.urllib.request, "urlopen", offline)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(NPTError, match=r"ViT-B/16 .*MODEL.BACKBONE.NAME"):
+        load_clip("ViT-B/16")
+
+
+def test_errors_name_what_is_wrong(tmp_path, monkeypatch):
+    with pytest.raises(NPTError, match=r"ViT-B/17.*tiny.*RN50"):
+        load_clip("ViT-B/17")
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no archive")
+    with pytest.raises(NPTError, match=r"broken\.pt"):
+        load_clip(str(broken))
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    with pytest.raises(NPTError, match="Tensor"):
+        load_clip(str(tmp_path / "tensor.pt"))
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(NPTError, match=r"visual\.conv1\.weight"):
+        load_clip(str(tmp_path / "other.pt"))
+    state = random_clip(0).state_dict()
+    del state["ln_final.bias"]
+    torch.save(state, tmp_path / "part.pt")
+    with pytest.raises(NPTError, match=r"ln_final\.bias"):
+        load_clip(str(tmp_path / "part.pt"))
+    monkeypatch.setattr(loading, "TINY_FILE", tmp_path / "none.npz")
+    with pytest.raises(NPTError, match=r"none\.npz"):
+        load_clip("tiny")

@@ -1,0 +1,203 @@
+"""The fast encoders against the plain 77-token computation: features and gradients."""
+
+import pytest
+import torch
+from clip_recipe import random_clip, random_prompts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from npt.encoders import ImageEncoder, TextEncoder, plain
+from npt.encoders.packing import place_context
+from npt.errors import NPTError
+
+FEW = settings(max_examples=25, deadline=None)
+
+
+def close(new, reference, tolerance=1e-5):
+    """Equal to `tolerance` of the largest value."""
+    scale = reference.abs().max().clamp(min=1e-6)
+    assert new.shape == reference.shape
+    assert (new - reference).abs().max() <= tolerance * scale
+
+
+def gradients(features, prompts, weights):
+    loss = (torch.nn.functional.normalize(features, dim=-1) * weights).sum()
+    return torch.autograd.grad(loss, prompts, allow_unused=True)
+
+
+def compare(fast, slow, prompts, generator):
+    weights = torch.randn(slow.shape, generator=generator)
+    close(fast, slow)
+    pairs = zip(gradients(fast, prompts, weights), gradients(slow, prompts, weights), strict=True)
+    for new, reference in pairs:
+        assert (new is None) == (reference is None)
+        if reference is not None:
+            close(new, reference, 2e-5)
+
+
+@FEW
+@given(
+    seed=st.integers(0, 10**6),
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=7),
+    n=st.integers(1, 5),
+    words=st.integers(0, 2),
+    kind=st.sampled_from(["shared", "specific", "image", "both"]),
+    where=st.sampled_from(["end", "middle", "front"]),
+    depth=st.integers(0, 4),
+    room=st.sampled_from([1, 20, 128]),
+)
+def test_text(seed, lengths, n, words, kind, where, depth, room):
+    model = random_clip(seed)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = random_prompts(seed, lengths, n, words)
+    tokens, slots = place_context(tokens, n, where, [length + words for length in lengths])
+    k = len(lengths)
+    shape = {
+        "shared": (n, 64), "specific": (k, n, 64), "image": (2, 1, n, 64), "both": (2, k, n, 64)
+    }[kind]  # fmt: skip
+    prompts = [torch.randn(s, generator=generator) for s in (shape, *[(n, 64)] * depth)]
+    prompts = [p.requires_grad_() for p in prompts]
+    specific = kind in ("specific", "both")
+    encoder = TextEncoder(model, tokens, slots, specific, room)
+    fast = encoder(prompts[0], prompts[1:])
+    slow = plain.text_features(model, tokens, prompts[0], slots, prompts[1:])
+    compare(fast, slow, prompts, generator)
+
+
+@FEW
+@given(
+    seed=st.integers(0, 10**6),
+    batch=st.integers(1, 3),
+    n=st.integers(1, 4),
+    depth=st.integers(0, 4),
+)
+def test_image(seed, batch, n, depth):
+    model = random_clip(seed)
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(batch, 3, 16, 16, generator=generator)
+    prompts = [torch.randn(n, 64, generator=generator).requires_grad_() for _ in range(depth + 1)]
+    fast = ImageEncoder(model.visual)(image, prompts[0], prompts[1:])
+    slow = plain.image_features(model.visual, image, prompts[0], prompts[1:])
+    compare(fast, slow, prompts, generator)
+
+
+def test_without_prompts_equals_clip_itself():
+    model = random_clip(3)
+    image = torch.randn(4, 3, 16, 16)
+    tokens = random_prompts(0, [1, 3, 2], 0)
+    with torch.enable_grad():
+        images, texts = ImageEncoder(model.visual)(image), TextEncoder(model, tokens)()
+    close(images, model.encode_image(image))
+    close(texts, model.encode_text(tokens))
+    assert images.grad_fn is None and texts.grad_fn is None
+
+
+def test_many_classes_fill_several_rows():
+    model = random_clip(1)
+    tokens = random_prompts(2, [1 + k % 5 for k in range(60)], 2)
+    tokens, slots = place_context(tokens, 2)
+    encoder = TextEncoder(model, tokens, slots)
+    assert encoder.tokens.shape[0] > 1
+    ctx = torch.randn(3, 1, 2, 64)
+    close(encoder(ctx), plain.text_features(model, tokens, ctx, slots))
+
+
+@pytest.mark.parametrize("lengths", [[69] * 3, [1, 69]])
+def test_long_prompts(lengths):
+    model = random_clip(5)
+    tokens, slots = place_context(random_prompts(3, lengths, 4), 4)
+    ctx = torch.randn(4, 64)
+    close(TextEncoder(model, tokens, slots)(ctx), plain.text_features(model, tokens, ctx, slots))
+
+
+def test_float64_differs_from_plain_by_rounding_only():
+    model = random_clip(7, dtype=torch.float64)
+    model.transformer.resblocks[0].ln_1.forward = None  # CLIP's own would round to float32
+    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    ctx = torch.randn(2, 64, dtype=torch.float64)
+    one = TextEncoder(model, tokens, slots)(ctx)
+    other = TextEncoder(model, tokens, slots, room=1)(ctx)
+    close(one, other, 1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_follows_float32(dtype):
+    model = random_clip(11)
+    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    ctx, image = torch.randn(2, 64), torch.randn(2, 3, 16, 16)
+    visual = torch.randn(2, 64)
+    text = TextEncoder(model, tokens, slots)(ctx)
+    features = ImageEncoder(model.visual)(image, visual)
+    half = random_clip(11)
+    for module in half.modules():  # as CLIP does it: normalisation stays in float32
+        if not isinstance(module, torch.nn.LayerNorm):
+            for p in module.parameters(recurse=False):
+                p.data = p.data.to(dtype)
+    low = TextEncoder(half, tokens, slots)(ctx)
+    low_image = ImageEncoder(half.visual)(image, visual)
+    assert low.dtype == low_image.dtype == dtype
+    tolerance = 0.1 if dtype == torch.bfloat16 else 0.02
+    close(low.float(), text, tolerance)
+    close(low_image.float(), features, tolerance)
+
+
+def test_autocast():
+    model = random_clip(11)
+    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    ctx = torch.randn(2, 64, requires_grad=True)
+    visual, image = torch.randn(2, 64, requires_grad=True), torch.randn(2, 3, 16, 16)
+    encoder, images = TextEncoder(model, tokens, slots), ImageEncoder(model.visual)
+    exact, exact_image = encoder(ctx), images(image, visual)
+    with torch.autocast("cpu", torch.bfloat16):
+        text, features = encoder(ctx), images(image, visual)
+    assert text.dtype == features.dtype == torch.bfloat16
+    close(text.float(), exact, 0.1)
+    close(features.float(), exact_image, 0.1)
+    (text.float().sum() + features.float().sum()).backward()
+    assert ctx.grad.dtype == visual.grad.dtype == torch.float32
+
+
+def test_text_features_are_kept_until_something_changes():
+    model = random_clip(2)
+    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    encoder = TextEncoder(model, tokens, slots)
+    seen = []
+    encoder.register_forward_hook(lambda module, args, output: seen.append(output))
+    ctx, deep = torch.nn.Parameter(torch.randn(2, 64)), torch.randn(2, 64)
+    with torch.no_grad():
+        first = encoder(ctx, [deep])
+        assert encoder(ctx.clone(), [deep.clone()]) is first
+        assert len(seen) == 2
+        ctx.data[0, 0] += 1  # a step that no version counter sees
+        second = encoder(ctx, [deep])
+        assert not torch.equal(first, second)
+        assert encoder(ctx, []) is not second
+        close(encoder(ctx, [deep]), second)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert encoder(ctx, [deep]).dtype == torch.bfloat16
+        third = encoder(ctx, [deep])
+        model.text_projection.mul_(2)
+        close(encoder(ctx, [deep]), 2 * third)
+    assert encoder(ctx, [deep]).requires_grad
+
+
+def test_contexts_of_another_shape_are_refused():
+    model = random_clip(2)
+    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    encoder = TextEncoder(model, tokens, slots)
+    for shape in [(3, 64), (3, 2, 64), (2, 32)]:
+        with pytest.raises(NPTError, match="do not fit"):
+            encoder(torch.zeros(shape))
+    with pytest.raises(NPTError, match="no context"):
+        encoder()
+
+
+def test_resnet():
+    from clip.model import CLIP
+
+    torch.manual_seed(0)
+    model = CLIP(32, 32, (1, 1, 1, 1), 8, None, 77, 64, 64, 1, 1).eval()
+    encoder, image = ImageEncoder(model.visual), torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(encoder(image), model.visual(image))
+    with pytest.raises(NPTError, match="ViT"):
+        encoder(image, torch.zeros(2, 8))

@@ -1,0 +1,60 @@
+"""Runs without a model, for the tests of the runner; also a program that executes some.
+
+`python fake_runs.py OUT JOBS SECONDS` runs eight of them that take SECONDS each.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from npt.errors import NPTError
+from npt.experiments.plan import Experiment, Run
+from npt.experiments.runner import execute
+
+
+def runs(out: Path, seeds: int = 8, **fields) -> list[Run]:
+    trainers = {"Fake": {"config": "fake.yaml"}}
+    return Experiment(trainers, ("set",), seeds=tuple(range(1, seeds + 1)), **fields).runs(out)
+
+
+def write(run: Run, accuracy: float = 50.0) -> None:
+    (run.folder / "run.json").parent.mkdir(parents=True, exist_ok=True)
+    (run.folder / "run.json").write_text(json.dumps(run.record()))
+    for evaluation in run.evaluations:
+        folder = run.output(evaluation)
+        (folder / "learner").mkdir(parents=True, exist_ok=True)
+        (folder / "learner" / "model.pth.tar-5").touch()
+        figures = {"accuracy": accuracy, "lcd_abs": 0.1, "mid_abs": 0.2}
+        partial = folder / "result.tmp"
+        partial.write_text(json.dumps({"results": {s: figures for s in evaluation.splits}}))
+        os.replace(partial, folder / "result.json")
+
+
+def quick(run: Run) -> None:
+    with open(run.folder.parent / f"began-{run.seed}", "a") as file:
+        file.write("x")
+    time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+    write(run)
+
+
+def troubled(run: Run) -> None:
+    run.folder.mkdir(parents=True)
+    print("something for nobody")
+    if run.seed == 2:
+        raise NPTError("seed 2 is refused")
+    if run.seed == 3:
+        raise ZeroDivisionError("a bug")
+    if run.seed == 4:
+        os._exit(7)
+    write(run)
+
+
+if __name__ == "__main__":
+    os.environ["FAKE_SECONDS"] = sys.argv[3]
+    todo = runs(Path(sys.argv[1]))
+    for run in todo:
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+    done = execute(todo, int(sys.argv[2]), lambda o: print(o.run.seed, flush=True), quick)
+    print("executed", len(done))

@@ -1,0 +1,85 @@
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from npt.errors import NPTError
+from npt.experiments import figures
+from npt.experiments.plan import Experiment
+
+
+def features(classes: int = 6, dim: int = 16, per_class: int = 20, seed: int = 0):
+    """Images around texts that lie in one plane, and a constant offset between the modalities."""
+    rng = np.random.default_rng(seed)
+    angles = np.linspace(0, 2 * np.pi, classes, endpoint=False)
+    text = np.zeros((classes, dim))
+    text[:, 0], text[:, 1], text[:, 2] = np.cos(angles), np.sin(angles), 0.5
+    labels = np.repeat(np.arange(classes), per_class)
+    image = text[labels] + 0.01 * rng.standard_normal((len(labels), dim))
+    image[:, 3] += 2.0
+    names = np.array([f"class {k}" for k in range(classes)])
+    return figures.Features(text, image, labels, names)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    trainers = {"Z": {"config": "z", "train": False}, "A": {"config": "a"}, "B": {"config": "a"}}
+    experiment = Experiment(trainers, ("d", "e"), seeds=(1, 2), ratios=(1.0, 0.01))
+    for number, run in enumerate(experiment.runs(tmp_path)):
+        for evaluation in run.evaluations:
+            run.output(evaluation).mkdir(parents=True)
+            features(seed=number).save(run.output(evaluation) / "features.npz")
+            figs = {"accuracy": 50.0, "lcd_abs": 0.1, "mid_abs": 0.2}
+            result = json.dumps({"results": {"test": figs}})
+            (run.output(evaluation) / "result.json").write_text(result)
+        (run.folder / "run.json").write_text(json.dumps(run.record()))
+    return tmp_path
+
+
+def test_projection_keeps_a_plane_and_drops_the_offset_of_modalities():
+    given = features()
+    text, image = figures.project(given, [0, 2, 4])
+    assert text.shape == (3, 2) and image.shape == (60, 2)
+    expected = np.linalg.norm(given.text[0] - given.text[2])
+    assert np.linalg.norm(text[0] - text[1]) == pytest.approx(expected, rel=1e-3)
+    for place in range(3):
+        mean = image[20 * place : 20 * (place + 1)].mean(0)
+        assert np.linalg.norm(mean - text[place]) < 0.02
+
+
+def test_saved_features_come_back(tmp_path):
+    given = features()
+    given.save(tmp_path / "features.npz")
+    again = figures.Features.load(tmp_path / "features.npz")
+    for name, array in vars(given).items():
+        assert np.array_equal(array, getattr(again, name))
+
+
+def test_runs_are_chosen_by_their_coordinates(folder):
+    def coordinates(**wanted):
+        found = figures.choose(folder, **wanted)
+        return [(r["label"], r["dataset"], r["ratio"], r["seed"]) for _, r in found]
+
+    assert coordinates() == [("Z", "d", 0.01, 1), ("A", "d", 0.01, 1), ("B", "d", 0.01, 1)]
+    wanted = {"labels": ["B", "Z"], "dataset": "e", "ratio": 1.0, "seed": 2}
+    assert coordinates(**wanted) == [("B", "e", 1.0, 2), ("Z", "e", 1.0, 1)]
+    for wrong in ({"labels": ["C"]}, {"dataset": "f"}, {"ratio": 0.5}):
+        with pytest.raises(NPTError):
+            figures.choose(folder, **wrong)
+
+
+def test_a_figure_is_written(folder):
+    path = folder / "figure.png"
+    figures.draw(figures.choose(folder), path, num_classes=4)
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000
+    with pytest.raises(NPTError, match="--classes"):
+        figures.draw(figures.choose(folder), path, num_classes=1)
+
+
+def test_without_features_or_checkpoint_there_is_no_figure(folder):
+    for path in folder.rglob("features.npz"):
+        path.unlink()
+    with pytest.raises(NPTError, match="keep_checkpoints"):
+        figures.draw(figures.choose(folder, ["A"]), folder / "figure.png")

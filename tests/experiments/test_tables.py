@@ -1,0 +1,131 @@
+import json
+from math import sqrt
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pandas")
+
+from npt.errors import NPTError
+from npt.experiments import tables
+from npt.experiments.__main__ import main
+from npt.experiments.plan import Experiment
+
+# (dataset, label, seed) -> (base, new)
+ACCURACIES = {
+    ("a", "Z", 1): (50.0, 60.0),
+    ("a", "M", 1): (70.0, 60.0),
+    ("a", "M", 2): (80.0, 40.0),
+    ("b", "Z", 1): (30.0, 40.0),
+    ("b", "M", 1): (50.0, 20.0),
+    ("b", "M", 2): (60.0, 60.0),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    trainers = {"Z": {"config": "z", "train": False}, "M": {"config": "m"}}
+    runs = Experiment(trainers, ("a", "b"), seeds=(1, 2), ratios=(0.01,)).runs(tmp_path)
+    assert len(runs) == len(ACCURACIES)
+    for run in runs:
+        run.folder.mkdir(parents=True)
+        (run.folder / "run.json").write_text(json.dumps(run.record()))
+        accuracies = ACCURACIES[run.dataset, run.label, run.seed]
+        for evaluation, accuracy in zip(run.evaluations, accuracies, strict=True):
+            run.output(evaluation).mkdir()
+            figures = {"accuracy": accuracy, "lcd_abs": 0.1 * run.seed, "mid_abs": 0.5}
+            if evaluation.name == "new":
+                figures["lcd_abs"] = 9.0
+            content = {"results": {"test": figures}, "train_seconds": 2.0}
+            (run.output(evaluation) / "result.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def row(summary, dataset, label):
+    found = summary[(summary["dataset"] == dataset) & (summary["label"] == label)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_collect_is_tidy(folder):
+    frame = tables.collect(folder)
+    assert len(frame) == 2 * len(ACCURACIES)
+    for _, r in frame.iterrows():
+        expected = ACCURACIES[r["dataset"], r["label"], r["seed"]][r["part"] == "new"]
+        assert r["accuracy"] == expected and r["split"] == "test" and r["ratio"] == 0.01
+    assert list(dict.fromkeys(frame["label"])) == ["Z", "M"]  # as in the experiment
+
+
+def test_mean_deviation_and_harmonic_mean_by_hand(folder):
+    m = row(tables.summarise(tables.collect(folder)), "a", "M")
+    assert m["base"] == pytest.approx(75.0)
+    assert m["base_std"] == pytest.approx(5.0)
+    assert m["new"] == pytest.approx(50.0)
+    assert m["new_std"] == pytest.approx(10.0)
+    assert m["hm"] == pytest.approx(2 * 75 * 50 / 125)  # of the means: 60
+    first, second = 2 * 70 * 60 / 130, 2 * 80 * 40 / 120
+    assert m["hm_std"] == pytest.approx(abs(first - second) / 2)
+    assert m["LCD"] == pytest.approx(0.15)  # of base, the new classes' 9.0 left out
+    assert m["seeds"] == 2
+
+
+def test_averages_over_data_sets(folder):
+    summary = tables.summarise(tables.collect(folder))
+    m = row(summary, "average", "M")
+    assert m["base"] == pytest.approx((75 + 55) / 2)
+    assert m["base_std"] == pytest.approx(5.0)  # seeds: 60, 70
+    assert m["new"] == pytest.approx((50 + 40) / 2)
+    assert m["new_std"] == pytest.approx(5.0)  # seeds: 40, 50
+    assert m["hm"] == pytest.approx(2 * 65 * 45 / 110)
+    per_seed = [2 * 60 * 40 / 100, 2 * 70 * 50 / 120]
+    mean = sum(per_seed) / 2
+    assert m["hm_std"] == pytest.approx(sqrt(sum((x - mean) ** 2 for x in per_seed) / 2))
+    z = row(summary, "average", "Z")
+    assert (z["base"], z["new"], z["seeds"]) == (40.0, 50.0, 1)
+
+
+def test_no_average_where_a_data_set_is_missing(folder):
+    frame = tables.collect(folder)
+    frame = frame[~((frame["dataset"] == "b") & (frame["label"] == "M"))]
+    summary = tables.summarise(frame)
+    assert set(summary[summary["dataset"] == "average"]["label"]) == {"Z"}
+
+
+def test_the_papers_average_row_comes_out():
+    """MaPLe (Khattak et al. 2023, Table 3): base 82.28, new 75.14, HM 78.55."""
+    assert tables.harmonic_mean(82.28, 75.14) == pytest.approx(78.55, abs=0.005)
+
+
+def test_commands_print_tables_and_csv(folder, tmp_path, capsys):
+    csv = tmp_path / "all.csv"
+    assert main(["table", str(folder), "--style", "github", "--csv", str(csv)]) == 0
+    text = capsys.readouterr().out
+    assert "| M" in text and "75.00 ± 5.00" in text and "60.00 ±" in text
+    assert text.index("a, tau 0.01") < text.index("b, tau 0.01") < text.index("average, tau 0.01")
+    assert "| Z" in text and "50.00 |" in text  # one seed: no deviation
+    assert len(csv.read_text().splitlines()) == 1 + 2 * len(ACCURACIES)
+
+
+def test_grouping_by_a_grid_key(tmp_path):
+    grid = {"TRAINER.NPT.W1": [0.1, 1.0]}
+    runs = Experiment({"M": {"config": "m"}}, ("a",), seeds=(1, 2), grid=grid).runs(tmp_path)
+    for k, run in enumerate(runs):
+        (run.folder / "base").mkdir(parents=True)
+        (run.folder / "run.json").write_text(json.dumps(run.record()))
+        figures = {"accuracy": float(k), "lcd_abs": 0.0, "mid_abs": 0.0}
+        result = json.dumps({"results": {"val": figures}})
+        (run.folder / "base" / "result.json").write_text(result)
+    frame = tables.collect(tmp_path)
+    summary = tables.summarise(frame, by=["trainer", "TRAINER.NPT.W1"], split="val")
+    assert list(summary["TRAINER.NPT.W1"]) == [0.1, 1.0]
+    assert list(summary["base"]) == [1.0, 2.0]  # seeds 0 and 2, 1 and 3
+    assert "hm" not in summary
+    assert "0.1" in tables.render(summary)
+
+
+def test_what_is_not_there_is_named(folder, tmp_path, capsys):
+    with pytest.raises(NPTError, match="no results"):
+        tables.collect(tmp_path / "empty")
+    assert main(["table", str(folder), "--by", "colour"]) == 2
+    assert main(["table", str(folder), "--split", "val"]) == 2
+    assert capsys.readouterr().err.count("error: ") == 2

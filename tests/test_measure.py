@@ -1,0 +1,374 @@
+"""What a test measures and what `result.json` says, on trainers run by the engine itself."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+import npt
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
+from dassl.optim import build_lr_scheduler, build_optimizer
+from npt.errors import NPTError
+from npt.geometry import (
+    language_collapse_degree,
+    multimodal_isomorphism_degree,
+    neural_collapse_metrics,
+)
+from npt.measure import Measured, Recorder, print_results, shot_groups
+
+NAMES = ["oak", "elm", "ash", "fir"]
+TRAIN = [9, 4, 2, 1]  # images a class: n = 9, so few <= 2.08 and medium <= 4.33
+
+
+class MeasuredImages(DatasetBase):
+    """Coloured noise of four classes, written where DATASET.ROOT says."""
+
+    def __init__(self, cfg):
+        rng = np.random.default_rng(0)
+
+        def items(part, counts):
+            out = []
+            for label, count in enumerate(counts):
+                for i in range(count):
+                    path = f"{cfg.DATASET.ROOT}/{part}_{label}_{i}.png"
+                    pixels = rng.integers(0, 128, (8, 8, 3)) + np.array([40, 15, 5]) * label
+                    Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(path)
+                    out.append(Datum(path, label, 0, NAMES[label]))
+            return out
+
+        super().__init__(
+            train_x=items("train", TRAIN),
+            val=items("val", [2] * 4),
+            test=items("test", [5, 3, 4, 2]),
+        )
+
+
+class Table(nn.Module):
+    def __init__(self, k, d):
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(k, d))
+
+    def forward(self, image=None):
+        if image is None:
+            return self.rows
+        return self.rows * (1 + image.mean())  # depends on the image, as in CoCoOp
+
+
+class Towers(nn.Module):
+    def __init__(self, k, per_image=False, encoders=True):
+        super().__init__()
+        self.per_image = per_image
+        self.image_encoder = nn.Sequential(nn.Flatten(), nn.Linear(192, 6))
+        self.text_encoder = Table(k, 6)
+        if not encoders:
+            self.visual, self.words = self.image_encoder, self.text_encoder
+            del self.image_encoder, self.text_encoder
+
+    def forward(self, image):
+        visual = self.image_encoder if hasattr(self, "image_encoder") else self.visual
+        words = self.text_encoder if hasattr(self, "text_encoder") else self.words
+        z = F.normalize(visual(image), dim=-1)
+        if self.per_image:
+            texts = [F.normalize(words(x), dim=-1) for x in z]
+            return torch.stack([10 * g @ row for g, row in zip(texts, z, strict=True)])
+        return 10 * z @ F.normalize(words(), dim=-1).T
+
+
+class MeasuredHost(TrainerX):
+    """A trainer that knows nothing of measures, with its own ways of inference."""
+
+    per_image = False
+    encoders = True
+
+    def build_model(self):
+        torch.manual_seed(3)
+        self.model = Towers(self.num_classes, self.per_image, self.encoders)
+        self.optim = build_optimizer(self.model, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model("towers", self.model, self.optim, self.sched)
+
+    def forward_backward(self, batch):
+        loss = F.cross_entropy(self.model(batch["img"]), batch["label"])
+        self.model_backward_and_update(loss)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return {"loss": loss.item()}
+
+    def model_inference(self, input):
+        return self.model(input)
+
+
+class Watched(Measured, MeasuredHost):
+    pass
+
+
+class WatchedFromBelow(MeasuredHost, Measured, TrainerX):
+    """The host's methods come before ours, as in this package's own trainers."""
+
+
+class WatchedPerImage(Watched):
+    per_image = True
+
+
+class WatchedWithoutEncoders(Watched):
+    encoders = False
+
+
+for registry, cls in [
+    (DATASET_REGISTRY, MeasuredImages),
+    (TRAINER_REGISTRY, MeasuredHost),
+    (TRAINER_REGISTRY, Watched),
+    (TRAINER_REGISTRY, WatchedFromBelow),
+    (TRAINER_REGISTRY, WatchedPerImage),
+    (TRAINER_REGISTRY, WatchedWithoutEncoders),
+]:
+    if cls.__name__ not in registry.registered_names():
+        registry.register(cls)
+
+
+@pytest.fixture
+def build(tmp_path):
+    (tmp_path / "data").mkdir()
+
+    def build(trainer="Watched", *pairs, out="out"):
+        cfg = get_cfg_default()
+        cfg.merge_from_list(
+            [
+                *("DATASET.ROOT", str(tmp_path / "data"), "DATASET.NAME", "MeasuredImages"),
+                *("OUTPUT_DIR", str(tmp_path / out), "TRAINER.NAME", trainer, "SEED", 1),
+                *("INPUT.SIZE", (8, 8), "DATALOADER.NUM_WORKERS", 0, "USE_CUDA", False),
+                *("DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.TEST.BATCH_SIZE", 4),
+                *("OPTIM.NAME", "sgd", "OPTIM.LR", 0.05, "OPTIM.MAX_EPOCH", 2),
+                *pairs,
+            ]
+        )
+        cfg.freeze()
+        return build_trainer(cfg)
+
+    return build
+
+
+def result(trainer):
+    with open(f"{trainer.cfg.OUTPUT_DIR}/result.json", encoding="utf-8") as file:
+        return json.load(file)
+
+
+@torch.no_grad()
+def by_hand(trainer):
+    """Features, texts of every image, labels and predictions of the test set, one by one."""
+    rows = []
+    for item in trainer.dm.test_loader.dataset:
+        z = trainer.model.image_encoder(item["img"][None])[0]
+        unit = F.normalize(z, dim=0)
+        text = trainer.model.text_encoder(unit if trainer.model.per_image else None)
+        guess = int((F.normalize(text, dim=-1) @ unit).argmax())
+        rows.append((z, text, item["label"], guess))
+    z, text, labels, guesses = zip(*rows, strict=True)
+    return torch.stack(z), torch.stack(text), torch.tensor(labels), torch.tensor(guesses)
+
+
+@pytest.mark.parametrize("name", ["Watched", "WatchedPerImage", "WatchedFromBelow"])
+def test_every_measure_is_its_definition_over_the_whole_split(build, name):
+    trainer = build(name)
+    trainer.before_train()
+    trainer.close_writer()
+    returned = trainer.test()
+    found = trainer.results["test"]
+    z, text, labels, guesses = by_hand(trainer)
+    hits = (labels == guesses).double()
+    recall = [100 * float(hits[labels == k].mean()) for k in range(4)]
+    assert found["accuracy"] == returned == pytest.approx(100 * float(hits.mean()))
+    assert found["error_rate"] == pytest.approx(100 - found["accuracy"])
+    assert found["class_mean_accuracy"] == pytest.approx(np.mean(recall))
+    assert found["many"] == pytest.approx(recall[0])
+    assert found["medium"] == pytest.approx(recall[1])
+    assert found["few"] == pytest.approx((recall[2] + recall[3]) / 2)
+    lcd = language_collapse_degree(text)
+    mid = multimodal_isomorphism_degree(z, text, labels)
+    assert found["lcd"] == pytest.approx(float(lcd.signed), abs=1e-6)
+    assert found["lcd_abs"] == pytest.approx(float(lcd.absolute), abs=1e-6)
+    assert found["mid"] == pytest.approx(float(mid.signed), abs=1e-6)
+    assert found["mid_abs"] == pytest.approx(-float(mid.signed), abs=1e-6)
+    classifier = F.normalize(text, dim=-1).mean(0)
+    nc = neural_collapse_metrics(F.normalize(z, dim=-1), labels, classifier)
+    assert [found["nc1"], found["nc2"], found["nc3"]] == pytest.approx(
+        [float(x) for x in nc], rel=1e-4
+    )
+
+
+def test_the_lines_follow_the_engine_s_block_and_leave_its_parsers_alone(build, capsys):
+    trainer = build()
+    capsys.readouterr()
+    trainer.test()
+    out = capsys.readouterr().out
+    found = trainer.results["test"]
+    block, ours = out.split("* class-mean accuracy: ")
+    assert block.count("* accuracy:") == 1 and "* accuracy:" not in ours
+    lines = ("* class-mean accuracy: " + ours).splitlines()
+    assert lines[0].endswith(f"{found['class_mean_accuracy']:.1f}%")
+    assert lines[1] == "* many/medium/few accuracy: - / - / -"  # nothing trained here
+    assert lines[2] == f"* lcd: {found['lcd']:.4f} (absolute {found['lcd_abs']:.4f})"
+    assert lines[3] == f"* mid: {found['mid']:.4f} (absolute {found['mid_abs']:.4f})"
+    assert lines[4] == f"* nc1: {found['nc1']:.4f} nc2: {found['nc2']:.4f} nc3: {found['nc3']:.4f}"
+
+
+def test_a_run_leaves_a_result(build):
+    trainer = build("Watched", "DATASET.IMBALANCE_RATIO", 1)
+    trainer.train()
+    record = result(trainer)
+    assert record["trainer"] == "Watched" and record["dataset"] == "MeasuredImages"
+    assert record["seed"] == 1 and record["classnames"] == NAMES
+    assert record["train_counts"] == TRAIN
+    assert 0 < record["train_seconds"] < 60 and record["peak_memory_bytes"] > 1e6
+    assert set(record["versions"]) == {"python", "torch", "clip", "npt", "engine"}
+    assert record["versions"]["npt"] == npt.__version__
+    assert record["config"]["OPTIM"]["LR"] == 0.05 and record["config"]["INPUT"]["SIZE"] == [8, 8]
+    assert record["results"]["test"] == trainer.results["test"]
+    assert all(isinstance(value, float) for value in record["results"]["test"].values())
+    leftovers = [p.name for p in (trainer_dir(trainer)).iterdir() if "tmp" in p.name]
+    assert not leftovers
+
+
+def trainer_dir(trainer):
+    from pathlib import Path
+
+    return Path(trainer.cfg.OUTPUT_DIR)
+
+
+def test_imbalance_reaches_a_host_s_data_set_and_the_counts(build, capsys):
+    trainer = build("Watched", "DATASET.IMBALANCE_RATIO", 0.05)
+    assert "Imbalance ratio 0.05 (label order): 16 -> 14 training images" in capsys.readouterr().out
+    assert trainer.num_classes == 4 and trainer.dm.dataset.classnames == NAMES
+    trainer.before_train()
+    trainer.close_writer()
+    trainer.write_result()
+    assert result(trainer)["train_counts"] == [9, 3, 1, 1]
+    assert len(trainer.dm.dataset.test) == 14
+
+
+def test_splits_merge_over_processes_of_one_run_and_not_of_another(build):
+    trained = build()
+    trained.train()
+    again = build()  # as in a second process: loads, and tests the validation set
+    again.load_model(again.cfg.OUTPUT_DIR, epoch=2)
+    again.test("val")
+    record = result(again)
+    assert set(record["results"]) == {"val", "test"}
+    assert record["results"]["test"] == trained.results["test"]
+    assert record["train_counts"] == TRAIN and record["train_seconds"] > 0
+    assert record["results"]["val"]["many"] is None  # this process does not know what was trained
+    build("WatchedPerImage").test("val")
+    record = result(again)
+    assert set(record["results"]) == {"val"} and record["train_counts"] is None
+
+
+def test_a_broken_result_is_replaced(build):
+    trainer = build()
+    trainer_dir(trainer).mkdir(exist_ok=True)
+    (trainer_dir(trainer) / "result.json").write_text('{"trainer": "Wat')
+    trainer.test()
+    assert set(result(trainer)["results"]) == {"test"}
+
+
+def test_best_val_stores_the_splits_apart(build):
+    trainer = build("Watched", "TEST.FINAL_MODEL", "best_val")
+    trainer.train()
+    assert set(result(trainer)["results"]) == {"val", "test"}
+
+
+def test_without_validation_images_val_is_the_test_set(build):
+    trainer = build()
+    trainer.val_loader = None
+    trainer.test("val")
+    assert set(trainer.results) == {"test"}
+
+
+def test_before_training_can_be_measured_and_kept(build, capsys):
+    trainer = build()
+    before = trainer.measure("test", store_as="before")
+    assert "=> result" not in capsys.readouterr().out
+    trainer.train()
+    results = result(trainer)["results"]
+    assert results["before"] == before and set(results) == {"before", "test"}
+    assert results["before"]["lcd"] != results["test"]["lcd"]
+    assert trainer.measure()["accuracy"] == results["test"]["accuracy"]
+
+
+def test_features_can_be_collected(build):
+    trainer = build("WatchedPerImage")
+    image, text, labels = trainer.collect()
+    z, texts, expected, _ = by_hand(trainer)
+    torch.testing.assert_close(image, F.normalize(z, dim=-1))
+    mean = F.normalize(F.normalize(texts, dim=-1).mean(0), dim=-1)
+    torch.testing.assert_close(text, mean)
+    assert torch.equal(labels, expected)
+
+
+def test_a_model_without_encoders_is_still_tested(build, capsys):
+    trainer = build("WatchedWithoutEncoders")
+    trainer.test()
+    found = trainer.results["test"]
+    assert found["accuracy"] is not None and found["lcd"] is None and found["nc1"] is None
+    out = capsys.readouterr().out
+    assert out.count("Some measures could not be taken: Towers has no module `image_encoder`") == 1
+    assert "* lcd: - (absolute -)" in out
+    with pytest.raises(NPTError, match="image_encoder"):
+        trainer.collect()
+
+
+def test_nothing_stays_on_the_evaluator_or_the_model(build):
+    trainer = build()
+    trainer.test()
+    assert "process" not in vars(trainer.evaluator)
+    assert not any(module._forward_hooks for module in trainer.model.modules())
+
+
+def test_training_is_the_same_with_and_without_measuring(build):
+    plain, watched = build("MeasuredHost", out="a"), build(out="b")
+    for trainer in (plain, watched):
+        torch.manual_seed(0)
+        trainer.train()
+    for a, b in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_npt_trains_and_tests_in_the_engine(build, capsys):
+    trainer = build("NPT", "TRAINER.NPT.BASE", "MeasuredHost", "TRAINER.NPT.W1", 1)
+    trainer.train()
+    out = capsys.readouterr().out
+    for name in ("loss", "loss_clip", "loss_lc", "loss_mi", "lcd", "mid"):
+        assert f" {name} " in out
+    record = result(trainer)
+    assert record["trainer"] == "NPT" and record["config"]["TRAINER"]["NPT"]["W1"] == 1.0
+    assert record["results"]["test"]["lcd"] is not None
+
+
+@pytest.mark.parametrize(
+    ("counts", "many", "medium", "few"),
+    [
+        ([16, 7, 6, 3, 2, 1], [0, 1], [2, 3], [4, 5]),
+        ([16] * 3, [0, 1, 2], [], []),
+        ([64, 17, 16, 5, 4, 1], [0, 1], [2, 3], [4, 5]),  # 4 and 16 are the cuts themselves
+        ([1, 1], [], [], [0, 1]),
+    ],
+)
+def test_shot_groups_are_geometric_thirds(counts, many, medium, few):
+    assert shot_groups(counts) == {"many": many, "medium": medium, "few": few}
+
+
+def test_one_image_a_class_and_one_class_leave_gaps_not_errors(capsys):
+    model = Towers(3)
+    recorder = Recorder(model, [5, 0, 1])
+    with recorder.listening():
+        recorder.add(model(torch.randn(2, 3, 8, 8)), torch.tensor([1, 1]))
+    found = recorder.results()
+    assert found["lcd"] is not None and found["nc1"] is None and "one class" in recorder.why_not
+    assert found["many"] is None and found["few"] is not None
+    print_results(found)
+    assert "* nc1: - nc2: - nc3: -" in capsys.readouterr().out

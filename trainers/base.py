@@ -1,0 +1,165 @@
+"""The trainer all prompt learners share; a method adds its prompts and nothing else."""
+
+import contextlib
+import os
+from typing import Any
+
+import torch
+from clip.model import CLIP, convert_weights
+from torch import Tensor, nn
+
+from dassl.engine import TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint
+from npt.encoders import TextEncoder, load_clip
+from npt.errors import NPTError
+from npt.measure import Measured
+from npt.trainers.checkpoints import check_origin, checkpoint_file, load_learned
+from npt.trainers.prompts import PromptedCLIP, PromptLearner
+
+PRECISIONS = ("fp16", "fp32", "amp")
+
+
+class PromptTrainer(Measured, TrainerX):
+    """Trains the prompts of a frozen CLIP."""
+
+    node = ""  # the method's config node, TRAINER.<node>
+    model_name = "prompt_learner"  # of the folder that checkpoints go to
+    key_prefix = ""  # of the names in checkpoints
+
+    # ---- what a method defines
+
+    def build_prompts(
+        self, classnames: list[str], clip_model: CLIP
+    ) -> tuple[PromptLearner, TextEncoder]:
+        """The prompt learner, and the text encoder made for its prompts."""
+        raise TypeError(f"{type(self).__name__} defines no prompts")
+
+    # ---- life of a trainer
+
+    @property
+    def precision(self) -> str:
+        return self.cfg.TRAINER[self.node].PREC if self.node else "fp32"
+
+    def check_cfg(self, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        if not self.node:
+            return
+        if self.node not in cfg.TRAINER:
+            raise NPTError(
+                f"the config has no node TRAINER.{self.node}; import npt before it is read"
+            )
+        key, value = f"TRAINER.{self.node}.PREC", cfg.TRAINER[self.node].PREC
+        if value not in PRECISIONS:
+            raise NPTError(f"{key} is {value!r}; use one of {', '.join(PRECISIONS)}")
+        if value == "fp16" and not (cfg.USE_CUDA and torch.cuda.is_available()):
+            raise NPTError(f"{key} is fp16, which needs a GPU; use fp32 or amp")
+
+    def build_model(self) -> None:
+        cfg = self.cfg
+        self.classnames = list(self.dm.dataset.classnames)
+        print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
+        clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
+        self._check_image_size(clip_model.visual.input_resolution)
+        if self.precision == "fp16":
+            convert_weights(clip_model)
+
+        print("Building custom CLIP")
+        learner, text_encoder = self.build_prompts(self.classnames, clip_model)
+        self.model = PromptedCLIP(learner, text_encoder, clip_model)
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        print(f"Parameters to be updated: {', '.join(names) or 'none'}")
+        if cfg.MODEL.INIT_WEIGHTS:
+            path = cfg.MODEL.INIT_WEIGHTS
+            load_learned(learner, load_checkpoint(path), path, f"TRAINER.{self.node}")
+        self.model.to(self.device)
+        self.scaler = None
+        if not names:
+            return
+
+        if self.precision == "amp" and self.amp_dtype == torch.float16:
+            self.scaler = grad_scaler()
+        self.optim = build_optimizer(learner, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        module = nn.ModuleDict({"prompt_learner": learner}) if self.key_prefix else learner
+        self.register_model(self.model_name, module, self.optim, self.sched)
+
+    def _check_image_size(self, resolution: int) -> None:
+        size = tuple(self.cfg.INPUT.SIZE)
+        if size != (resolution, resolution):
+            raise NPTError(
+                f"INPUT.SIZE is {size}, but {self.cfg.MODEL.BACKBONE.NAME} takes images of "
+                f"({resolution}, {resolution}); set INPUT.SIZE to that"
+            )
+
+    # ---- steps
+
+    @property
+    def amp_dtype(self) -> torch.dtype:
+        """bfloat16 where it is native (CPUs; NVIDIA since Ampere), else float16."""
+        if self.device.type != "cuda" or torch.cuda.get_device_capability(self.device)[0] >= 8:
+            return torch.bfloat16
+        return torch.float16
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.precision != "amp":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.amp_dtype)
+
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, and what to report beside it."""
+        return self.model(image, label), {}
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+        image, label = self.parse_batch_train(batch)
+        with self.autocast():
+            loss, report = self.loss(image, label)
+        self.model_backward_and_update(loss)
+        summary = {"loss": loss.item(), **report}
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return summary
+
+    def model_backward(self, loss: Tensor) -> None:
+        if self.scaler is None:
+            super().model_backward(loss)
+        else:
+            self.detect_anomaly(loss)
+            self.scaler.scale(loss).backward()
+
+    def model_update(self, names: str | list[str] | None = None) -> None:
+        if self.scaler is None:
+            super().model_update(names)
+        else:
+            self.scaler.step(self.optim)
+            self.scaler.update()
+
+    # ---- checkpoints
+
+    def checkpoint_extra(self) -> dict[str, Any]:
+        """What a checkpoint says of its origin, beside the weights."""
+        return {"backbone": self.cfg.MODEL.BACKBONE.NAME, "classnames": self.classnames}
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load what was learned: of `epoch`, else the best one, else the newest."""
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        learner = self.model.prompt_learner
+        for name in self.get_model_names():
+            path = checkpoint_file(os.path.join(directory, name), epoch)
+            checkpoint = load_checkpoint(path)
+            specific = self.model.text_encoder.class_specific
+            check_origin(checkpoint, path, self.checkpoint_extra(), specific)
+            load_learned(learner, checkpoint, path, f"TRAINER.{self.node}")
+            print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint.get("epoch")})')
+
+
+def grad_scaler() -> Any:
+    """A GradScaler for CUDA; torch 2.3 moved it."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler("cuda")
+    return torch.cuda.amp.GradScaler()

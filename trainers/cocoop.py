@@ -1,0 +1,56 @@
+"""CoCoOp: a small network moves the context by what the image shows (Zhou et al., CVPR 2022)."""
+
+from collections import OrderedDict
+
+from clip.model import CLIP
+from torch import Tensor, nn
+
+from npt.encoders import TextEncoder
+from npt.encoders.packing import place_context
+from npt.trainers.base import PromptTrainer
+from npt.trainers.prompts import (
+    PromptLearner,
+    announce,
+    class_prompts,
+    context_width,
+    random_context,
+    written_context,
+)
+
+
+class ConditionalContext(PromptLearner):
+    """Context vectors (n, D), and a network from image features (B, E) to their common shift."""
+
+    def __init__(self, ctx: Tensor, features: int):
+        super().__init__()
+        self.ctx = nn.Parameter(ctx)
+        hidden = features // 16
+        self.meta_net = nn.Sequential(
+            OrderedDict(
+                linear1=nn.Linear(features, hidden),
+                relu=nn.ReLU(inplace=True),
+                linear2=nn.Linear(hidden, ctx.shape[-1]),
+            )
+        )
+
+    def forward(self, image_features: Tensor) -> tuple[Tensor, list[Tensor]]:
+        shift = self.meta_net(image_features)  # (B, D)
+        return self.ctx + shift[:, None, None], []  # (B, 1, n, D)
+
+
+class CoCoOp(PromptTrainer):
+    node = "COCOOP"
+
+    def build_prompts(
+        self, classnames: list[str], clip_model: CLIP
+    ) -> tuple[PromptLearner, TextEncoder]:
+        node = self.cfg.TRAINER.COCOOP
+        if node.CTX_INIT:
+            n = len(node.CTX_INIT.replace("_", " ").split(" "))
+            ctx, prefix = written_context(clip_model, node.CTX_INIT, n, "TRAINER.COCOOP")
+        else:
+            ctx, prefix = random_context(node.N_CTX, context_width(clip_model))
+        announce(prefix, len(ctx))
+        learner = ConditionalContext(ctx, clip_model.visual.output_dim)
+        tokens, slots = place_context(class_prompts(prefix, classnames), len(ctx))
+        return learner, TextEncoder(clip_model, tokens, slots)

@@ -1,0 +1,72 @@
+"""CoOp: context vectors shared by all classes, or one set a class (Zhou et al., IJCV 2022)."""
+
+from typing import Any
+
+import torch
+from clip.model import CLIP
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dassl.metrics import compute_accuracy
+from npt.encoders import TextEncoder
+from npt.encoders.packing import LAYOUTS, place_context
+from npt.errors import NPTError
+from npt.trainers.base import PromptTrainer
+from npt.trainers.prompts import (
+    PromptLearner,
+    announce,
+    class_prompts,
+    context_width,
+    name_length,
+    random_context,
+    written_context,
+)
+
+
+class Context(PromptLearner):
+    """Context vectors (n, D), or (K, n, D)."""
+
+    def __init__(self, ctx: Tensor):
+        super().__init__()
+        self.ctx = nn.Parameter(ctx)
+
+    def forward(self, image_features: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self.ctx, []
+
+
+class CoOp(PromptTrainer):
+    node = "COOP"
+
+    def check_cfg(self, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        where = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
+        if where not in LAYOUTS:
+            raise NPTError(
+                f"TRAINER.COOP.CLASS_TOKEN_POSITION is {where!r}; use one of {', '.join(LAYOUTS)}"
+            )
+
+    def build_prompts(
+        self, classnames: list[str], clip_model: CLIP
+    ) -> tuple[PromptLearner, TextEncoder]:
+        node = self.cfg.TRAINER.COOP
+        width = context_width(clip_model)
+        specific = node.CSC and not node.CTX_INIT  # words are shared by all classes
+        if node.CTX_INIT:
+            n = len(node.CTX_INIT.replace("_", " ").split(" "))
+            ctx, prefix = written_context(clip_model, node.CTX_INIT, n, "TRAINER.COOP")
+        elif specific:
+            ctx, prefix = random_context(len(classnames), node.N_CTX, width)
+        else:
+            ctx, prefix = random_context(node.N_CTX, width)
+        announce(prefix, ctx.shape[-2])
+        lengths = [name_length(name) for name in classnames]
+        tokens, slots = place_context(
+            class_prompts(prefix, classnames), ctx.shape[-2], node.CLASS_TOKEN_POSITION, lengths
+        )
+        return Context(ctx), TextEncoder(clip_model, tokens, slots, specific)
+
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, float]]:
+        logits = self.model(image)
+        with torch.no_grad():
+            accuracy = compute_accuracy(logits, label)[0].item()
+        return F.cross_entropy(logits, label), {"acc": accuracy}

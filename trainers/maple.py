@@ -1,0 +1,80 @@
+"""MaPLe: context vectors in both encoders, tied by linear maps (Khattak et al., CVPR 2023)."""
+
+import copy
+from typing import Any
+
+import torch
+from clip.model import CLIP
+from torch import Tensor, nn
+
+from npt.encoders import TextEncoder
+from npt.encoders.packing import place_context
+from npt.errors import NPTError
+from npt.trainers.base import PromptTrainer
+from npt.trainers.prompts import (
+    CONTEXT_STD,
+    PromptLearner,
+    announce,
+    class_prompts,
+    context_width,
+    random_context,
+    visual_width,
+    written_context,
+)
+
+
+class MultiModalContext(PromptLearner):
+    """Context vectors (n, D) for the inputs of the first `depth` layers, and maps to (n, Dv).
+
+    A CLIP of fewer layers leaves the deepest ones unused: they stay as they were drawn.
+    """
+
+    def __init__(self, ctx: Tensor, width: int, depth: int, layers: int):
+        super().__init__()
+        n, d = ctx.shape
+        self.used = min(depth, layers) - 1
+        self.proj = nn.Linear(d, width)
+        self.ctx = nn.Parameter(ctx)
+        self.compound_prompts_text = nn.ParameterList(
+            nn.Parameter(torch.empty(n, d).normal_(std=CONTEXT_STD)) for _ in range(depth - 1)
+        )
+        first = nn.Linear(d, width)  # all maps of deep prompts start as copies of one
+        self.compound_prompt_projections = nn.ModuleList(
+            copy.deepcopy(first) for _ in range(depth - 1)
+        )
+
+    def visual(self) -> tuple[Tensor, list[Tensor]]:
+        maps = list(self.compound_prompt_projections)[: self.used]
+        deep = [m(p) for m, p in zip(maps, self.compound_prompts_text, strict=False)]
+        return self.proj(self.ctx), deep
+
+    def forward(self, image_features: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self.ctx, list(self.compound_prompts_text)[: self.used]
+
+
+class MaPLe(PromptTrainer):
+    node = "MAPLE"
+    model_name = "MultiModalPromptLearner"
+    key_prefix = "prompt_learner."
+
+    def check_cfg(self, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        depth = cfg.TRAINER.MAPLE.PROMPT_DEPTH
+        if not 1 <= depth <= 12:
+            raise NPTError(f"TRAINER.MAPLE.PROMPT_DEPTH is {depth}; it must be from 1 to 12")
+
+    def build_prompts(
+        self, classnames: list[str], clip_model: CLIP
+    ) -> tuple[PromptLearner, TextEncoder]:
+        node = self.cfg.TRAINER.MAPLE
+        width = visual_width(clip_model)
+        if node.CTX_INIT and node.N_CTX <= 4:
+            # N_CTX vectors take the places of the first words; the others stay as fixed text
+            ctx, prefix = written_context(clip_model, node.CTX_INIT, node.N_CTX, "TRAINER.MAPLE")
+        else:
+            ctx, prefix = random_context(node.N_CTX, context_width(clip_model))
+        announce(prefix, len(ctx))
+        layers = max(clip_model.transformer.layers, clip_model.visual.transformer.layers)
+        learner = MultiModalContext(ctx, width, node.PROMPT_DEPTH, layers)
+        tokens, slots = place_context(class_prompts(prefix, classnames), len(ctx))
+        return learner, TextEncoder(clip_model, tokens, slots)

@@ -1,0 +1,141 @@
+"""What all prompt learners share: the model around them, prompt texts, first context vectors."""
+
+import clip
+import torch
+from clip.model import CLIP, VisionTransformer
+from clip.simple_tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from npt.encoders import ImageEncoder, TextEncoder
+from npt.errors import NPTError
+
+CONTEXT_STD = 0.02  # of random first context vectors
+
+
+class PromptLearner(nn.Module):
+    """What a method learns. By itself: nothing, for hand-written prompts."""
+
+    def visual(self) -> tuple[Tensor | None, list[Tensor]]:
+        """Context (n, Dv) and deep prompts (n, Dv) for the image encoder."""
+        return None, []
+
+    def forward(self, image_features: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+        """Context and deep prompts for the text encoder; image_features (B, E) of length 1."""
+        return None, []
+
+
+class PromptedCLIP(nn.Module):
+    """A frozen CLIP with a prompt learner."""
+
+    def __init__(self, learner: PromptLearner, text_encoder: TextEncoder, clip_model: CLIP):
+        super().__init__()
+        self.prompt_learner = learner
+        self.text_encoder = text_encoder.eval()
+        self.image_encoder = ImageEncoder(clip_model.visual).eval()
+        self.logit_scale = clip_model.logit_scale
+        for part in (self.text_encoder, self.image_encoder):
+            part.requires_grad_(False)
+        self.logit_scale.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "PromptedCLIP":
+        """Only the prompt learner trains; a ResNet's batch norms must keep their statistics."""
+        self.training = mode
+        self.prompt_learner.train(mode)
+        return self
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """Logits (B, K) of images (B, 3, H, W); in training with labels (B,) the cross-entropy."""
+        learner = self.prompt_learner
+        images = unit(self.image_encoder(image, *learner.visual()))  # (B, E)
+        texts = unit(self.text_encoder(*learner(images)))  # (K, E) or (B, K, E)
+        with torch.autocast(images.device.type, enabled=False):
+            images = self.logit_scale.exp().to(images.dtype) * images
+            if texts.dim() == 2:
+                logits = images @ texts.t()
+            else:
+                logits = torch.bmm(texts, images.unsqueeze(-1)).squeeze(-1)
+        if label is not None and learner.training:
+            return F.cross_entropy(logits, label)
+        return logits
+
+
+def unit(x: Tensor) -> Tensor:
+    """Features of length 1, in float32 or better."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def readable(name: str) -> str:
+    """A class name as it stands in a prompt."""
+    return name.replace("_", " ")
+
+
+def name_length(name: str) -> int:
+    """Number of tokens of a class name."""
+    return len(_tokenizer().encode(readable(name)))
+
+
+def _tokenizer() -> SimpleTokenizer:
+    return clip.clip._tokenizer  # the one that clip.tokenize uses
+
+
+def tokenize(texts: list[str], classnames: list[str]) -> Tensor:
+    """Token ids (K, 77) of the prompt texts; NPTError names the class whose text is too long."""
+    rows = []
+    for text, name in zip(texts, classnames, strict=True):
+        try:
+            rows.append(clip.tokenize(text))
+        except RuntimeError as error:
+            raise NPTError(
+                f"the prompt of class {name!r} is longer than the 77 tokens CLIP takes; "
+                "shorten the class name, or lower N_CTX or CTX_INIT of the trainer"
+            ) from error
+    return torch.cat(rows)
+
+
+def class_prompts(prefix: str, classnames: list[str]) -> Tensor:
+    """Token ids (K, 77) of "<prefix> <class name>."."""
+    return tokenize([f"{prefix} {readable(name)}." for name in classnames], classnames)
+
+
+def context_width(clip_model: CLIP) -> int:
+    return clip_model.ln_final.weight.shape[0]
+
+
+def visual_width(clip_model: CLIP) -> int:
+    """Width of the visual tokens; NPTError where there are none."""
+    if not isinstance(clip_model.visual, VisionTransformer):
+        raise NPTError(
+            "MaPLe prompts a ViT's tokens, and MODEL.BACKBONE.NAME is a ResNet CLIP; "
+            "set it to a ViT such as ViT-B/16"
+        )
+    return clip_model.visual.ln_post.weight.shape[0]
+
+
+def random_context(*shape: int) -> tuple[Tensor, str]:
+    """First context vectors (..., n, D) drawn at random, and the text that keeps their places."""
+    return torch.empty(shape).normal_(std=CONTEXT_STD), " ".join(["X"] * shape[-2])
+
+
+def written_context(clip_model: CLIP, text: str, n: int, key: str) -> tuple[Tensor, str]:
+    """The embeddings (n, D) of the first n tokens of `text`, and that text.
+
+    key: the config node that holds CTX_INIT and N_CTX, for the error where `text` is too short
+    """
+    text = text.replace("_", " ")
+    tokens = tokenize([text], [text])
+    found = int(tokens.argmax()) - 1
+    if n > found:
+        raise NPTError(
+            f"{key}.CTX_INIT {text!r} has {found} tokens, fewer than {key}.N_CTX = {n}; "
+            "use a longer text, or none for a random context"
+        )
+    with torch.no_grad():
+        weight = clip_model.token_embedding.weight
+        return weight[tokens[0, 1 : 1 + n].to(weight.device)].float(), text
+
+
+def announce(prefix: str, n: int) -> None:
+    print(f'Initial context: "{prefix}"')
+    print(f"Number of context words (tokens): {n}")
