@@ -59,13 +59,39 @@ _MINI_NET = tuple(
 )
 
 ROWS: dict[str, Row] = {
-    "MiniShapes": Row(_all("shapes"), {}, ""),
-    "MiniFlags": Row(_MINI_FLAGS, {}, ""),
-    "MiniTextures": Row(_all("textures"), {}, ""),
-    "MiniGlyphs": Row(_all("glyphs"), {}, ""),
-    "MiniFlowers": Row(_all("flowers"), {}, ""),
-    "MiniLand": Row(_all("land"), {}, ""),
-    "MiniNet": Row(_MINI_NET, {}, ""),
+    "MiniShapes": Row(
+        _all("shapes"), {"noisy": (0.2, 0.5), "dark": (0.4, 0.7)}, "6ea5cb8045f9a9bd75b36a28406c32ebcb8ff1bb93a28734cd9f30b6c0d01c09"
+    ),
+    "MiniFlags": Row(
+        _MINI_FLAGS, {"faded": (0.4, 0.7), "blurry": (0.4, 0.9)}, "75bfc4f3faa5ab06838105281594f031f69f75eb566c82d26d70fa0b8463a3d8"
+    ),
+    "MiniTextures": Row(
+        _all("textures"), {"grey": (0.9, 1.0), "noisy": (0.2, 0.5)}, "4be2c28a8ea63416966fbe0beaa03a7cc941ea4c7d1b6f282c98bd561bf64859"
+    ),
+    "MiniGlyphs": Row(
+        _all("glyphs"), {"negative": (0.8, 1.0), "covered": (0.1, 0.3)}, "222731319f0f13e71d5b8e1190a577de88d988734a63a692e26a0174854b724e"
+    ),
+    "MiniFlowers": Row(
+        _all("flowers"), {"blurry": (0.6, 1.0), "tinted": (0.5, 1.0)}, "a389338f6f61351c07f08b9dd5b7ef2c50c22480fa0830d2e8e276b3f378a28a", (0.4, 0.7)
+    ),
+    "MiniLand": Row(
+        _all("land"), {"pixelated": (0.8, 1.0), "bright": (0.5, 0.8)}, "07ef45643d847f4e6a7303436a30f06eef5a4a587fae31f8e52cbb530fa331f5"
+    ),
+    "MiniNet": Row(_MINI_NET, {"tinted": (0.3, 0.8), "noisy": (0.1, 0.4)}, "21b6c5e55ee1f0b850755e4954ec39b7f1dd6554ab6a60ea4c2f5817afeede08"),
+}
+
+
+def _variant(conditions: dict[str, tuple[float, float]], sha256: str, **other: Any) -> Row:
+    """The classes of MiniNet under other conditions; it is tested only, hence the few to train."""
+    counts = (1, 1, 30)
+    return replace(ROWS["MiniNet"], conditions=conditions, sha256=sha256, counts=counts, **other)
+
+
+ROWS |= {
+    "MiniNetV2": _variant({"tinted": (0.4, 0.9), "noisy": (0.2, 0.5)}, "c68030382672236ca5335f3478839caac24a7faa5dbea1dc492a96ddf9c1ab7e"),
+    "MiniNetSketch": _variant({"sketched": (0.85, 1.0)}, "21b6c5e55ee1f0b850755e4954ec39b7f1dd6554ab6a60ea4c2f5817afeede08Sketch"),
+    "MiniNetA": _variant({"covered": (0.2, 0.7), "dark": (0.3, 0.8)}, "21b6c5e55ee1f0b850755e4954ec39b7f1dd6554ab6a60ea4c2f5817afeede08A", scale=(0.4, 0.7)),
+    "MiniNetR": _variant({"negative": (0.8, 1.0), "pixelated": (0.6, 1.0)}, "21b6c5e55ee1f0b850755e4954ec39b7f1dd6554ab6a60ea4c2f5817afeede08R"),
 }
 
 

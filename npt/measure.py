@@ -237,7 +237,8 @@ class Measured:
         name = self._measure_split(split)
         loader = self.val_loader if name == "val" else self.test_loader
         self.set_model_mode("eval")
-        with recorder.listening():
+        # A loader draws a seed from the global state, which training must not miss afterwards.
+        with torch.random.fork_rng(devices=[]), recorder.listening():
             for batch in loader:
                 inputs, labels = self.parse_batch_test(batch)
                 recorder.add(self.model_inference(inputs), labels)

@@ -45,7 +45,7 @@ class NPTMixin(Measured):
         super().check_cfg(cfg)
         config.check(cfg, required="TRAINER.NPT")
 
-    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def forward_backward(self, batch: dict[str, Any], *more: Any) -> dict[str, Any]:
         model = getattr(self, "model", None)
         if not isinstance(model, nn.Module):
             raise NPTError(f"{type(self).__name__} has no `model` whose features NPT could read.")
@@ -53,7 +53,7 @@ class NPTMixin(Measured):
         with FeatureTap(model) as tap:
             handle = model.register_forward_hook(step.hook(tap))
             try:
-                summary = super().forward_backward(batch)
+                summary = super().forward_backward(batch, *more)
             finally:
                 handle.remove()
         return step.summary(summary or {})

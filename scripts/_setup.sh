@@ -10,7 +10,7 @@ say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 2; }
 
 environment_active() {
-    [ -n "${VIRTUAL_ENV:-}" ] && return 0
+    [ -n "${VIRTUAL_ENV:-}" ] && [ -x "$VIRTUAL_ENV/bin/python" ] && return 0
     [ -n "${CONDA_DEFAULT_ENV:-}" ] && [ "$CONDA_DEFAULT_ENV" != base ]
 }
 

@@ -27,7 +27,7 @@ from clip.model import CLIP
 
 from npt.datasets.worlds import CONDITIONS, WORLDS, render
 from npt.encoders.blocks import run_layers
-from npt.encoders.loading import pack_tiny
+from npt.encoders.loading import base_embedding, pack_tiny
 
 SEED = 20_000  # no downstream data set draws from this stream
 ARCHITECTURE = dict(
@@ -77,7 +77,7 @@ def caption(rng: np.random.Generator, world: str, name: str, attributes: dict, w
     return TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(thing)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def tokens_of(text: str) -> tuple[int, ...]:
     row = clip.tokenize(text)[0]
     return tuple(row[: int(row.argmax()) + 1].tolist())
@@ -175,7 +175,11 @@ def held_out_accuracy(model: CLIP, vocabulary: Vocabulary, per_class: int = 4) -
 
 
 def save(model: CLIP, vocabulary: Vocabulary, out: Path) -> None:
-    pack_tiny(model.state_dict(), np.asarray(vocabulary.ids, np.int32), out / "tiny_clip.npz")
+    state = model.state_dict()
+    embedding = torch.from_numpy(base_embedding(ARCHITECTURE["transformer_width"]))
+    embedding[vocabulary.ids] = state["token_embedding.weight"]
+    state["token_embedding.weight"] = embedding
+    pack_tiny(state, np.asarray(vocabulary.ids, np.int32), out / "tiny_clip.npz")
 
 
 def main() -> None:

@@ -239,6 +239,21 @@ def test_autocast_around_the_pass_does_not_lower_the_terms():
     assert summary["loss_lc"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_loss_in_half_is_added_to_in_float32():
+    class Half(Host):
+        def __init__(self, cfg):
+            super().__init__(cfg)
+            forward = self.model.forward
+            self.model.forward = lambda *args: forward(*args).half()
+
+    (batch,) = batches()
+    told = wrapped(Half, config(reduction="sum")).forward_backward(batch)
+    exact = wrapped(Host, config(reduction="sum")).forward_backward(batch)
+    assert told["loss_lc"] == exact["loss_lc"]
+    assert told["loss"] == pytest.approx(exact["loss"], rel=2e-3)
+    assert told["loss"] != torch.tensor(told["loss"]).half().item()
+
+
 def test_a_first_pass_without_gradient_is_passed_over():
     class Looking(Host):
         def loss(self, batch):

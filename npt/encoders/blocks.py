@@ -19,30 +19,34 @@ GELU_SLOPE = 1.702  # CLIP's x * sigmoid(1.702 x)
 
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """CLIP's LayerNorm: computed in the dtype of its own weights, returned in that of `x`."""
-    y = F.layer_norm(
-        x.to(norm.weight.dtype), norm.normalized_shape, norm.weight, norm.bias, norm.eps
-    )
-    return y.to(x.dtype)
+    weight = norm.weight
+    if x.dtype == weight.dtype:
+        y = F.layer_norm(x, norm.normalized_shape, weight, norm.bias, norm.eps)
+    else:
+        y = F.layer_norm(x.to(weight.dtype), norm.normalized_shape, weight, norm.bias, norm.eps)
+    return y if y.dtype == x.dtype else y.to(x.dtype)
 
 
 def attention(attn: nn.MultiheadAttention, x: Tensor, rows: int, mask: Tensor | None) -> Tensor:
-    """Self-attention of the first `rows` rows of x (N, T, D) over all its rows: (N, rows, D)."""
+    """Self-attention of the first `rows` rows of x (N, T, D) over all its rows: (N * rows, D)."""
     n, t, d = x.shape
     heads = (attn.num_heads, d // attn.num_heads)
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
+    flat = x.view(n * t, d)
     if 2 * rows >= t:
-        qkv = F.linear(x, weight, bias).view(n, t, 3, *heads)
+        qkv = F.linear(flat, weight, bias).view(n, t, 3, *heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (N, H, T, d)
         if rows < t:
             q = q[:, :, :rows]
     else:  # few queries: worth a product of their own
         q = F.linear(x[:, :rows], weight[:d], bias[:d]).view(n, rows, *heads).transpose(1, 2)
-        kv = F.linear(x, weight[d:], bias[d:]).view(n, t, 2, *heads)
+        kv = F.linear(flat, weight[d:], bias[d:]).view(n, t, 2, *heads)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
     if mask is not None:
-        mask = mask[:, :, :rows].to(q.dtype)
+        mask = mask[:, :, :rows] if rows < t else mask
+        mask = mask if mask.dtype == q.dtype else mask.to(q.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (N, H, rows, d)
-    out = out.transpose(1, 2).reshape(n, rows, d)
+    out = out.transpose(1, 2).reshape(n * rows, d)
     return F.linear(out, attn.out_proj.weight, attn.out_proj.bias)
 
 
@@ -68,10 +72,15 @@ def mlp(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def block(layer: ResidualAttentionBlock, x: Tensor, rows: int, mask: Tensor | None) -> Tensor:
-    """One residual attention block; only the first `rows` of x (N, T, D) come out."""
+    """One residual attention block; only the first `rows` of x (N, T, D) come out.
+
+    Linear maps are given matrices: with three dimensions each would cost two more views.
+    """
+    n, t, d = x.shape
     y = attention(layer.attn, layer_norm(layer.ln_1, x), rows, mask)
-    x = (x if rows == x.shape[1] else x[:, :rows]) + y
-    return x + mlp(layer.mlp, layer_norm(layer.ln_2, x))
+    x = (x if rows == t else x[:, :rows]).reshape(n * rows, d) + y
+    x = x + mlp(layer.mlp, layer_norm(layer.ln_2, x))
+    return x.view(n, rows, d)
 
 
 def run_layers(

@@ -92,8 +92,8 @@ def broken_on_this_torch(folder: Path) -> bool:
         return False
     from torch.optim import lr_scheduler
 
-    scheduler = getattr(lr_scheduler, "LRScheduler", lr_scheduler._LRScheduler)
-    return "verbose" not in inspect.signature(scheduler.__init__).parameters
+    parameters = inspect.signature(lr_scheduler.LRScheduler.__init__).parameters
+    return "verbose" not in parameters
 
 
 def _hands_on_verbose(node: ast.AST) -> bool:
@@ -129,8 +129,8 @@ def _keep_imported(wish: str) -> None:
 
 
 def _folder(module) -> Path:
-    """The folder of an imported package."""
-    return Path(next(iter(module.__path__))).resolve()
+    """The folder of an imported package; empty for a module that somebody made by hand."""
+    return Path(next(iter(getattr(module, "__path__", [])), "")).resolve()
 
 
 def _installed() -> ModuleSpec | None:
@@ -149,7 +149,7 @@ def _installed() -> ModuleSpec | None:
 
 
 def _is_ours(entry: str) -> bool:
-    return bool(entry) and Path(entry).resolve() == EMBEDDED
+    return Path(entry).resolve() == EMBEDDED
 
 
 def _take_off_path() -> None:

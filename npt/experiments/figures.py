@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def features_of(folder: Path, record: dict[str, Any], part: str) -> Features:
         )
     from dassl.utils import set_random_seed
 
-    args = cli.parse_args(record["commands"][part])
+    args = cli.parse_args(shlex.split(record["commands"][part])[2:])
     cfg = cli.setup_cfg(args)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         set_random_seed(cfg.SEED)

@@ -8,7 +8,9 @@ do, so weights and reductions are judged by their ratio (the study in docs/reduc
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from itertools import islice
 from statistics import mean
 from typing import Any
@@ -85,7 +87,8 @@ def measure(args: argparse.Namespace, batches: int) -> list[dict[str, Any]]:
     cfg = cli.setup_cfg(args)
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    trainer = cli.build(cfg)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        trainer = cli.build(cfg)
     if not learned(trainer.model)[0]:
         raise NPTError(f"the trainer {cfg.TRAINER.NAME} learns nothing, so there is no gradient")
     return norms(trainer, batches)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -88,13 +89,18 @@ class Run:
             ("DATASET.IMBALANCE_RATIO", self.ratio),
             *self.opts,
         ]
+        first = self.evaluations[0]
         argv = ["--trainer", self.trainer, "--config-file", self.config]
         argv += ["--dataset-config-file", dataset_config(evaluation.dataset)]
         argv += ["--seed", str(self.seed), "--output-dir", str(self.output(evaluation))]
+        if not self.train:
+            argv += ["--eval-only"]
+        elif evaluation != first:
+            argv += ["--eval-only", "--model-dir", str(self.output(first))]
         return argv + [str(x) for pair in pairs for x in pair]
 
     def record(self) -> dict[str, Any]:
-        """What run.json holds: the run's coordinates, and train.py's flags for each evaluation."""
+        """What run.json holds: the run's coordinates, and the command of each evaluation."""
         return {
             "label": self.label,
             "trainer": self.trainer,
@@ -107,7 +113,9 @@ class Run:
             "position": self.position,
             "config": self.config,
             "opts": {key: str(value) for key, value in self.opts},
-            "commands": {e.name: self.argv(e) for e in self.evaluations},
+            "commands": {
+                e.name: shlex.join(["python", "train.py", *self.argv(e)]) for e in self.evaluations
+            },
         }
 
 

@@ -82,7 +82,6 @@ class Net(nn.Module):
 @TRAINER_REGISTRY.register()
 class Plain(TrainerX):
     kill_at = -1
-    steps = 0
 
     def check_cfg(self, cfg) -> None:
         if cfg.TRAINER.PLAIN.PREC != "fp32":
@@ -104,7 +103,9 @@ class Plain(TrainerX):
         loss = F.cross_entropy(output, label)
         self.model_backward_and_update(loss)
         names = [osp.relpath(path, self.cfg.DATASET.ROOT) for path in batch["impath"]]
-        self.order.append([self.epoch, self.get_current_lr(), loss.item(), image.sum().item(), names])
+        self.order.append(
+            [self.epoch, self.get_current_lr(), loss.item(), image.sum().item(), names]
+        )
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}

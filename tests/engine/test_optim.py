@@ -51,16 +51,12 @@ def test_constant_warmup_then_cosine():
     """One warm-up epoch, then the cosine from its first value, over MAX_EPOCH steps."""
     lr = 0.0035
     expected = [1e-5, lr, *(cosine(lr, t, 5) for t in (1, 2, 3))]
-    found = rates(
-        LR=lr, MAX_EPOCH=5, LR_SCHEDULER="cosine", WARMUP_EPOCH=1, WARMUP_TYPE="constant"
-    )
+    found = rates(LR=lr, MAX_EPOCH=5, LR_SCHEDULER="cosine", WARMUP_EPOCH=1, WARMUP_TYPE="constant")
     assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_linear_warmup():
-    found = rates(
-        LR=0.1, MAX_EPOCH=6, LR_SCHEDULER="cosine", WARMUP_EPOCH=4, WARMUP_MIN_LR=1e-3
-    )
+    found = rates(LR=0.1, MAX_EPOCH=6, LR_SCHEDULER="cosine", WARMUP_EPOCH=4, WARMUP_MIN_LR=1e-3)
     assert found == pytest.approx([1e-3, 0.025, 0.05, 0.075, 0.1, cosine(0.1, 1, 6)])
 
 

@@ -126,11 +126,11 @@ def test_read_image(tmp_path):
     assert (image.mode, image.size) == ("RGB", (3, 2))
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff no picture")
-    with pytest.raises(OSError, match="broken.jpg.*replace it"):
+    with pytest.raises(OSError, match=r"broken\.jpg.*replace it"):
         utils.read_image(str(broken))
     truncated = tmp_path / "short.png"
     truncated.write_bytes(grey.read_bytes()[:40])
-    with pytest.raises(OSError, match="short.png"):
+    with pytest.raises(OSError, match=r"short\.png"):
         utils.read_image(str(truncated))
     with pytest.raises(FileNotFoundError, match=r"gone.png.*DATASET.ROOT"):
         utils.read_image(str(tmp_path / "gone.png"))

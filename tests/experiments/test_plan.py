@@ -43,6 +43,8 @@ def test_base_to_new_trains_on_base_and_tests_both():
     assert (args.trainer, args.config_file, args.seed) == ("MaPLe", "maple.yaml", 1)
     assert args.dataset_config_file == "configs/datasets/shapes.yaml"
     assert args.output_dir == str(run.folder / "new")
+    assert args.eval_only and args.model_dir == str(run.folder / "base")
+    assert not parse_args(run.argv(run.evaluations[0])).eval_only
     assert pairs(run.argv(run.evaluations[1])) == {
         "DATASET.NUM_SHOTS": "16",
         "DATASET.SUBSAMPLE_CLASSES": "new",
@@ -100,24 +102,10 @@ def test_the_command_line_changes_fields_and_adds_options(tmp_path):
     file = tmp_path / "x.yaml"
     trainers = {"A": {"config": "a.yaml"}, "B": {"config": "b.yaml"}}
     file.write_text(yaml.safe_dump({"trainers": trainers, "datasets": ["d"], "opts": {"A.B": 1}}))
-    overrides = [
-        "seeds",
-        "1,2",
-        "datasets",
-        "e",
-        "trainers",
-        "B",
-        "ratios",
-        "0.5",
-        "shots",
-        "4",
-        "OPTIM.LR",
-        "0.1",
-    ]
-    changed = load_experiment(file, overrides)
-    assert (changed.seeds, changed.datasets, changed.ratios, changed.shots) == (
-        (1, 2), ("e",), (0.5,), 4,
-    )  # fmt: skip
+    overrides = "seeds 1,2 datasets e trainers B ratios 0.5 shots 4 OPTIM.LR 0.1"
+    changed = load_experiment(file, overrides.split())
+    assert (changed.seeds, changed.datasets, changed.ratios) == ((1, 2), ("e",), (0.5,))
+    assert changed.shots == 4
     assert list(changed.trainers) == ["B"]
     assert changed.opts == {"A.B": 1, "OPTIM.LR": "0.1"}
 

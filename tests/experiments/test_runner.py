@@ -96,8 +96,8 @@ def test_results_of_another_configuration_are_not_mixed_in(tmp_path):
 
 
 def test_a_folder_is_for_one_experiment_at_a_time(tmp_path):
-    with runner.locked(tmp_path):
-        with pytest.raises(NPTError, match="another process"), runner.locked(tmp_path):
-            pass
+    other = pytest.raises(NPTError, match="another process")
+    with runner.locked(tmp_path), other, runner.locked(tmp_path):
+        pass
     with runner.locked(tmp_path):
         pass

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-# torch.amp has it since 2.3 and then is the base of the one in torch.cuda.amp
-GradScaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)
+try:
+    from torch.amp import GradScaler  # the base of the one in torch.cuda.amp, since torch 2.3
+except ImportError:  # pragma: no cover
+    from torch.cuda.amp import GradScaler
 
 
 def random_state() -> dict[str, Any]:
@@ -20,7 +22,8 @@ def random_state() -> dict[str, Any]:
         "python": [version, list(internal), gauss],
         "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # not where no GPU is in use: asking would start all of them
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
 
 

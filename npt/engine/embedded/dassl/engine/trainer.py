@@ -185,6 +185,8 @@ class SimpleTrainer(TrainerBase):
     def _report(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter):
         """Print the console line where it is due, and write the averages to TensorBoard."""
         freq = self.cfg.TRAIN.PRINT_FREQ
+        if freq < 1:
+            raise ValueError(f"TRAIN.PRINT_FREQ is {freq}: it must be 1 or more")
         done = self.batch_idx + 1
         has_rate = any(optim is not None for optim in self._optims.values())
         if done % freq == 0 or self.num_batches < freq:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
-from dassl.utils.torchtools import LRScheduler, load_scheduler_state, scheduler_state
+from dassl.utils.torchtools import load_scheduler_state, scheduler_state
 
 __all__ = [
     "SCHEDULERS",

@@ -9,16 +9,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from .salvage import Placeholder, salvage
 from .tools import atomic_write, mkdir_if_missing
-
-try:  # the public name is younger than torch 2.0
-    from torch.optim.lr_scheduler import LRScheduler
-except ImportError:  # pragma: no cover
-    from torch.optim.lr_scheduler import _LRScheduler as LRScheduler
 
 __all__ = [
     "count_num_param",
@@ -54,6 +51,8 @@ def _plain(value: Any) -> tuple[bool, Any]:
     """Whether `value` is made of numbers, strings and tensors only, and that value."""
     if isinstance(value, LRScheduler):
         return True, scheduler_state(value)
+    if isinstance(value, np.generic):
+        return True, value.item()
     if isinstance(value, _PLAIN):
         return True, value
     if isinstance(value, (list, tuple)):
@@ -109,7 +108,7 @@ def save_checkpoint(
     complete. `is_best` also writes model-best.pth.tar.
     """
     mkdir_if_missing(save_dir)
-    state = dict(state)
+    state = {k: v.item() if isinstance(v, np.generic) else v for k, v in state.items()}
     if remove_module_from_keys:
         state["state_dict"] = _without_module(state["state_dict"])
     if isinstance(state.get("scheduler"), (Mapping, LRScheduler)):

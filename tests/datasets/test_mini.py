@@ -1,0 +1,119 @@
+"""The mini suite: the same everywhere, made whole or not at all, and of the promised kind."""
+
+import multiprocessing
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npt  # noqa: F401  (makes `dassl` importable)
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY, build_dataset
+from npt.datasets import mini
+from npt.datasets.worlds import CONDITIONS, SIZE, WORLDS, render
+from npt.errors import NPTError
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "datasets"
+SMALL = "MiniLand"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_class_of_every_world_is_drawn(world):
+    for name in list(WORLDS[world].classes)[:40]:
+        picture, words = render(np.random.default_rng(0), world, name, {})
+        again, _ = render(np.random.default_rng(0), world, name, {})
+        assert picture.shape == (SIZE, SIZE, 3) and picture.dtype == np.uint8
+        assert np.array_equal(picture, again)
+        assert picture.std() > 1  # something is there
+        for phrase in WORLDS[world].phrases:
+            assert "{" not in phrase.format(name=name, **words)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_condition_changes_the_picture_and_more_changes_it_more(condition):
+    def distance(amount):
+        amounts = {condition: (amount, amount)}
+        plain, _ = render(np.random.default_rng(3), "shapes", "star", {})
+        changed, _ = render(np.random.default_rng(3), "shapes", "star", amounts)
+        return np.abs(plain.astype(int) - changed).mean()
+
+    assert 0 < distance(0.25)
+    if condition != "negative":  # half way, a negative is grey
+        assert distance(0.25) < distance(1.0)
+
+
+@pytest.mark.parametrize("name", mini.ROWS)
+def test_every_data_set_is_registered_and_has_a_config(name):
+    assert name in DATASET_REGISTRY.registered_names()
+    assert name in (CONFIGS / f"{mini.folder_name(name)}.yaml").read_text()
+
+
+def test_base_to_new_data_sets_have_ten_to_forty_classes():
+    worlds = {world for row in mini.ROWS.values() for world, _ in row.classes}
+    assert len(worlds) >= 4
+    for name, row in mini.ROWS.items():
+        if not name.startswith("MiniNet"):
+            assert 10 <= len(row.classes) <= 40
+        assert len(set(row.classes)) == len(row.classes)
+
+
+def test_variants_have_the_classes_of_their_source():
+    for name in ("MiniNetV2", "MiniNetSketch", "MiniNetA", "MiniNetR"):
+        assert mini.ROWS[name].classes == mini.ROWS["MiniNet"].classes
+
+
+def test_made_once_as_image_files_with_a_split(tmp_path, capsys):
+    cfg = get_cfg_default()
+    cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS = SMALL, str(tmp_path), 16
+    data = build_dataset(cfg)
+    assert "Making MiniLand" in capsys.readouterr().out
+    row = mini.ROWS[SMALL]
+    assert data.classnames == [name for _, name in row.classes]
+    assert set(Counter(d.label for d in data.train_x).values()) == {16}
+    assert set(Counter(d.label for d in data.test).values()) == {row.counts[2]}
+    first = next(iter(mini.pictures(SMALL)))
+    stored = tmp_path / "mini_land" / "images" / first[2].replace(" ", "_") / "train_00000.png"
+    assert np.array_equal(np.asarray(Image.open(stored)), first[3])
+    build_dataset(cfg)
+    assert "Making MiniLand" not in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ["mini_land"]
+
+
+def test_without_a_root_it_is_made_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cfg = get_cfg_default()
+    cfg.DATASET.NAME = SMALL
+    build_dataset(cfg)
+    assert (tmp_path / "npt" / f"mini-v{mini.VERSION}" / "mini_land" / "split.json").is_file()
+
+
+def test_pictures_that_are_not_the_suites_are_refused_and_leave_nothing(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    other = replace(mini.ROWS[SMALL], sha256="0" * 64)
+    monkeypatch.setitem(mini.ROWS, SMALL, other)
+    with pytest.raises(NPTError, match="came out different from version"):
+        mini.make(SMALL, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_may_make_it_at_once(tmp_path):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        folders = pool.starmap(mini.make, [(SMALL, tmp_path)] * 2)
+    assert folders[0] == folders[1]
+    assert [p.name for p in tmp_path.iterdir()] == ["mini_land"]
+
+
+def test_a_root_that_cannot_be_written_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(NPTError, match="writable --root"):
+        mini.make(SMALL, file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mini.ROWS)
+def test_the_pictures_are_those_of_this_version(name, tmp_path):
+    assert mini.make(name, tmp_path).is_dir()

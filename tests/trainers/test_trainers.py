@@ -1,0 +1,364 @@
+"""What the trainers do, on the small reference CLIP and data in memory."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import clip
+import pytest
+import torch
+from torch import nn
+from trainer_kit import NODES, build, config, random_batches
+
+from npt.encoders import load_clip
+from npt.errors import NPTError
+from npt.trainers.prompts import class_prompts
+from npt.trainers.zsclip import TEMPLATES
+
+NAMES = ["red_circle", "blue square", "sea or lake", "2012 Tesla Model S", "cat"]
+METHODS = sorted(NODES)
+PHOTO = "a photo of a"
+
+
+def trained(cfg, names=NAMES, batches=None):
+    trainer = build(cfg, names, batches)
+    trainer.train()
+    return trainer
+
+
+def logits_of(trainer):
+    trainer.set_model_mode("eval")
+    images = trainer.test_loader.images[0]
+    with torch.no_grad():
+        return trainer.model(images)
+
+
+def clip_logits(backbone, images, texts):
+    with torch.no_grad():
+        return load_clip(backbone)(images, clip.tokenize(texts))[0]
+
+
+# ---- what is computed
+
+
+@pytest.mark.parametrize("method", ["CoOp", "CoCoOp"])
+def test_untrained_words_give_zero_shot_clip(method, reference_file):
+    node = f"TRAINER.{NODES[method]}"
+    trainer = build(config(method, reference_file, f"{node}.CTX_INIT", PHOTO), NAMES)
+    if method == "CoCoOp":
+        nn.init.zeros_(trainer.model.prompt_learner.meta_net.linear2.weight)
+        nn.init.zeros_(trainer.model.prompt_learner.meta_net.linear2.bias)
+    texts = [f"{PHOTO} {name.replace('_', ' ')}." for name in NAMES]
+    expected = clip_logits(reference_file, trainer.test_loader.images[0], texts)
+    torch.testing.assert_close(logits_of(trainer), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dataset", "template"), [*TEMPLATES.items(), ("X", "a photo of a {}.")])
+def test_zero_shot_prompts(dataset, template, reference_file):
+    if dataset not in ("X", "EuroSAT", "DescribableTextures"):
+        assert template.count("{}") == 1 and template.endswith(".")
+        return
+    trainer = build(config("ZeroshotCLIP", reference_file, "DATASET.NAME", dataset), NAMES)
+    texts = [template.format(name.replace("_", " ")) for name in NAMES]
+    expected = clip_logits(reference_file, trainer.test_loader.images[0], texts)
+    torch.testing.assert_close(logits_of(trainer), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_zero_shot_goes_straight_to_the_test(reference_file, tmp_path, capsys):
+    trainer = trained(config("ZeroshotCLIP", reference_file, output=str(tmp_path)))
+    assert "accuracy" in trainer.results["test"]
+    assert "epoch [" not in capsys.readouterr().out
+    trainer.load_model(str(tmp_path))  # nothing to load is no error
+    build(
+        config("ZeroshotCLIP", reference_file, "TEST.NO_TEST", True, output=str(tmp_path)), NAMES
+    ).train()
+
+
+@pytest.mark.parametrize("specific", [False, True])
+@pytest.mark.parametrize("where", ["middle", "front"])
+def test_class_token_position(where, specific, reference_file):
+    """Context vectors that are the embeddings of words give the features of the sentence."""
+    cfg = config(
+        "CoOp", reference_file, "TRAINER.COOP.N_CTX", 3, "TRAINER.COOP.CSC", specific,
+        "TRAINER.COOP.CLASS_TOKEN_POSITION", where,
+    )  # fmt: skip
+    trainer = build(cfg, NAMES)
+    model = load_clip(reference_file)
+    words = model.token_embedding(clip.tokenize("one two three"))[0, 1:4]
+    trainer.model.prompt_learner.ctx.data.copy_(words)
+    layout = {"middle": "one {} two three.", "front": "{} one two three."}[where]
+    texts = [layout.format(name.replace("_", " ")) for name in NAMES]
+    expected = clip_logits(reference_file, trainer.test_loader.images[0], texts)
+    torch.testing.assert_close(logits_of(trainer), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_first_draws_come_in_the_order_of_the_originals(method, reference_file):
+    node = f"TRAINER.{NODES[method]}"
+    cfg = config(method, reference_file, f"{node}.CTX_INIT", "", f"{node}.N_CTX", 3)
+    torch.manual_seed(7)
+    state = build(cfg, NAMES).model.prompt_learner.state_dict()
+    torch.manual_seed(7)
+    load_clip(reference_file)  # building a CLIP draws numbers too
+    assert torch.equal(state["ctx"], torch.empty(3, 128).normal_(std=0.02))
+    if method == "CoCoOp":
+        one, two = nn.Linear(64, 4), nn.Linear(4, 128)
+        assert torch.equal(state["meta_net.linear1.weight"], one.weight)
+        assert torch.equal(state["meta_net.linear2.bias"], two.bias)
+    if method == "MaPLe":
+        proj = nn.Linear(128, 128)
+        deep = [torch.empty(3, 128).normal_(std=0.02) for _ in range(8)]
+        shared = nn.Linear(128, 128)
+        assert torch.equal(state["proj.weight"], proj.weight)
+        for i, prompt in enumerate(deep):
+            assert torch.equal(state[f"compound_prompts_text.{i}"], prompt)
+            weight = state[f"compound_prompt_projections.{i}.weight"]
+            assert torch.equal(weight, shared.weight)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_changes_what_is_learned_and_nothing_else(method, reference_file, tmp_path):
+    cfg = config(method, reference_file, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.01,
+                 output=str(tmp_path))  # fmt: skip
+    trainer = build(cfg, NAMES, random_batches(len(NAMES), 2, 4))
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    learns = {n for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert all(name.startswith("prompt_learner.") for name in learns)
+    summary = []
+    step = trainer.forward_backward
+    trainer.forward_backward = lambda batch: summary.append(step(batch)) or summary[-1]
+    trainer.train()
+    assert set(summary[0]) == ({"loss", "acc"} if method == "CoOp" else {"loss"})
+    assert summary[-1]["loss"] < summary[0]["loss"]
+    changed = {k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed <= learns and "prompt_learner.ctx" in changed
+    assert not trainer.model.image_encoder.training and not trainer.model.text_encoder.training
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_amp_on_the_cpu(method, reference_file):
+    cfg = config(method, reference_file, f"TRAINER.{NODES[method]}.PREC", "amp")
+    trainer, exact = build(cfg, NAMES), build(config(method, reference_file), NAMES)
+    exact.model.prompt_learner.load_state_dict(trainer.model.prompt_learner.state_dict())
+    features = []
+    trainer.model.text_encoder.register_forward_hook(lambda m, a, out: features.append(out))
+    for t in (trainer, exact):
+        t.set_model_mode("train")
+        t.batch_idx, t.num_batches = 0, 2
+    batch = next(iter(trainer.train_loader_x))
+    loss, reference = (t.forward_backward(batch)["loss"] for t in (trainer, exact))
+    assert features[0].dtype == torch.bfloat16
+    assert loss == pytest.approx(reference, rel=0.1)
+    for p in trainer.model.prompt_learner.parameters():
+        assert p.dtype == torch.float32
+        assert p.grad is None or (p.grad.dtype == torch.float32 and p.grad.isfinite().all())
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_model_is_loaded_again(method, reference_file, tmp_path, capsys):
+    cfg = config(method, reference_file, "OPTIM.MAX_EPOCH", 1, output=str(tmp_path))
+    first = trained(cfg)
+    folder = {"MaPLe": "MultiModalPromptLearner"}.get(method, "prompt_learner")
+    path = tmp_path / folder / "model.pth.tar-1"
+    checkpoint = torch.load(path, weights_only=True)
+    prefix = "prompt_learner." if method == "MaPLe" else ""
+    assert f"{prefix}ctx" in checkpoint["state_dict"]
+    assert checkpoint["backbone"] == reference_file and checkpoint["classnames"] == NAMES
+
+    for epoch in (1, None):
+        second = build(cfg, NAMES)
+        assert not torch.equal(logits_of(second), logits_of(first)) or method == "CoOp"
+        second.load_model(str(tmp_path), epoch=epoch)
+        assert torch.equal(logits_of(second), logits_of(first))
+    assert f'Loading weights to {folder} from "{path}" (epoch = 1)' in capsys.readouterr().out
+
+    others = build(cfg, ["new", "class names"])  # another class list is fine
+    others.load_model(str(tmp_path))
+    third = build(cfg, NAMES)
+    third.load_model("")
+    assert "skipped" in capsys.readouterr().out
+    assert third.resume_model_if_exist(str(tmp_path)) == 1
+    assert torch.equal(logits_of(third), logits_of(first))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_init_weights(method, reference_file, tmp_path):
+    first = trained(config(method, reference_file, "OPTIM.MAX_EPOCH", 1, output=str(tmp_path)))
+    path = next(tmp_path.glob("*/model.pth.tar-1"))
+    second = build(config(method, reference_file, "MODEL.INIT_WEIGHTS", str(path)), NAMES)
+    assert torch.equal(logits_of(second), logits_of(first))
+
+
+def save(tmp_path, folder, state, **extra):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    torch.save({"state_dict": state, "epoch": 5, **extra}, tmp_path / folder / "model.pth.tar-5")
+
+
+def test_files_of_upstream_are_read(reference_file, tmp_path):
+    coop = build(config("CoOp", reference_file), NAMES)
+    state = {"ctx": torch.randn(16, 128).half(), "token_prefix": torch.zeros(9, 1, 128)}
+    save(tmp_path, "prompt_learner", {**state, "token_suffix": torch.zeros(9, 60, 128)})
+    coop.load_model(str(tmp_path), 5)
+    assert torch.equal(coop.model.prompt_learner.ctx, state["ctx"].float())
+
+    maple = build(config("MaPLe", reference_file), NAMES)
+    learned = {
+        f"prompt_learner.{k}": torch.randn_like(v)
+        for k, v in maple.model.prompt_learner.state_dict().items()
+    }
+    whole = {f"module.{k}": v for k, v in learned.items()}
+    whole["module.prompt_learner.token_prefix"] = torch.zeros(9, 1, 128)
+    whole["module.image_encoder.conv1.weight"] = torch.zeros(128, 3, 8, 8)
+    save(tmp_path, "MultiModalPromptLearner", whole)
+    maple.load_model(str(tmp_path), 5)
+    for key, value in maple.model.prompt_learner.state_dict().items():
+        assert torch.equal(value, learned[f"prompt_learner.{key}"])
+
+
+def test_files_that_do_not_fit(reference_file, tmp_path):
+    def refused(method, state, message, *pairs, **extra):
+        trainer = build(config(method, reference_file, *pairs), NAMES)
+        before = {k: v.clone() for k, v in trainer.model.prompt_learner.state_dict().items()}
+        folder = {"MaPLe": "MultiModalPromptLearner"}.get(method, "prompt_learner")
+        save(tmp_path, folder, state, **extra)
+        with pytest.raises(NPTError, match=message):
+            trainer.load_model(str(tmp_path), 5)
+        for key, value in trainer.model.prompt_learner.state_dict().items():
+            assert torch.equal(value, before[key])
+
+    ctx = torch.zeros(16, 128)
+    refused("CoOp", {}, "has no ctx")
+    refused(
+        "CoOp", {"ctx": ctx, "meta_net.linear1.weight": ctx}, "also has meta_net.linear1.weight"
+    )
+    refused("CoOp", {"ctx": torch.zeros(16, 512)}, r"ctx .*\(16, 512\).*\(16, 128\)")
+    refused("CoOp", {"ctx": ctx}, "ViT-B/16", backbone="ViT-B/16")
+    maple = build(config("MaPLe", reference_file), NAMES).model.prompt_learner.state_dict()
+    refused("MaPLe", maple, "compound_prompts_text", "TRAINER.MAPLE.PROMPT_DEPTH", 5)
+    specific = {"ctx": torch.zeros(len(NAMES), 16, 128)}
+    csc = ("TRAINER.COOP.CSC", True)
+    other = [*NAMES[:-1], "dog"]
+    refused("CoOp", specific, "class 4 is 'dog'.*'cat'", *csc, classnames=other)
+    refused("CoOp", {"ctx": torch.zeros(7, 16, 128)}, r"class list", *csc)
+
+    trainer = build(config("CoOp", reference_file, *csc), NAMES)
+    save(tmp_path, "prompt_learner", specific, classnames=NAMES, backbone=reference_file)
+    trainer.load_model(str(tmp_path), 5)
+    with pytest.raises(NPTError, match=r"model\.pth\.tar-7.*--load-epoch"):
+        trainer.load_model(str(tmp_path), 7)
+
+
+def test_names_of_one_backbone(reference_file):
+    from npt.trainers.checkpoints import check_origin
+
+    here = {"backbone": "/models/ViT-B-16.pt", "classnames": []}
+    check_origin({"backbone": "ViT-B/16"}, "x", here, False)
+    with pytest.raises(NPTError, match="ViT-B/32"):
+        check_origin({"backbone": "ViT-B/32"}, "x", here, False)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("method", "pairs", "message"),
+    [
+        ("MaPLe", ("TRAINER.MAPLE.PREC", "fp16"),
+         "^TRAINER.MAPLE.PREC is fp16, which needs a GPU; use fp32 or amp$"),
+        ("CoOp", ("TRAINER.COOP.PREC", "fp8"), "TRAINER.COOP.PREC.*fp8.*amp"),
+        ("CoOp", ("TRAINER.COOP.CLASS_TOKEN_POSITION", "top"), "top.*front"),
+        ("MaPLe", ("TRAINER.MAPLE.PROMPT_DEPTH", 0), "PROMPT_DEPTH is 0"),
+        ("MaPLe", ("TRAINER.MAPLE.PROMPT_DEPTH", 13), "PROMPT_DEPTH is 13"),
+        ("MaPLe", ("TRAINER.MAPLE.CTX_INIT", "a photo", "TRAINER.MAPLE.N_CTX", 4),
+         "'a photo' has 2 tokens.*N_CTX = 4"),
+        ("CoOp", ("INPUT.SIZE", (224, 224)), r"INPUT.SIZE.*\(32, 32\)"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work(method, pairs, message, reference_file):
+    with pytest.raises(NPTError, match=message):
+        build(config(method, reference_file, *pairs), NAMES)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "ZeroshotCLIP"])
+def test_a_prompt_that_is_too_long(method, reference_file):
+    long = "very " * 80 + "long_name"
+    with pytest.raises(NPTError, match=r"long_name.*77 tokens"):
+        build(config(method, reference_file), [*NAMES, long])
+
+
+def test_maple_needs_a_vit(tmp_path):
+    torch.manual_seed(0)
+    resnet = clip.model.CLIP(64, 32, (1, 1, 1, 1), 8, None, 77, 49408, 64, 1, 1)
+    path = str(tmp_path / "resnet.pt")
+    torch.save(resnet.state_dict(), path)
+    with pytest.raises(NPTError, match="ViT"):
+        build(config("MaPLe", path), NAMES)
+    trainer = trained(config("CoOp", path, "OPTIM.MAX_EPOCH", 1, output=str(tmp_path)))
+    for key, value in trainer.model.image_encoder.visual.state_dict().items():
+        assert torch.equal(value, resnet.visual.state_dict()[key]), key  # batch norms too
+
+
+def test_maple_of_another_width_and_depth(tmp_path):
+    """A visual width that is not the text width; more layers in one encoder than in the other."""
+    torch.manual_seed(0)
+    model = clip.model.CLIP(64, 32, 5, 128, 8, 77, 49408, 64, 1, 3)
+    path = str(tmp_path / "clip.pt")
+    torch.save(model.state_dict(), path)
+    trainer = build(config("MaPLe", path), NAMES)
+    batch = next(iter(trainer.train_loader_x))
+    trainer.model(batch["img"], batch["label"]).backward()
+    learner = trainer.model.prompt_learner
+    assert learner.proj.weight.shape == (128, 64)
+    has = [p.grad is not None for p in learner.compound_prompts_text]
+    assert has == [True] * 4 + [False] * 4  # the inputs of the visual layers 1 to 4
+
+
+# ---- registration and configs
+
+
+def test_a_hosts_own_trainers_win():
+    program = """
+import npt
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+@TRAINER_REGISTRY.register()
+class CoOp(TrainerX): pass
+import npt.trainers
+assert TRAINER_REGISTRY.get("CoOp") is CoOp
+assert TRAINER_REGISTRY.get("MaPLe") is npt.trainers.MaPLe
+assert {"CoCoOp", "ZeroshotCLIP"} <= set(TRAINER_REGISTRY.registered_names())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def config_files():
+    import npt.trainers
+
+    folder = Path(npt.trainers.__file__).parents[1] / "configs" / "trainers"
+    return sorted(f for name in (*METHODS, "ZeroshotCLIP") for f in (folder / name).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", config_files(), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_config_files_are_valid(path):
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    cfg.merge_from_file(str(path))
+    name = cfg.MODEL.BACKBONE.NAME
+    assert name == "tiny" or name in clip.available_models()
+    assert ((32, 32) if name == "tiny" else (224, 224)) == cfg.INPUT.SIZE
+    assert cfg.INPUT.INTERPOLATION == "bicubic"
+    method = path.parent.name
+    if method in NODES:
+        assert cfg.OPTIM.NAME == "sgd" and cfg.OPTIM.WARMUP_CONS_LR == 1e-5
+        prec = cfg.TRAINER[NODES[method]].PREC
+        assert prec == ("fp32" if name == "tiny" else "fp16")
+
+
+def test_prompt_texts():
+    tokens = class_prompts("a photo of a", ["sea_or_lake"])
+    assert torch.equal(tokens, clip.tokenize("a photo of a sea or lake."))
+    assert math.prod(tokens.shape) == 77
