@@ -1,7 +1,6 @@
 """Our data sets, registered with the engine under every name that a host has left free."""
 
 from dassl.data.datasets import DATASET_REGISTRY
-
 from npt.datasets import mini
 
 for _name, _dataset in mini.DATASETS.items():

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from dassl.data.datasets import DatasetBase, Datum
-
 from npt.errors import NPTError
 
 PARTS = ("train", "val", "test")
@@ -22,11 +21,15 @@ def read_split(file: Path, images: Path) -> dict[str, list[Datum]]:
     Raises NPTError where the file is missing, is not of that form, or lists no image.
     """
     if not file.is_file():
-        raise NPTError(f"{file} is missing: DATASET.ROOT must be the folder that holds the data sets.")
+        raise NPTError(
+            f"{file} is missing: DATASET.ROOT must be the folder that holds the data sets."
+        )
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
         rows = {
-            part: [(str(images / path), int(label), str(name)) for path, label, name in listed[part]]
+            part: [
+                (str(images / path), int(label), str(name)) for path, label, name in listed[part]
+            ]
             for part in PARTS
         }
     except (KeyError, TypeError, ValueError) as error:
@@ -53,7 +56,9 @@ def class_numbers(labels: Iterable[int], which: str) -> dict[int, int]:
         return {label: label for label in ordered}
     half = math.ceil(len(ordered) / 2)
     print(f"SUBSAMPLE {which.upper()} CLASSES!")
-    return {label: k for k, label in enumerate(ordered[:half] if which == "base" else ordered[half:])}
+    return {
+        label: k for k, label in enumerate(ordered[:half] if which == "base" else ordered[half:])
+    }
 
 
 def renumber(items: Iterable[Datum], numbers: Mapping[int, int]) -> list[Datum]:
@@ -90,7 +95,9 @@ class SplitDataset(DatasetBase):
     def prepare(self, cfg) -> Path:
         """The data set's folder. Raises NPTError where it is not there."""
         if not cfg.DATASET.ROOT:
-            raise NPTError(f"{cfg.DATASET.NAME} needs DATASET.ROOT (--root): the folder with the data sets.")
+            raise NPTError(
+                f"{cfg.DATASET.NAME} needs DATASET.ROOT (--root): the folder with the data sets."
+            )
         folder = Path(cfg.DATASET.ROOT).expanduser().absolute() / self.folder
         if not folder.is_dir():
             raise NPTError(f"{folder} is missing: put {cfg.DATASET.NAME} there or correct --root.")

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from npt.datasets.base import PARTS, SplitDataset
-from npt.datasets.worlds import LAYOUTS, WORLDS, render
+from npt.datasets.conditions import render
+from npt.datasets.worlds import LAYOUTS, WORLDS
 from npt.errors import NPTError
 
 VERSION = 1  # of the pictures; a change of any of them is a new version
@@ -47,8 +48,11 @@ def _all(world: str) -> tuple[tuple[str, str], ...]:
 
 
 _FLAG_PAIRS = (
-    ("red", "white"), ("blue", "yellow"), ("green", "white"), ("black", "orange"),
-)  # fmt: skip
+    ("red", "white"),
+    ("blue", "yellow"),
+    ("green", "white"),
+    ("black", "orange"),
+)
 _MINI_FLAGS = tuple(
     ("flags", f"{a} and {b} {layout} flag") for a, b in _FLAG_PAIRS for layout in LAYOUTS
 )
@@ -60,24 +64,42 @@ _MINI_NET = tuple(
 
 ROWS: dict[str, Row] = {
     "MiniShapes": Row(
-        _all("shapes"), {"noisy": (0.2, 0.5), "dark": (0.4, 0.7)}, "6ea5cb8045f9a9bd75b36a28406c32ebcb8ff1bb93a28734cd9f30b6c0d01c09"
+        _all("shapes"),
+        {"noisy": (0.2, 0.5), "dark": (0.4, 0.7)},
+        "c7735cec8c89d0cbe3435bd929a407c12ab1867e8d387776fb28c31c1b4da198",
     ),
     "MiniFlags": Row(
-        _MINI_FLAGS, {"faded": (0.4, 0.7), "blurry": (0.4, 0.9)}, "75bfc4f3faa5ab06838105281594f031f69f75eb566c82d26d70fa0b8463a3d8"
+        _MINI_FLAGS,
+        {"faded": (0.6, 0.9), "blurry": (0.5, 1.0)},
+        "aa5c1556f038e58a45da609d16176882a78dda3e0569d6c3bce342665a8bede5",
+        (0.5, 0.8),
     ),
     "MiniTextures": Row(
-        _all("textures"), {"grey": (0.9, 1.0), "noisy": (0.2, 0.5)}, "4be2c28a8ea63416966fbe0beaa03a7cc941ea4c7d1b6f282c98bd561bf64859"
+        _all("textures"),
+        {"grey": (0.9, 1.0), "noisy": (0.2, 0.5)},
+        "35e5d174b6e00e1d0a078eb180a010367d5e812e22300c3b0d8c98d486b7f219",
     ),
     "MiniGlyphs": Row(
-        _all("glyphs"), {"negative": (0.8, 1.0), "covered": (0.1, 0.3)}, "222731319f0f13e71d5b8e1190a577de88d988734a63a692e26a0174854b724e"
+        _all("glyphs"),
+        {"negative": (0.8, 1.0), "covered": (0.1, 0.3)},
+        "d16829465b4efb3684d8df3d47ae6fcb2208e9116ef45ad22e691260ec850a29",
     ),
     "MiniFlowers": Row(
-        _all("flowers"), {"blurry": (0.6, 1.0), "tinted": (0.5, 1.0)}, "a389338f6f61351c07f08b9dd5b7ef2c50c22480fa0830d2e8e276b3f378a28a", (0.4, 0.7)
+        _all("flowers"),
+        {"blurry": (0.6, 1.0), "tinted": (0.5, 1.0)},
+        "3a5cbdd883bef30035ac976a99b5d3a10cc0911376cbb466d52127e244e10eb2",
+        (0.4, 0.7),
     ),
     "MiniLand": Row(
-        _all("land"), {"pixelated": (0.8, 1.0), "bright": (0.5, 0.8)}, "07ef45643d847f4e6a7303436a30f06eef5a4a587fae31f8e52cbb530fa331f5"
+        _all("land"),
+        {"tinted": (0.5, 1.0), "noisy": (0.2, 0.4)},
+        "c1ca7a55350089fe87a1ae56e10aad9f36bcfb0a5608c405fd52f3daa7300daa",
     ),
-    "MiniNet": Row(_MINI_NET, {"tinted": (0.3, 0.8), "noisy": (0.1, 0.4)}, "21b6c5e55ee1f0b850755e4954ec39b7f1dd6554ab6a60ea4c2f5817afeede08"),
+    "MiniNet": Row(
+        _MINI_NET,
+        {"tinted": (0.3, 0.8), "noisy": (0.1, 0.4)},
+        "19a98ceef33b8cd7f6aa6c3ea94f4ecdc746846cbf22f746da5ac3748613ac7f",
+    ),
 }
 
 
@@ -88,10 +110,23 @@ def _variant(conditions: dict[str, tuple[float, float]], sha256: str, **other: A
 
 
 ROWS |= {
-    "MiniNetV2": _variant({"tinted": (0.4, 0.9), "noisy": (0.2, 0.5)}, "c68030382672236ca5335f3478839caac24a7faa5dbea1dc492a96ddf9c1ab7e"),
-    "MiniNetSketch": _variant({"sketched": (0.85, 1.0)}, "21b6c5e55ee1f0b850755e4954ec39b7f1dd6554ab6a60ea4c2f5817afeede08Sketch"),
-    "MiniNetA": _variant({"covered": (0.2, 0.7), "dark": (0.3, 0.8)}, "21b6c5e55ee1f0b850755e4954ec39b7f1dd6554ab6a60ea4c2f5817afeede08A", scale=(0.4, 0.7)),
-    "MiniNetR": _variant({"negative": (0.8, 1.0), "pixelated": (0.6, 1.0)}, "21b6c5e55ee1f0b850755e4954ec39b7f1dd6554ab6a60ea4c2f5817afeede08R"),
+    "MiniNetV2": _variant(
+        {"tinted": (0.4, 0.9), "noisy": (0.2, 0.5)},
+        "0195cbbc991efa0b57305b123c8fccf90dcd1f4dc2fb0894ad32226524846de7",
+    ),
+    "MiniNetSketch": _variant(
+        {"sketched": (0.85, 1.0)},
+        "40211bae562483b806e88411b0c62727d9f28ea1ba8efdedb3a533b962748af2",
+    ),
+    "MiniNetA": _variant(
+        {"covered": (0.2, 0.7), "dark": (0.3, 0.8)},
+        "a713b29afdadf4e3a73d0bf8ff63ae8a0c586fced548775adc55dd7fd0a53622",
+        scale=(0.4, 0.7),
+    ),
+    "MiniNetR": _variant(
+        {"negative": (0.8, 1.0), "pixelated": (0.6, 1.0)},
+        "8a82c547f1284f20027405a7e333e8bf72d2f7a0870eb3af2e4228f6ec0db981",
+    ),
 }
 
 
@@ -135,7 +170,9 @@ def make(name: str, root: Path) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
     except OSError as error:
-        raise NPTError(f"{name} cannot be made in {root} ({error}): give a writable --root.") from error
+        raise NPTError(
+            f"{name} cannot be made in {root} ({error}): give a writable --root."
+        ) from error
     try:
         print(f"Making {name} in {folder}")
         _write(name, work)

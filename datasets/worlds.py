@@ -1,185 +1,108 @@
-"""The worlds of the mini suite: six kinds of small pictures, drawn with exact arithmetic.
+"""The worlds of the mini suite: six kinds of small pictures.
 
-A world is a table of classes and one function that draws a class. Only additions, multiplications,
-divisions, square roots and comparisons touch the pixels (no sines, no reductions whose order a CPU
-may choose), so that a picture is the same to the last bit on every machine.
+A world is a table of classes and one function that draws a class; `WORLDS`, at the end, has them
+all.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-SIZE = 32  # pixels a side
-FINE = 2 * SIZE  # drawn at twice the size, then averaged
-_AXIS = (np.arange(FINE, dtype=np.float32) + np.float32(0.5)) / np.float32(SIZE) - np.float32(1)
-_V, _U = np.meshgrid(_AXIS, _AXIS, indexing="ij")
-
-Mask = np.ndarray  # (FINE, FINE) bool
-Picture = np.ndarray  # (FINE, FINE, 3) or (SIZE, SIZE, 3) float32 in [0, 1]
-
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.85, 0.15, 0.15),
-    "orange": (0.95, 0.55, 0.10),
-    "yellow": (0.95, 0.88, 0.20),
-    "green": (0.20, 0.65, 0.25),
-    "blue": (0.18, 0.32, 0.80),
-    "purple": (0.55, 0.22, 0.70),
-    "pink": (0.95, 0.55, 0.70),
-    "brown": (0.50, 0.32, 0.18),
-    "black": (0.08, 0.08, 0.10),
-    "white": (0.95, 0.95, 0.93),
-    "grey": (0.55, 0.55, 0.57),
-}
-
-
-# -- drawing ------------------------------------------------------------------------------------
-
-
-def uniform(rng: np.random.Generator, low: float, high: float) -> np.float32:
-    return np.float32(low + (high - low) * rng.random())
-
-
-def pose(
-    rng: np.random.Generator, turn: float = 0.15, scale: tuple[float, float] = (0.55, 0.9)
-) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of an object placed at random. `turn` is the tangent of half the largest angle."""
-    t = uniform(rng, -turn, turn)
-    cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
-    size = uniform(rng, *scale)
-    room = max(np.float32(0), 1 - size) * np.float32(0.9)
-    x, y = _U - room * uniform(rng, -1, 1), _V - room * uniform(rng, -1, 1)
-    return (cos * x + sin * y) / size, (cos * y - sin * x) / size
-
-
-def colour(rng: np.random.Generator, name: str, jitter: float = 0.08) -> np.ndarray:
-    """A colour of that name, (3,) float32."""
-    base = np.asarray(COLOURS[name], np.float32)
-    return np.clip(base + jitter * (2 * rng.random(3).astype(np.float32) - 1), 0, 1)
-
-
-def any_colour(rng: np.random.Generator, but: tuple[str, ...] = ()) -> str:
-    names = [c for c in COLOURS if c not in but]
-    return names[int(rng.integers(len(names)))]
-
-
-def paint(canvas: Picture, mask: Mask, ink: np.ndarray) -> Picture:
-    return np.where(mask[..., None], ink, canvas)
-
-
-def mix(low: np.ndarray, high: np.ndarray, amount: np.ndarray) -> Picture:
-    return low + (high - low) * amount[..., None]
-
-
-def noise(rng: np.random.Generator, nx: int, ny: int | None = None) -> np.ndarray:
-    """Smooth random field in [0, 1] with nx x ny cells, (FINE, FINE)."""
-    ny = ny or nx
-    cells = rng.random((ny + 1, nx + 1)).astype(np.float32)
-    gx, gy = (_AXIS + 1) / 2 * np.float32(nx), (_AXIS + 1) / 2 * np.float32(ny)
-    ix, iy = gx.astype(np.int64), gy.astype(np.int64)
-    fx, fy = (gx - ix)[None, :], (gy - iy)[:, None]
-    top = cells[iy][:, ix] * (1 - fx) + cells[iy][:, ix + 1] * fx
-    bottom = cells[iy + 1][:, ix] * (1 - fx) + cells[iy + 1][:, ix + 1] * fx
-    return top * (1 - fy) + bottom * fy
-
-
-def background(rng: np.random.Generator, but: tuple[str, ...] = ()) -> Picture:
-    one = colour(rng, any_colour(rng, but), 0.2) * np.float32(0.6) + np.float32(0.2)
-    two = np.clip(one + uniform(rng, -0.25, 0.25), 0, 1)
-    return mix(one, two, noise(rng, int(rng.integers(1, 6))))
-
-
-def frac(x: np.ndarray) -> np.ndarray:
-    return x - np.floor(x)
-
-
-def wave(x: np.ndarray) -> np.ndarray:
-    """Triangle wave of period 1 in [0, 1]."""
-    return np.abs(2 * frac(x) - 1)
-
-
-def ellipse(x, y, a: float, b: float) -> Mask:
-    return (x / np.float32(a)) ** 2 + (y / np.float32(b)) ** 2 < 1
-
-
-def disc(x, y, r: float) -> Mask:
-    return ellipse(x, y, r, r)
-
-
-def box(x, y, w: float, h: float) -> Mask:
-    return (np.abs(x) < np.float32(w)) & (np.abs(y) < np.float32(h))
-
-
-def polygon(x, y, corners) -> Mask:
-    """Even-odd rule."""
-    inside = np.zeros(x.shape, bool)
-    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
-        if y0 == y1:
-            continue
-        crosses = (y0 > y) != (y1 > y)
-        inside ^= crosses & (x < np.float32(x0) + (y - np.float32(y0)) * np.float32((x1 - x0) / (y1 - y0)))
-    return inside
-
-
-def spokes(n: int, phase: float = 0.0) -> list[tuple[float, float]]:
-    """n unit vectors; rounded, because libraries disagree about the last bit of a cosine."""
-    angles = [2 * math.pi * (k + phase) / n for k in range(n)]
-    return [(round(math.cos(a), 6), round(math.sin(a), 6)) for a in angles]
-
-
-def regular(n: int, r: float = 0.85) -> list[tuple[float, float]]:
-    return [(r * s, -r * c) for c, s in spokes(n)]
-
-
-def star(n: int, outer: float = 0.95, inner: float = 0.4) -> list[tuple[float, float]]:
-    return [(r * s, -r * c) for k, (c, s) in enumerate(spokes(2 * n)) for r in [(outer, inner)[k % 2]]]
-
+from npt.datasets.drawing import (
+    Mask,
+    Picture,
+    any_colour,
+    background,
+    box,
+    colour,
+    disc,
+    ellipse,
+    frac,
+    mix,
+    noise,
+    paint,
+    polygon,
+    pose,
+    ramp,
+    regular,
+    spokes,
+    star,
+    uniform,
+    wave,
+)
 
 # -- shapes -------------------------------------------------------------------------------------
 
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], Mask]] = {
     "arrow": lambda x, y: polygon(
-        x, y, [(-0.9, -0.22), (0.1, -0.22), (0.1, -0.65), (0.95, 0), (0.1, 0.65), (0.1, 0.22), (-0.9, 0.22)]
+        x,
+        y,
+        [
+            (-0.9, -0.22),
+            (0.1, -0.22),
+            (0.1, -0.65),
+            (0.95, 0),
+            (0.1, 0.65),
+            (0.1, 0.22),
+            (-0.9, 0.22),
+        ],
     ),
-    "boat": lambda x, y: polygon(x, y, [(-0.9, 0.3), (0.9, 0.3), (0.55, 0.8), (-0.55, 0.8)])
-    | polygon(x, y, [(0, -0.9), (0.65, 0.15), (0, 0.15)])
-    | box(x, y, 0.06, 0.4),
+    "boat": lambda x, y: (
+        polygon(x, y, [(-0.9, 0.3), (0.9, 0.3), (0.55, 0.8), (-0.55, 0.8)])
+        | polygon(x, y, [(0, -0.9), (0.65, 0.15), (0, 0.15)])
+        | box(x, y, 0.06, 0.4)
+    ),
     "circle": lambda x, y: disc(x, y, 0.85),
     "crescent": lambda x, y: disc(x, y, 0.85) & ~disc(x - 0.35, y, 0.7),
     "cross": lambda x, y: box(x, y, 0.85, 0.26) | box(x, y, 0.26, 0.85),
-    "cup": lambda x, y: polygon(x, y, [(-0.75, -0.6), (0.45, -0.6), (0.3, 0.75), (-0.6, 0.75)])
-    | (disc(x - 0.45, y + 0.05, 0.42) & ~disc(x - 0.45, y + 0.05, 0.24)),
+    "cup": lambda x, y: (
+        polygon(x, y, [(-0.75, -0.6), (0.45, -0.6), (0.3, 0.75), (-0.6, 0.75)])
+        | (disc(x - 0.45, y + 0.05, 0.42) & ~disc(x - 0.45, y + 0.05, 0.24))
+    ),
     "diamond": lambda x, y: np.abs(x) * 1.3 + np.abs(y) < 0.92,
-    "fish": lambda x, y: ellipse(x + 0.15, y, 0.7, 0.42)
-    | polygon(x, y, [(0.4, 0), (0.95, -0.5), (0.95, 0.5)]),
+    "fish": lambda x, y: (
+        ellipse(x + 0.15, y, 0.7, 0.42) | polygon(x, y, [(0.4, 0), (0.95, -0.5), (0.95, 0.5)])
+    ),
     "frame": lambda x, y: box(x, y, 0.8, 0.8) & ~box(x, y, 0.48, 0.48),
     "hammer": lambda x, y: box(x, y + 0.55, 0.7, 0.25) | box(x, y - 0.2, 0.14, 0.7),
-    "heart": lambda x, y: disc(x + 0.4, y + 0.3, 0.46)
-    | disc(x - 0.4, y + 0.3, 0.46)
-    | polygon(x, y, [(-0.81, -0.12), (0.81, -0.12), (0, 0.9)]),
+    "heart": lambda x, y: (
+        disc(x + 0.4, y + 0.3, 0.46)
+        | disc(x - 0.4, y + 0.3, 0.46)
+        | polygon(x, y, [(-0.81, -0.12), (0.81, -0.12), (0, 0.9)])
+    ),
     "hexagon": lambda x, y: polygon(x, y, regular(6)),
     "hourglass": lambda x, y: (np.abs(x) < np.abs(y) * 0.8 + 0.06) & box(x, y, 0.8, 0.85),
-    "house": lambda x, y: box(x, y - 0.35, 0.6, 0.5) | polygon(x, y, [(-0.85, -0.1), (0.85, -0.1), (0, -0.9)]),
-    "key": lambda x, y: (disc(x + 0.5, y, 0.4) & ~disc(x + 0.5, y, 0.17))
-    | box(x - 0.4, y, 0.55, 0.12)
-    | box(x - 0.8, y - 0.22, 0.1, 0.25)
-    | box(x - 0.5, y - 0.2, 0.08, 0.22),
+    "house": lambda x, y: (
+        box(x, y - 0.35, 0.6, 0.5) | polygon(x, y, [(-0.85, -0.1), (0.85, -0.1), (0, -0.9)])
+    ),
+    "key": lambda x, y: (
+        (disc(x + 0.5, y, 0.4) & ~disc(x + 0.5, y, 0.17))
+        | box(x - 0.4, y, 0.55, 0.12)
+        | box(x - 0.8, y - 0.22, 0.1, 0.25)
+        | box(x - 0.5, y - 0.2, 0.08, 0.22)
+    ),
     "lightning": lambda x, y: polygon(
-        x, y, [(0.25, -0.95), (-0.55, 0.15), (-0.05, 0.15), (-0.3, 0.95), (0.55, -0.2), (0.05, -0.2)]
+        x,
+        y,
+        [(0.25, -0.95), (-0.55, 0.15), (-0.05, 0.15), (-0.3, 0.95), (0.55, -0.2), (0.05, -0.2)],
     ),
     "mushroom": lambda x, y: (disc(x, y, 0.85) & (y < -0.05)) | box(x, y - 0.4, 0.22, 0.5),
     "oval": lambda x, y: ellipse(x, y, 0.95, 0.5),
     "ring": lambda x, y: disc(x, y, 0.85) & ~disc(x, y, 0.5),
-    "spiral": lambda x, y: (disc(x, y, 0.9) & ~disc(x, y, 0.7) & ~((x > 0) & (y < 0)))
-    | (disc(x, y, 0.45) & ~disc(x - 0.1, y, 0.22))
-    | box(x - 0.55, y, 0.3, 0.1),
+    "spiral": lambda x, y: (
+        (disc(x, y, 0.9) & ~disc(x, y, 0.7) & ~((x > 0) & (y < 0)))
+        | (disc(x, y, 0.45) & ~disc(x - 0.1, y, 0.22))
+        | box(x - 0.55, y, 0.3, 0.1)
+    ),
     "square": lambda x, y: box(x, y, 0.75, 0.75),
     "star": lambda x, y: polygon(x, y, star(5)),
-    "tree": lambda x, y: polygon(x, y, [(0, -0.95), (0.7, 0.4), (-0.7, 0.4)]) | box(x, y - 0.65, 0.15, 0.3),
+    "tree": lambda x, y: (
+        polygon(x, y, [(0, -0.95), (0.7, 0.4), (-0.7, 0.4)]) | box(x, y - 0.65, 0.15, 0.3)
+    ),
     "triangle": lambda x, y: polygon(x, y, [(0, -0.85), (0.85, 0.7), (-0.85, 0.7)]),
 }
 
@@ -224,7 +147,7 @@ FLAGS: dict[str, tuple[str, str, str]] = {
 def draw_flag(rng: np.random.Generator, spec: tuple[str, str, str], scale) -> Drawing:
     field, charge, layout = spec
     x, y = pose(rng, turn=0.1, scale=scale)
-    y = y * np.float32(1.35)
+    y = y * 1.35
     canvas = paint(background(rng, (field, charge)), box(x, y, 1, 1), colour(rng, field))
     canvas = paint(canvas, box(x, y, 1, 1) & LAYOUTS[layout](x, y), colour(rng, charge))
     return Drawing(canvas, {"field": field, "charge": charge, "layout": layout})
@@ -235,28 +158,30 @@ def draw_flag(rng: np.random.Generator, spec: tuple[str, str, str], scale) -> Dr
 
 def _rows(x, y):
     """Shifts every other row by half a period."""
-    return x + np.float32(0.5) * (np.floor(y) % 2), y
+    return x + 0.5 * (np.floor(y) % 2), y
 
 
 def _cell(x, y):
-    return frac(x) - np.float32(0.5), frac(y) - np.float32(0.5)
+    return frac(x) - 0.5, frac(y) - 0.5
 
 
 TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]] = {
     "blotchy": lambda x, y, rng: noise(rng, 5) > 0.5,
     "bricked": lambda x, y, rng: (frac(_rows(x / 2, y)[0]) < 0.1) | (frac(y) < 0.18),
-    "bubbly": lambda x, y, rng: disc(*_cell(*_rows(x, y)), 0.42) & ~disc(*_cell(*_rows(x, y)), 0.28),
+    "bubbly": lambda x, y, rng: (
+        disc(*_cell(*_rows(x, y)), 0.42) & ~disc(*_cell(*_rows(x, y)), 0.28)
+    ),
     "checkered": lambda x, y, rng: (np.floor(x) + np.floor(y)) % 2,
-    "cracked": lambda x, y, rng: np.abs(noise(rng, 6) - np.float32(0.5)) < 0.05,
+    "cracked": lambda x, y, rng: np.abs(noise(rng, 6) - 0.5) < 0.05,
     "crosshatched": lambda x, y, rng: (wave(x + y) < 0.2) | (wave(x - y) < 0.2),
     "dotted": lambda x, y, rng: disc(*_cell(x, y), 0.27),
     "fibrous": lambda x, y, rng: noise(rng, 3, 28),
     "gridded": lambda x, y, rng: (frac(x) < 0.16) | (frac(y) < 0.16),
     "marbled": lambda x, y, rng: wave(x / 3 + 2 * noise(rng, 4)),
-    "plaid": lambda x, y, rng: ((frac(x / 2) < 0.5) * np.float32(0.5) + (frac(y / 2) < 0.5) * np.float32(0.5)),
+    "plaid": lambda x, y, rng: (frac(x / 2) < 0.5) * 0.5 + (frac(y / 2) < 0.5) * 0.5,
     "ringed": lambda x, y, rng: wave(np.sqrt(x * x + y * y)) > 0.5,
     "scaly": lambda x, y, rng: ~disc(_cell(*_rows(x, y))[0], frac(y), 0.5),
-    "shaded": lambda x, y, rng: np.clip((_U + 1) / 2 + uniform(rng, -0.2, 0.2), 0, 1),
+    "shaded": lambda x, y, rng: ramp(uniform(rng, -0.2, 0.2)),
     "speckled": lambda x, y, rng: noise(rng, 20) > 0.72,
     "starry": lambda x, y, rng: noise(rng, 31) > 0.9,
     "striped": lambda x, y, rng: frac(x) < 0.5,
@@ -295,7 +220,8 @@ _FONT = {
 }  # fmt: skip
 GLYPHS: dict[str, np.ndarray] = {
     f"{'letter' if len(key) == 1 else 'digit'} {key}": np.array(
-        [[int(rows[2 * r : 2 * r + 2], 16) >> (4 - c) & 1 for c in range(5)] for r in range(7)], bool
+        [[int(rows[2 * r : 2 * r + 2], 16) >> (4 - c) & 1 for c in range(5)] for r in range(7)],
+        bool,
     )
     for key, rows in _FONT.items()
 }
@@ -304,8 +230,8 @@ GLYPHS: dict[str, np.ndarray] = {
 def draw_glyph(rng: np.random.Generator, dots: np.ndarray, scale) -> Drawing:
     name = any_colour(rng)
     x, y = pose(rng, turn=0.08, scale=scale)
-    column = np.floor((x / np.float32(0.75) + 1) * np.float32(2.5)).astype(np.int64)
-    row = np.floor((y + 1) * np.float32(3.5)).astype(np.int64)
+    column = np.floor((x / 0.75 + 1) * 2.5).astype(np.int64)
+    row = np.floor((y + 1) * 3.5).astype(np.int64)
     on = (column >= 0) & (column < 5) & (row >= 0) & (row < 7)
     on &= dots[np.clip(row, 0, 6), np.clip(column, 0, 4)]
     return Drawing(paint(background(rng, (name,)), on, colour(rng, name)), {"colour": name})
@@ -346,8 +272,8 @@ def draw_flower(rng: np.random.Generator, spec, scale) -> Drawing:
     petals, petal, centre, length, width, radius = spec
     x, y = pose(rng, turn=0.4, scale=scale)
     leaf = colour(rng, "green", 0.15) * uniform(rng, 0.4, 0.9)
-    canvas = mix(leaf * np.float32(0.6), leaf, noise(rng, 8))
-    inks = [colour(rng, petal), colour(rng, petal) * np.float32(0.8)]
+    canvas = mix(leaf * 0.6, leaf, noise(rng, 8))
+    inks = [colour(rng, petal), colour(rng, petal) * 0.8]
     for k, (cos, sin) in enumerate(spokes(petals, 0.25)):
         along, across = cos * x + sin * y, cos * y - sin * x
         canvas = paint(canvas, ellipse(along - 0.5, across, length, width), inks[k % 2])
@@ -380,17 +306,37 @@ LAND: dict[str, tuple[Any, int, Callable[..., Mask] | None, tuple[float, float, 
     "forest": (_WOOD, 14, None, (0, 0, 0)),
     "herbaceous vegetation": (((0.34, 0.36, 0.16), (0.56, 0.52, 0.28)), 16, None, (0, 0, 0)),
     "highway": (_GRASS, 4, lambda x, y, rng: np.abs(x + 0.3 * y) < 0.14, (0.60, 0.60, 0.62)),
-    "industrial buildings": (_TOWN, 5, lambda x, y, rng: (frac(1.2 * x) < 0.55) & (frac(1.2 * y) < 0.6), (0.86, 0.86, 0.88)),
+    "industrial buildings": (
+        _TOWN,
+        5,
+        lambda x, y, rng: (frac(1.2 * x) < 0.55) & (frac(1.2 * y) < 0.6),
+        (0.86, 0.86, 0.88),
+    ),
     "island": (_WATER, 4, lambda x, y, rng: disc(x, y, 0.55), (0.34, 0.46, 0.22)),
     "orchard": (_SOIL, 4, lambda x, y, rng: disc(*_cell(3 * x, 3 * y), 0.32), (0.14, 0.32, 0.12)),
-    "parking lot": (_TOWN, 3, lambda x, y, rng: (frac(4 * x) < 0.6) & (frac(1.5 * y) < 0.4), (0.22, 0.24, 0.34)),
+    "parking lot": (
+        _TOWN,
+        3,
+        lambda x, y, rng: (frac(4 * x) < 0.6) & (frac(1.5 * y) < 0.4),
+        (0.22, 0.24, 0.34),
+    ),
     "pasture": (_GRASS, 3, None, (0, 0, 0)),
-    "residential buildings": (_GRASS, 8, lambda x, y, rng: box(*_cell(3 * x, 3 * y), 0.24, 0.2), (0.70, 0.42, 0.32)),
-    "river": (_GRASS, 6, lambda x, y, rng: np.abs(x + 0.5 * wave(0.6 * y) - 0.25) < 0.18, (0.14, 0.28, 0.44)),
+    "residential buildings": (
+        _GRASS,
+        8,
+        lambda x, y, rng: box(*_cell(3 * x, 3 * y), 0.24, 0.2),
+        (0.70, 0.42, 0.32),
+    ),
+    "river": (
+        _GRASS,
+        6,
+        lambda x, y, rng: np.abs(x + 0.5 * wave(0.6 * y) - 0.25) < 0.18,
+        (0.14, 0.28, 0.44),
+    ),
     "sea or lake": (_WATER, 5, None, (0, 0, 0)),
     "snowfield": (_SNOW, 5, None, (0, 0, 0)),
     "swamp": (_WOOD, 8, lambda x, y, rng: noise(rng, 5) > 0.58, (0.16, 0.26, 0.34)),
-}  # fmt: skip
+}
 
 
 def draw_land(rng: np.random.Generator, spec, scale) -> Drawing:
@@ -417,102 +363,36 @@ class World:
 
 
 WORLDS: dict[str, World] = {
-    "shapes": World(SHAPES, draw_shape, ("{name}", "{colour} {name}", "{name} shape", "{colour} shape")),
+    "shapes": World(
+        SHAPES, draw_shape, ("{name}", "{colour} {name}", "{name} shape", "{colour} shape")
+    ),
     "flags": World(
-        FLAGS, draw_flag, ("{name}", "{name}", "{field} and {charge} flag", "{layout} flag"), (0.6, 0.95)
+        FLAGS,
+        draw_flag,
+        ("{name}", "{name}", "{field} and {charge} flag", "{layout} flag"),
+        (0.6, 0.95),
     ),
     "textures": World(
-        TEXTURES, draw_texture,
-        ("{name} texture", "{name} pattern", "{one} and {two} {name} texture", "{one} and {two} texture"),
+        TEXTURES,
+        draw_texture,
+        (
+            "{name} texture",
+            "{name} pattern",
+            "{one} and {two} {name} texture",
+            "{one} and {two} texture",
+        ),
         (0.8, 1.2),
     ),
-    "glyphs": World(GLYPHS, draw_glyph, ("{name}", "{colour} {name}", "{name}", "{colour} character")),
-    "flowers": World(FLOWERS, draw_flower, ("{name}", "{name} flower", "{name}", "{colour} flower")),
-    "land": World(LAND, draw_land, ("{name}", "{name} from above", "satellite view of {name}", "land"), (0.8, 1.2)),
-}  # fmt: skip
-
-
-# -- conditions ---------------------------------------------------------------------------------
-
-
-def _blur(picture: Picture, amount: np.float32) -> Picture:
-    for _ in range(1 + int(2 * amount)):
-        for axis in (0, 1):
-            padded = np.concatenate(
-                [picture.take([0], axis), picture, picture.take([-1], axis)], axis
-            )
-            low, mid, high = (padded.take(range(k, k + SIZE), axis) for k in range(3))
-            picture = (low + mid + high) / np.float32(3)
-    return picture
-
-
-def _grey(picture: Picture) -> np.ndarray:
-    r, g, b = picture[..., 0:1], picture[..., 1:2], picture[..., 2:3]
-    return np.float32(0.3) * r + np.float32(0.59) * g + np.float32(0.11) * b
-
-
-def _pixelate(picture: Picture) -> Picture:
-    half = (picture[0::2] + picture[1::2]) / np.float32(2)
-    half = (half[:, 0::2] + half[:, 1::2]) / np.float32(2)
-    return half.repeat(2, 0).repeat(2, 1)
-
-
-def _sketch(picture: Picture) -> Picture:
-    grey = _grey(picture)
-    right = np.abs(np.concatenate([grey[:, 1:], grey[:, -1:]], 1) - grey)
-    down = np.abs(np.concatenate([grey[1:], grey[-1:]], 0) - grey)
-    return np.repeat(np.clip(1 - 4 * (right + down), 0, 1), 3, axis=2)
-
-
-def _noisy(picture: Picture, amount: np.float32, rng: np.random.Generator) -> Picture:
-    grain = rng.random((2, *picture.shape)).astype(np.float32)
-    return picture + amount * np.float32(0.7) * (grain[0] + grain[1] - 1)
-
-
-def _tint(picture: Picture, amount: np.float32, rng: np.random.Generator) -> Picture:
-    return picture * (1 - amount * rng.random(3).astype(np.float32))
-
-
-def _cover(picture: Picture, amount: np.float32, rng: np.random.Generator) -> Picture:
-    side = 4 + int(10 * amount)
-    top, left = rng.integers(0, SIZE - side, 2)
-    picture = picture.copy()
-    picture[top : top + side, left : left + side] = rng.random(3).astype(np.float32)
-    return picture
-
-
-# A condition changes a picture by an amount in [0, 1]; its name is the word a caption may use.
-CONDITIONS: dict[str, Callable[[Picture, np.float32, np.random.Generator], Picture]] = {
-    "blurry": lambda p, a, rng: _blur(p, a),
-    "bright": lambda p, a, rng: p * (1 - np.float32(0.7) * a) + np.float32(0.7) * a,
-    "covered": _cover,
-    "dark": lambda p, a, rng: p * (1 - np.float32(0.85) * a),
-    "faded": lambda p, a, rng: p * (1 - np.float32(0.8) * a) + np.float32(0.4) * a,
-    "grey": lambda p, a, rng: p + (_grey(p) - p) * a,
-    "negative": lambda p, a, rng: p + (1 - 2 * p) * a,
-    "noisy": _noisy,
-    "pixelated": lambda p, a, rng: p + (_pixelate(p) - p) * a,
-    "sketched": lambda p, a, rng: p + (_sketch(p) - p) * a,
-    "tinted": _tint,
+    "glyphs": World(
+        GLYPHS, draw_glyph, ("{name}", "{colour} {name}", "{name}", "{colour} character")
+    ),
+    "flowers": World(
+        FLOWERS, draw_flower, ("{name}", "{name} flower", "{name}", "{colour} flower")
+    ),
+    "land": World(
+        LAND,
+        draw_land,
+        ("{name}", "{name} from above", "satellite view of {name}", "land"),
+        (0.8, 1.2),
+    ),
 }
-
-
-def render(
-    rng: np.random.Generator,
-    world: str,
-    name: str,
-    conditions: Mapping[str, tuple[float, float]],
-    scale: tuple[float, float] | None = None,
-) -> tuple[np.ndarray, Mapping[str, str]]:
-    """One picture (SIZE, SIZE, 3) uint8 of class `name`, and the words that describe it.
-
-    `conditions` gives each condition's range of amounts; they are applied in the given order.
-    """
-    drawing = WORLDS[world].draw(rng, WORLDS[world].classes[name], scale or WORLDS[world].scale)
-    fine = drawing.picture
-    half = (fine[0::2] + fine[1::2]) / np.float32(2)
-    picture = (half[:, 0::2] + half[:, 1::2]) / np.float32(2)
-    for condition, amounts in conditions.items():
-        picture = CONDITIONS[condition](np.clip(picture, 0, 1), uniform(rng, *amounts), rng)
-    pixels = np.floor(np.clip(picture, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-    return pixels, drawing.attributes

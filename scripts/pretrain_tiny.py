@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from clip.model import CLIP
 
-from npt.datasets.worlds import CONDITIONS, WORLDS, render
+from npt.datasets.conditions import CONDITIONS, render
+from npt.datasets.worlds import WORLDS
 from npt.encoders.blocks import run_layers
 from npt.encoders.loading import base_embedding, pack_tiny
 
@@ -43,11 +44,19 @@ ARCHITECTURE = dict(
     transformer_layers=4,
 )
 TEMPLATES = (
-    "a photo of a {}.", "a photo of the {}.", "a picture of a {}.", "an image of a {}.", "a {}.", "{}",
-)  # fmt: skip
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a picture of a {}.",
+    "an image of a {}.",
+    "a {}.",
+    "{}",
+)
 STYLED = (
-    "a {style} photo of a {}.", "a {style} picture of a {}.", "a {style} image of a {}.", "a {}, {style}.",
-)  # fmt: skip
+    "a {style} photo of a {}.",
+    "a {style} picture of a {}.",
+    "a {style} image of a {}.",
+    "a {}, {style}.",
+)
 # Rare enough in the pictures, vague often enough in the captions, for the model to be far from
 # perfect: the share of captions that say nothing of the condition, and of vague phrases.
 UNSAID = 0.4
@@ -95,7 +104,8 @@ class Vocabulary:
                     index = int(rng.integers(2**31))
                     _, _, _, attributes, _ = _described(index, world, name)
                     words = tuple(
-                        sorted(CONDITIONS)[k] for k in rng.permutation(len(CONDITIONS))[: int(rng.integers(3))]
+                        sorted(CONDITIONS)[k]
+                        for k in rng.permutation(len(CONDITIONS))[: int(rng.integers(3))]
                     )
                     ids.update(tokens_of(caption(rng, world, name, attributes, words)))
         for words in ("a photo of a", "this is a photo", *CONDITIONS):
@@ -169,7 +179,9 @@ def held_out_accuracy(model: CLIP, vocabulary: Vocabulary, per_class: int = 4) -
         text = F.normalize(text, dim=-1)
         out[world] = float(((image @ text.T).argmax(1) == labels).float().mean() * 100)
         cosines = text @ text.T
-        out[f"{world} text cosine"] = float((cosines.sum() - len(names)) / (len(names) ** 2 - len(names)))
+        out[f"{world} text cosine"] = float(
+            (cosines.sum() - len(names)) / (len(names) ** 2 - len(names))
+        )
     model.train()
     return out
 
@@ -183,13 +195,17 @@ def save(model: CLIP, vocabulary: Vocabulary, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=240_000)
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--install", action="store_true", help="write the weights into npt/encoders")
+    parser.add_argument(
+        "--install", action="store_true", help="write the weights into npt/encoders"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     log = (args.out / "log.jsonl").open("w")
@@ -208,8 +224,10 @@ def main() -> None:
     plain = [p for n, p in model.named_parameters() if p.ndim <= 1 and n != "logit_scale"]
     optimiser = torch.optim.AdamW(
         [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=args.lr, betas=(0.9, 0.98), eps=1e-6,
-    )  # fmt: skip
+        lr=args.lr,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+    )
     rng = np.random.default_rng(SEED + 2)
     order = np.empty(0, np.int64)
     start = time.time()
@@ -230,7 +248,12 @@ def main() -> None:
         optimiser.step()
         if (step + 1) % 250 == 0 or step + 1 == args.steps:
             model.logit_scale.data.fill_(math.log(scale))
-            row = {"step": step + 1, "loss": loss.item(), "scale": scale, "seconds": time.time() - start}
+            row = {
+                "step": step + 1,
+                "loss": loss.item(),
+                "scale": scale,
+                "seconds": time.time() - start,
+            }
             row.update(held_out_accuracy(model, vocabulary))
             print(json.dumps({k: round(v, 3) for k, v in row.items()}), file=log, flush=True)
             print(" ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)

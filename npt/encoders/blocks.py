@@ -32,7 +32,7 @@ def attention(attn: nn.MultiheadAttention, x: Tensor, rows: int, mask: Tensor | 
     n, t, d = x.shape
     heads = (attn.num_heads, d // attn.num_heads)
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    flat = x.view(n * t, d)
+    flat = x.reshape(n * t, d)
     if 2 * rows >= t:
         qkv = F.linear(flat, weight, bias).view(n, t, 3, *heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (N, H, T, d)

@@ -1,4 +1,4 @@
-"""`python -m npt.experiments run|table|figure|gradients`: see `--help` of each."""
+"""`python -m npt.experiments run|table|grid|figure|gradients`: see `--help` of each."""
 
 from __future__ import annotations
 
@@ -41,6 +41,17 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("--csv", type=Path, help="write every run's figures to this file as well")
     table.set_defaults(do=table_command)
 
+    grid = commands.add_parser("grid", help="one figure at every setting of a grid")
+    grid.add_argument("folder", type=Path)
+    grid.add_argument("--value", default="accuracy", help="figure of result.json to show")
+    grid.add_argument("--rows", nargs="+", required=True, help="keys of the grid, down")
+    grid.add_argument("--column", required=True, help="key of the grid, across")
+    grid.add_argument("--part", default="base", help="evaluation the figure is of")
+    grid.add_argument("--split", default="test", help="split the figure is of")
+    grid.add_argument("--style", default="simple", help="style of tabulate: simple, github, ...")
+    grid.add_argument("--digits", type=int, default=2, help="digits after the point")
+    grid.set_defaults(do=grid_command)
+
     figure = commands.add_parser("figure", help="text and image features in two dimensions")
     figure.add_argument("folder", type=Path)
     figure.add_argument("--labels", nargs="+", help="trainers to show, in order (all)")
@@ -53,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     gradients = commands.add_parser("gradients", help="gradient norm of each term before training")
     gradients.add_argument("--batches", type=int, default=10, help="training batches to average")
+    gradients.add_argument("--style", default="simple", help="style of tabulate: simple, github")
     cli.add_flags(gradients)
     gradients.set_defaults(do=gradients_command)
     return parser
@@ -124,6 +136,15 @@ def table_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def grid_command(args: argparse.Namespace) -> int:
+    with _report_extra():
+        from npt.experiments import tables
+    frame = tables.collect(args.folder)
+    table = tables.grid(frame, args.value, args.rows, args.column, args.part, args.split)
+    print(tables.render_grid(table, args.style, args.digits))
+    return 0
+
+
 def figure_command(args: argparse.Namespace) -> int:
     with _report_extra():
         from npt.experiments import figures
@@ -137,7 +158,7 @@ def figure_command(args: argparse.Namespace) -> int:
 def gradients_command(args: argparse.Namespace) -> int:
     from npt.experiments import gradients
 
-    print(gradients.render(gradients.measure(args, args.batches)))
+    print(gradients.render(*gradients.measure(args, args.batches), args.style))
     return 0
 
 

@@ -23,6 +23,7 @@ from npt import cli
 from npt.errors import NPTError
 from npt.features import FeatureTap, unwrap
 from npt.losses import REDUCTIONS, language_collapse_loss, multimodal_isomorphism_loss
+from npt.measure import Measured, Results
 
 PROMPT_VECTORS = ("ctx", "compound_prompts_text")
 
@@ -78,8 +79,8 @@ def norms(trainer: Any, batches: int) -> list[dict[str, Any]]:
     ]
 
 
-def measure(args: argparse.Namespace, batches: int) -> list[dict[str, Any]]:
-    """`norms` for the run that train.py's flags describe."""
+def measure(args: argparse.Namespace, batches: int) -> tuple[list[dict[str, Any]], Results]:
+    """`norms`, and the measures of the test images, for the run that train.py's flags describe."""
     from dassl.utils import set_random_seed
 
     if batches < 1:
@@ -91,11 +92,16 @@ def measure(args: argparse.Namespace, batches: int) -> list[dict[str, Any]]:
         trainer = cli.build(cfg)
     if not learned(trainer.model)[0]:
         raise NPTError(f"the trainer {cfg.TRAINER.NAME} learns nothing, so there is no gradient")
-    return norms(trainer, batches)
+    before = trainer.measure("test") if isinstance(trainer, Measured) else {}
+    return norms(trainer, batches), before
 
 
-def render(rows: list[dict[str, Any]]) -> str:
-    """A console table; `ratio` is the gradient's length over that of L_CLIP."""
+def render(rows: list[dict[str, Any]], before: Results, style: str = "simple") -> str:
+    """A table; `ratio` is the gradient's length over that of L_CLIP. Below it LCD and MID."""
     clip = next(row for row in rows if row["term"] == "L_CLIP")
     table = [{**row, "ratio": row["gradient"] / (clip["gradient"] or float("nan"))} for row in rows]
-    return tabulate(table, headers="keys", floatfmt=".4g")
+    text = tabulate(table, headers="keys", floatfmt=".4g", tablefmt=style)
+    degrees = [before.get(name) for name in ("lcd_abs", "mid_abs")]
+    if None not in degrees:
+        text += "\n\nBefore training, on the test images: LCD {:.4f}, MID {:.4f}".format(*degrees)
+    return text

@@ -111,6 +111,37 @@ def summarise(
     return order.merge(result.reset_index(), on=group, how="inner").reset_index(drop=True)
 
 
+def grid(
+    frame: pd.DataFrame,
+    value: str,
+    rows: Sequence[str],
+    column: str,
+    part: str = "base",
+    split: str = "test",
+) -> pd.DataFrame:
+    """One figure of every setting of a grid, averaged over data sets and seeds.
+
+    A row for each (ratio, trainer, *rows), a column for each value of `column`. Runs outside the
+    grid are left out. NPTError where a name is none of the frame's.
+    """
+    for key in (value, *rows, column):
+        if key not in frame:
+            raise NPTError(f"there is no column {key}; there are {', '.join(frame)}")
+    chosen = frame[(frame["part"] == part) & (frame["split"] == split)]
+    if chosen.empty:
+        raise NPTError(f"there is no result on the {split} images of {part}")
+    index = ["ratio", "trainer", *rows]
+    return chosen.pivot_table(value, index, column, aggfunc="mean", sort=False)
+
+
+def render_grid(table: pd.DataFrame, style: str = "simple", digits: int = 2) -> str:
+    """The grid as one table; column heads are key and value."""
+    heads = [*table.index.names, *(f"{table.columns.name} {value:g}" for value in table.columns)]
+    heads = [head.rpartition(".")[2] for head in heads]
+    cells = [[*index, *values] for index, values in zip(table.index, table.values, strict=True)]
+    return tabulate(cells, heads, tablefmt=style, floatfmt=f".{digits}f")
+
+
 def render(summary: pd.DataFrame, style: str = "simple") -> str:
     """The summary as one table for each data set and ratio; style is one of tabulate's."""
     parts = [c[: -len("_std")] for c in summary if c.endswith("_std")]

@@ -212,6 +212,7 @@ def test_nothing_is_executed(tmp_path, zipped, kind):
     assert torch.equal(loaded["state_dict"]["w"], torch.arange(3.0))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_nothing_is_executed_in_a_bare_pickle(tmp_path):
     marker = tmp_path / "executed"
     path = tmp_path / "evil"

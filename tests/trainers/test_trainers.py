@@ -9,7 +9,7 @@ import clip
 import pytest
 import torch
 from torch import nn
-from trainer_kit import NODES, build, config, random_batches
+from trainer_kit import NODES, TRAINERS, build, config, random_batches
 
 from npt.encoders import load_clip
 from npt.errors import NPTError
@@ -153,6 +153,48 @@ def test_amp_on_the_cpu(method, reference_file):
     for p in trainer.model.prompt_learner.parameters():
         assert p.dtype == torch.float32
         assert p.grad is None or (p.grad.dtype == torch.float32 and p.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_half_weights_with_float32_masters(method, reference_file, monkeypatch):
+    """What fp16 does on a GPU, on the CPU, where users are refused it."""
+    for trainer in TRAINERS.values():
+        monkeypatch.setattr(trainer, "check_cfg", lambda self, cfg: None)
+    cfg = config(method, reference_file, f"TRAINER.{NODES[method]}.PREC", "fp16")
+    trainer = build(cfg, NAMES)
+    exact = build(config(method, reference_file), NAMES)
+    exact.model.prompt_learner.load_state_dict(trainer.model.prompt_learner.state_dict())
+    features = []
+    trainer.model.text_encoder.register_forward_hook(lambda m, a, out: features.append(out))
+    batch = next(iter(trainer.train_loader_x))
+    for t in (trainer, exact):
+        t.set_model_mode("train")
+        t.batch_idx, t.num_batches = 0, 2
+    loss, reference = (t.forward_backward(batch)["loss"] for t in (trainer, exact))
+    assert features[0].dtype == torch.float16
+    assert loss == pytest.approx(reference, rel=0.02)
+    assert all(p.dtype == torch.float32 for p in trainer.model.prompt_learner.parameters())
+    pairs = zip(trainer.model.prompt_learner.parameters(), exact.model.prompt_learner.parameters(),
+                strict=True)  # fmt: skip
+    for p, q in pairs:
+        if q.grad is not None:
+            assert (p.grad - q.grad).abs().max() <= 0.1 * q.grad.abs().max()
+
+
+@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch scales on CUDA only")
+def test_a_loss_scaler_changes_nothing_but_the_scale(reference_file):
+    plain, scaled = (build(config("MaPLe", reference_file), NAMES) for _ in range(2))
+    scaled.model.prompt_learner.load_state_dict(plain.model.prompt_learner.state_dict())
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    batch = next(iter(plain.train_loader_x))
+    for t in (plain, scaled):
+        t.set_model_mode("train")
+        t.batch_idx, t.num_batches = 0, 2
+        t.forward_backward(batch)
+    pairs = zip(plain.model.prompt_learner.parameters(), scaled.model.prompt_learner.parameters(),
+                strict=True)  # fmt: skip
+    for p, q in pairs:
+        torch.testing.assert_close(p, q)
 
 
 # ---- checkpoints
