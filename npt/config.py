@@ -23,7 +23,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "W2": 0.8,  # weight of L_MI
         "E_W": 1.0,  # squared length of text features
         "E_H": 1.0,  # squared length of image features
-        "REDUCTION": "class",  # how the sums of Eqs. 5 and 6 are taken: see npt.losses
+        "REDUCTION": "mean",  # how the sums of Eqs. 5 and 6 are taken: see npt.losses
         "BASE": "",  # the trainer that the trainer `NPT` wraps
     },
     "TRAINER.COOP": {

@@ -75,11 +75,13 @@ def run_command(args: argparse.Namespace) -> int:
 
     if args.jobs is not None and args.jobs < 1:
         raise NPTError(f"--jobs is the number of runs at a time, at least 1, not {args.jobs}")
-    runs = plan.load_experiment(args.experiment, args.opts).runs(args.out)
+    experiment = plan.load_experiment(args.experiment, args.opts)
+    runs = experiment.runs(args.out)
     with runner.locked(args.out):
         for run in runs:
             runner.check_record(run)
         waiting = [run for run in runs if not runner.is_complete(run)]
+        print(experiment.title or args.experiment)
         print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete in {args.out}")
         runner.prepare(waiting)
         try:

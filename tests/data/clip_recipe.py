@@ -106,3 +106,13 @@ def random_prompts(
         row = [sos, *[5] * n, *common, *name, 7, eot]
         out[k, : len(row)] = torch.tensor(row)
     return out
+
+
+def half_runs_on_cpu() -> bool:
+    """Whether this torch has float16 kernels for the CPU (2.1 has none)."""
+    try:
+        torch.nn.functional.conv2d(torch.zeros(1, 1, 2, 2).half(), torch.zeros(1, 1, 1, 1).half())
+        torch.nn.functional.linear(torch.zeros(1, 1).half(), torch.zeros(1, 1).half())
+    except RuntimeError:
+        return False
+    return True

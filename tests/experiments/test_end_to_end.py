@@ -74,12 +74,31 @@ def test_table_and_figure(folder, capsys):
     assert (folder / "out" / "features.png").stat().st_size > 20_000
 
 
+@pytest.mark.parametrize(
+    "pairs, word",
+    [(["OPTIM.EPOCHS", "1"], "OPTIM.EPOCHS"), (["datasets", "mini_x"], "mini_x")],
+)
+def test_what_cannot_work_is_said_before_anything_runs(folder, tmp_path, capsys, pairs, word):
+    assert main(["run", str(folder / "small.yaml"), "--out", str(tmp_path), *pairs]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and word in error and error.count("\n") == 1
+    assert not list(tmp_path.rglob("log.txt"))
+
+
+def test_other_options_need_another_folder(folder, capsys):
+    run = ["run", str(folder / "small.yaml"), "--out", str(folder / "out"), "OPTIM.MAX_EPOCH", "2"]
+    assert main(run) == 2
+    assert "OPTIM.MAX_EPOCH 1, now 2" in capsys.readouterr().err
+
+
 def test_gradients_of_each_term(capsys):
     argv = "gradients --batches 2 --trainer MaPLeNPT --config-file configs/trainers/MaPLe/tiny.yaml"
     argv += " --dataset-config-file configs/datasets/mini_flowers.yaml --seed 1"
     argv += " DATASET.NUM_SHOTS 2 DATALOADER.NUM_WORKERS 0 USE_CUDA False"
     assert main(argv.split()) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    table, _, before = capsys.readouterr().out.partition("\n\n")
+    assert "LCD" in before and "MID" in before
+    rows = [line.split() for line in table.splitlines()[2:]]
     norm = {(row[0], " ".join(row[1:-4])): float(row[-3]) for row in rows}
     assert set(norm) == {("-", "L_CLIP")} | {
         (reduction, term)

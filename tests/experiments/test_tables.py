@@ -123,6 +123,26 @@ def test_grouping_by_a_grid_key(tmp_path):
     assert "0.1" in tables.render(summary)
 
 
+def test_a_grid_shows_one_figure_of_every_setting(tmp_path, capsys):
+    keys = {"TRAINER.NPT.W1": [0.1, 1.0], "TRAINER.NPT.W2": [0.0, 2.0]}
+    trainers = {"P": {"config": "m", "grid": False}, "M": {"config": "m"}}
+    runs = Experiment(trainers, ("a",), seeds=(1, 2), grid=keys).runs(tmp_path)
+    for run in runs:
+        (run.folder / "base").mkdir(parents=True)
+        (run.folder / "run.json").write_text(json.dumps(run.record()))
+        values = dict(run.params)
+        figure = values.get("TRAINER.NPT.W1", 9) * 10 + values.get("TRAINER.NPT.W2", 9) + run.seed
+        figures = {"accuracy": figure, "lcd_abs": 0.0, "mid_abs": 0.0}
+        result = json.dumps({"results": {"test": figures}})
+        (run.folder / "base" / "result.json").write_text(result)
+    argv = ["grid", str(tmp_path), "--rows", "TRAINER.NPT.W1", "--column", "TRAINER.NPT.W2"]
+    assert main(argv) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["ratio", "trainer", "W1", "W2", "0", "W2", "2"]
+    assert [line[-2:] for line in lines[2:]] == [["2.50", "4.50"], ["11.50", "13.50"]]
+    assert main([*argv, "--value", "colour"]) == 2
+
+
 def test_what_is_not_there_is_named(folder, tmp_path, capsys):
     with pytest.raises(NPTError, match="no results"):
         tables.collect(tmp_path / "empty")

@@ -93,3 +93,33 @@ def test_the_demo_prints_its_table_and_reuses_its_runs(repository, environment, 
     assert again.returncode == 0 and "3 of them complete" in again.stdout
     table = (tmp_path / "demo" / "table.txt").read_text()
     assert table in first.stdout and table in again.stdout
+
+
+@pytest.mark.parametrize("result", [0, 1])
+def test_continuous_integration_tests_in_a_fresh_environment(repository, tmp_path, result):
+    """Outside the tree, gone afterwards; its result is that of the tests."""
+    log = tmp_path / "log"
+    program(
+        tmp_path / "python",
+        f"""echo "$VIRTUAL_ENV $*" >> {log}
+case "$*" in
+  *pytest*) exit {result} ;;
+  *sys.prefix*) echo "$VIRTUAL_ENV" ;;
+esac
+""",
+    )
+    program(
+        tmp_path / "bin" / "python3",
+        f"""mkdir -p "$3/bin" && cp {tmp_path / "python"} "$3/bin/python"
+echo "export VIRTUAL_ENV=$3; PATH=$3/bin:\\$PATH" > "$3/bin/activate"
+""",
+    )
+    env = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin", "CI": "true"}
+    done = bash(repository / ".ci" / "run", env={**env, "VIRTUAL_ENV": "/old"}, cwd=tmp_path)
+    assert done.returncode == result, done.stderr
+    lines = [line.split(maxsplit=1) for line in log.read_text().splitlines()]
+    (fresh,) = {home for home, _ in lines}
+    assert not Path(fresh).exists() and repository not in Path(fresh).parents
+    steps = [what for _, what in lines if what.startswith("-m")]
+    assert steps[0].startswith("-m pip install") and steps[0].endswith(".[report,test]")
+    assert steps[1:] == ["-m ruff check .", "-m pytest"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import clip
 import pytest
 import torch
+from clip_recipe import half_runs_on_cpu
 from torch import nn
 from trainer_kit import NODES, TRAINERS, build, config, random_batches
 
@@ -155,6 +156,7 @@ def test_amp_on_the_cpu(method, reference_file):
         assert p.grad is None or (p.grad.dtype == torch.float32 and p.grad.isfinite().all())
 
 
+@pytest.mark.skipif(not half_runs_on_cpu(), reason="this torch has no float16 on the CPU")
 @pytest.mark.parametrize("method", METHODS)
 def test_half_weights_with_float32_masters(method, reference_file, monkeypatch):
     """What fp16 does on a GPU, on the CPU, where users are refused it."""
