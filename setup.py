@@ -40,8 +40,8 @@ setup(
         "yacs>=0.1.8",
         "tabulate",
         "tqdm",
-        # The distribution of OpenAI's CLIP that runs on every torch; it imports `pkg_resources`,
-        # which setuptools 82 dropped.
+        # The distribution of OpenAI's CLIP that runs on every torch. It imports `pkg_resources`,
+        # which setuptools 82 dropped and 81 warns about.
         "clip-anytorch>=2.6",
         "setuptools<81",
     ],

@@ -27,6 +27,7 @@ from npt.datasets.worlds import LAYOUTS, WORLDS
 from npt.errors import NPTError
 
 VERSION = 1  # of the pictures; a change of any of them is a new version
+STAMP = "sha256"  # file that says which pictures a folder holds
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,11 @@ def make(name: str, root: Path) -> Path:
     """
     folder = root / folder_name(name)
     if folder.is_dir():
+        stamp = folder / STAMP
+        if not stamp.is_file() or stamp.read_text(encoding="ascii") != ROWS[name].sha256:
+            raise NPTError(
+                f"{folder} is not {name} of this version: delete it, or take another --root."
+            )
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -197,6 +203,7 @@ def _write(name: str, folder: Path) -> None:
             f"{name} came out different from version {VERSION} of the mini suite "
             f"(sha256 {digest.hexdigest()}): please report your numpy version and processor."
         )
+    (folder / STAMP).write_text(digest.hexdigest(), encoding="ascii")
     (folder / "split.json").write_text(json.dumps(split), encoding="utf-8")
 
 

@@ -4,11 +4,15 @@
 `MaPLeNPT` and `NPT`, and lets `DATASET.IMBALANCE_RATIO` act on any data set; nothing else.
 """
 
+import sys
+
 from npt import config, engine, imbalance, trainer
 
 __version__ = "0.1.0"
 
-engine.activate()
-config.register()
-trainer.register()
-imbalance.install()
+# `python -m npt.engine` reports on an engine that cannot be activated, rather than fall over it.
+if not (sys.argv[:1] == ["-m"] and "npt.engine" in sys.orig_argv):
+    engine.activate()
+    config.register()
+    trainer.register()
+    imbalance.install()

@@ -17,7 +17,6 @@ import dis
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -82,6 +81,7 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     if not path.is_absolute():
+        register()
         import npt.configs
 
         parts = path.parts[1:] if path.parts[:1] == ("configs",) else path.parts
@@ -211,12 +211,9 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 def register() -> None:
     """Make our own trainers and data sets known; names that a host registered stay the host's."""
     try:
-        with warnings.catch_warnings():
-            # clip looks up packages in a way that setuptools warns of; nothing for users to do
-            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-            import npt.configs
-            import npt.datasets
-            import npt.trainers  # noqa: F401
+        import npt.configs
+        import npt.datasets
+        import npt.trainers  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name in ("npt.trainers", "npt.datasets", "npt.configs"):
             raise NPTError(

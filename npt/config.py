@@ -60,12 +60,14 @@ def _one_of(*allowed: str) -> Check:
 
 _WEIGHT: Check = (lambda v: _number(v) and v >= 0, "a finite number, 0 or more")
 _LENGTH: Check = (lambda v: _number(v) and v > 0, "a finite number above 0")
+_COUNT: Check = (lambda v: type(v) is int and v >= 1, "a whole number, 1 or more")
 CHECKS: dict[str, Check] = {
     "TRAINER.NPT.W1": _WEIGHT,
     "TRAINER.NPT.W2": _WEIGHT,
     "TRAINER.NPT.E_W": _LENGTH,
     "TRAINER.NPT.E_H": _LENGTH,
     "TRAINER.NPT.REDUCTION": _one_of(*REDUCTIONS),
+    **{f"TRAINER.{node}.N_CTX": _COUNT for node in ("COOP", "COCOOP", "MAPLE")},
     "DATASET.IMBALANCE_RATIO": (lambda v: _number(v) and 0 < v <= 1, "a number in (0, 1]"),
     "DATASET.IMBALANCE_ORDER": _one_of(*ORDERS),
     "DATASET.SUBSAMPLE_CLASSES": _one_of("all", "base", "new"),

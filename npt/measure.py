@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,12 +178,13 @@ class Measured:
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.results: dict[str, Results] = {}
-        self._measure_counts: list[int] | None = None  # known once this process trains or resumes
+        self.train_counts: list[int] | None = None  # of each class, once they are known
+        self._measure_trains = False  # whether this process trains or resumes
         self._measure_train_seconds: float | None = None
         self._measure_test_seconds = 0.0
-        self._measure_earlier: dict[str, Any] | None = (
-            None  # what result.json held before this process
-        )
+        # What result.json held before this process; None until it has been looked at.
+        self._measure_earlier: dict[str, Any] | None = None
+        reset_peak_memory()
         super().__init__(*args, **kwargs)
 
     # ---- the engine's life cycle
@@ -191,7 +192,8 @@ class Measured:
     def before_train(self) -> None:
         super().before_train()
         counts = Counter(item.label for item in self.dm.dataset.train_x)
-        self._measure_counts = [counts[label] for label in range(self.num_classes)]
+        self.train_counts = [counts[label] for label in range(self.num_classes)]
+        self._measure_trains = True
         if self.start_epoch == 0:  # a new training: an earlier one's results are not its own
             self._measure_earlier = {}
         self._measure_test_seconds = 0.0
@@ -233,7 +235,7 @@ class Measured:
 
     @torch.no_grad()
     def _measure_run(self, split: str | None) -> Recorder:
-        recorder = Recorder(getattr(self, "model", None), self._measure_counts)
+        recorder = Recorder(getattr(self, "model", None), self.train_counts)
         name = self._measure_split(split)
         loader = self.val_loader if name == "val" else self.test_loader
         self.set_model_mode("eval")
@@ -247,7 +249,7 @@ class Measured:
     @contextmanager
     def _measure_listen(self) -> Iterator[Recorder]:
         """Listens in on the evaluator, which sees every batch whatever a host has overridden."""
-        recorder = Recorder(getattr(self, "model", None), self._measure_counts)
+        recorder = Recorder(getattr(self, "model", None), self.train_counts)
         evaluator = self.evaluator
         process = evaluator.process
 
@@ -292,14 +294,14 @@ class Measured:
             "config": _plain(self.cfg),
             "versions": versions(),
             "classnames": list(self.dm.dataset.classnames),
-            "train_counts": self._measure_counts,
+            "train_counts": self.train_counts,
             "train_seconds": self._measure_train_seconds,
             **peak_memory(),
         }
         if self._measure_earlier is None:
             self._measure_earlier = _read_same_run(path, record)
         earlier = self._measure_earlier
-        if self._measure_counts is None:  # only tested here: what training left stays
+        if not self._measure_trains:  # only tested here: what training left stays
             for key in ("train_counts", "train_seconds", *peak_memory()):
                 record[key] = earlier.get(key, record[key])
         elif self._measure_train_seconds is not None:  # a resumed run counts all its sittings
@@ -348,6 +350,14 @@ def _clip_version() -> str:
     return "unknown"
 
 
+def reset_peak_memory() -> None:
+    """Let the peaks of `peak_memory` count from now, where the system can (Linux; CUDA)."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+
+
 def peak_memory() -> dict[str, int | None]:
     """Peak memory of this process, and what torch allocated at most on the GPU, in bytes."""
     try:
@@ -376,7 +386,7 @@ def write_json_atomically(path: Path, record: dict[str, Any]) -> None:
 
 
 def _read_same_run(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """What `path` holds, if it tells of the same trainer, data, classes and seed; else nothing."""
+    """What `path` holds, if it tells of the same run, whatever was tested; else nothing."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -384,7 +394,8 @@ def _read_same_run(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     same = ("trainer", "dataset", "seed", "classnames")
     if not isinstance(found, dict) or any(found.get(key) != record[key] for key in same):
         return {}
-    return found
+    old, new = ({**x.get("config", {}), "TEST": None} for x in (found, record))
+    return found if old == json.loads(json.dumps(new)) else {}
 
 
 def _plain(node: Any) -> Any:

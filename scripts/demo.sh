@@ -12,5 +12,7 @@ python -m npt.experiments run configs/experiments/demo.yaml --out "$out" "$@"
 printf '\n'
 python -m npt.experiments table "$out" | tee "$out/table.txt"
 printf '\n'
-python -m npt.experiments figure "$out" --labels ZeroshotCLIP MaPLe MaPLeNPT
+labels=(--labels ZeroshotCLIP MaPLe MaPLeNPT) # of another choice of trainers, all
+[ $# -eq 0 ] || labels=()
+python -m npt.experiments figure "$out" ${labels[@]+"${labels[@]}"}
 printf 'Runs with their logs and figures in %s\n' "$out"

@@ -14,7 +14,7 @@ from dassl.utils import load_checkpoint
 from npt.encoders import TextEncoder, load_clip
 from npt.errors import NPTError
 from npt.measure import Measured
-from npt.trainers.checkpoints import check_origin, checkpoint_file, load_learned
+from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned
 from npt.trainers.prompts import PromptedCLIP, PromptLearner
 
 PRECISIONS = ("fp16", "fp32", "amp")
@@ -141,12 +141,25 @@ class PromptTrainer(Measured, TrainerX):
 
     def checkpoint_extra(self) -> dict[str, Any]:
         """What a checkpoint says of its origin, beside the weights."""
-        return {"backbone": self.cfg.MODEL.BACKBONE.NAME, "classnames": self.classnames}
+        return {
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "classnames": self.classnames,
+            "train_counts": self.train_counts,
+        }
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Continue from `directory`; NPTError where it holds a run on other classes."""
+        for name in self.get_model_names():
+            folder = os.path.join(directory, name)
+            if os.path.isfile(os.path.join(folder, POINTER)):
+                path = checkpoint_file(folder)
+                check_origin(load_checkpoint(path), path, self.checkpoint_extra(), True)
+        return super().resume_model_if_exist(directory)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load what was learned: of `epoch`, else the best one, else the newest."""
         if not directory:
-            print("Note that load_model() is skipped as no pretrained model is given")
+            print("No --model-dir, so the weights stay as they are")
             return
         learner = self.model.prompt_learner
         for name in self.get_model_names():
@@ -155,6 +168,8 @@ class PromptTrainer(Measured, TrainerX):
             specific = self.model.text_encoder.class_specific
             check_origin(checkpoint, path, self.checkpoint_extra(), specific)
             load_learned(learner, checkpoint, path, f"TRAINER.{self.node}")
+            if checkpoint.get("classnames") == self.classnames:
+                self.train_counts = checkpoint.get("train_counts")
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint.get("epoch")})')
 
 

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import clip
 from torch import Tensor, nn
 
 from npt.errors import NPTError
@@ -64,8 +65,10 @@ def check_origin(
     checkpoint: dict[str, Any], path: str, here: dict[str, Any], class_specific: bool
 ) -> None:
     """NPTError where a checkpoint says that it comes from another backbone or class list."""
-    backbone = checkpoint.get("backbone")
-    if backbone and _stem(backbone) != _stem(here["backbone"]):
+    backbone = checkpoint.get("backbone", "")
+    names = {_stem(backbone), _stem(here["backbone"])}
+    # Of a file under a name of its own only the shapes of its weights can tell.
+    if len(names) == 2 and names <= {_stem(name) for name in (*clip.available_models(), "tiny")}:
         raise NPTError(
             f'"{path}" was trained with MODEL.BACKBONE.NAME {backbone}, not {here["backbone"]}'
         )

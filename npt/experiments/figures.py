@@ -107,8 +107,12 @@ def choose(
     if not found:
         raise NPTError(f"there are no runs under {folder}: has an experiment run there?")
     found.sort(key=lambda run: run[1]["position"])
-    for key, value, pick in (("dataset", dataset, min), ("ratio", ratio, min)):
-        value = pick(record[key] for _, record in found) if value is None else value
+    smallest = min(record["ratio"] for _, record in found)
+    for key, value, default in (
+        ("dataset", dataset, found[0][1]["dataset"]),
+        ("ratio", ratio, smallest),
+    ):
+        value = default if value is None else value
         found = [run for run in found if run[1][key] == value]
         if not found:
             raise NPTError(f"--{key} {value}: no run under {folder} has it")

@@ -19,6 +19,7 @@ ratios and seeds, and a run is one of their combinations. Fields of the yaml:
 from __future__ import annotations
 
 import difflib
+import hashlib
 import itertools
 import shlex
 from collections.abc import Iterator, Sequence
@@ -112,11 +113,20 @@ class Run:
             "params": dict(self.params),
             "position": self.position,
             "config": self.config,
+            "config_sha256": _digest(self.config),
             "opts": {key: str(value) for key, value in self.opts},
             "commands": {
                 e.name: shlex.join(["python", "train.py", *self.argv(e)]) for e in self.evaluations
             },
         }
+
+
+def _digest(config: str) -> str:
+    """The SHA-256 of a config file; empty where there is none, which a run itself complains of."""
+    try:
+        return hashlib.sha256(find_config(config).read_bytes()).hexdigest()
+    except NPTError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -292,7 +302,7 @@ def check_experiment(values: dict[str, Any], where: str) -> Experiment:
     entries = (
         PROTOCOLS[experiment.protocol]
         if isinstance(experiment.protocol, str)
-        else (experiment.protocol)
+        else experiment.protocol
     )
     if any(e.get("data") == "targets" for e in entries) and not experiment.targets:
         raise NPTError(f"the protocol of {where} tests on other data sets: name them in targets")

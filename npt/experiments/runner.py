@@ -68,8 +68,10 @@ def has_checkpoint(folder: Path) -> bool:
 def remove_checkpoints(run: Run) -> None:
     """Delete the models and event files of a run, which are nearly all of its size."""
     for evaluation in run.evaluations:
-        for inside in run.output(evaluation).glob("*/"):
-            shutil.rmtree(inside)
+        folder = run.output(evaluation)
+        for inside in folder.iterdir() if folder.is_dir() else ():
+            if inside.is_dir():
+                shutil.rmtree(inside)
 
 
 def check_record(run: Run) -> None:
@@ -78,9 +80,11 @@ def check_record(run: Run) -> None:
     if not path.is_file() or not any(read_results(run.output(e)) for e in run.evaluations):
         return
     old, new = json.loads(path.read_text(encoding="utf-8")), run.record()
-    for key in ("trainer", "config", "train", "opts"):
+    for key in ("trainer", "config", "config_sha256", "train", "opts"):
         if old.get(key) != new[key]:
             changed = f"{key} {old.get(key)!r}, now {new[key]!r}"
+            if key == "config_sha256":
+                changed = f"another content of {new['config']}"
             if key == "opts":
                 before, now = old.get(key, {}), new[key]
                 name = next(k for k in {**before, **now} if before.get(k) != now.get(k))

@@ -36,7 +36,7 @@ class DatasetWrapper(Dataset):
     ):
         self.cfg = cfg
         self.data_source = data_source
-        self.transform = transform  # accept list or tuple as input
+        self.transform = transform  # one, or a sequence of them
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0

@@ -93,7 +93,7 @@ class SimpleTrainer(TrainerBase):
         self.register_model("model", self.model, self.optim, self.sched)
         devices = torch.cuda.device_count()
         if devices > 1 and self.device.type == "cuda":
-            print(f"Detected {devices} GPUs (use nn.DataParallel)")
+            print(f"{devices} GPUs are visible: the model runs on all of them (DataParallel)")
             self.model = nn.DataParallel(self.model)
 
     def train(self) -> None:
@@ -136,7 +136,7 @@ class SimpleTrainer(TrainerBase):
         print("Finish training")
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
-                print("Deploy the model with the best val performance")
+                print("Deploy the model of the best validation result")
                 self.load_model(self.output_dir)
             else:
                 print("Deploy the last-epoch model")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import pickle
 import types
+import zipfile
 from typing import Any
 
 import torch
@@ -73,6 +74,10 @@ class _Unpickler(pickle.Unpickler):
 
 def salvage(fpath: str) -> tuple[Any, list[str]]:
     """Load `fpath` on the CPU; also the names of the classes that became placeholders."""
+    if zipfile.is_zipfile(fpath):
+        with zipfile.ZipFile(fpath) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise ValueError(f'"{fpath}" is a TorchScript archive, not a checkpoint')
     replaced: set[str] = set()
     unpickler = type("Unpickler", (_Unpickler,), {"replaced": replaced})
     module = types.ModuleType("restricted_pickle")

@@ -117,7 +117,7 @@ def build_transform(
     None with INPUT.NO_TRANSFORM. ValueError naming all choices where one is unknown.
     """
     if cfg.INPUT.NO_TRANSFORM:
-        print("Note: no transform is applied!")
+        print("INPUT.NO_TRANSFORM is True: images are used as they are")
         return None
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     unknown = [choice for choice in choices if choice not in AVAI_CHOICES]
