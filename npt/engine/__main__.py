@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,9 @@ class Fault(Exception):
 
 def _import(name: str, cure: str):
     try:
-        return importlib.import_module(name)
+        with warnings.catch_warnings():  # what clip's import warns of is not for users to mend
+            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+            return importlib.import_module(name)
     except Exception as err:  # a broken binary raises OSError or RuntimeError, among others
         reason = " ".join(str(err).split())
         raise Fault(f"{name} cannot be imported ({type(err).__name__}: {reason}): {cure}") from err
