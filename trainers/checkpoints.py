@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import clip
 from torch import Tensor, nn
 
 from npt.errors import NPTError
@@ -62,18 +61,20 @@ def load_learned(learner: nn.Module, checkpoint: dict[str, Any], path: str, node
 
 
 def check_origin(
-    checkpoint: dict[str, Any], path: str, here: dict[str, Any], class_specific: bool
+    checkpoint: dict[str, Any], path: str, here: dict[str, Any], class_list: bool
 ) -> None:
-    """NPTError where a checkpoint says that it comes from another backbone or class list."""
-    backbone = checkpoint.get("backbone", "")
-    names = {_stem(backbone), _stem(here["backbone"])}
-    # Of a file under a name of its own only the shapes of its weights can tell.
-    if len(names) == 2 and names <= {_stem(name) for name in (*clip.available_models(), "tiny")}:
+    """NPTError where a checkpoint says that it comes from another backbone, or other classes.
+
+    The class list counts only if `class_list`; a shared context fits any.
+    """
+    backbone = checkpoint.get("backbone")
+    if backbone and _stem(backbone) != _stem(here["backbone"]):
         raise NPTError(
-            f'"{path}" was trained with MODEL.BACKBONE.NAME {backbone}, not {here["backbone"]}'
+            f'"{path}" was trained with MODEL.BACKBONE.NAME {backbone}, not {here["backbone"]}; '
+            "a file with the same weights must have the same name"
         )
     classnames = checkpoint.get("classnames")
-    if class_specific and classnames and list(classnames) != list(here["classnames"]):
+    if class_list and classnames and list(classnames) != list(here["classnames"]):
         pairs = zip(classnames, here["classnames"], strict=False)
         k, (old, new) = next(
             ((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1]),
@@ -83,8 +84,8 @@ def check_origin(
             f"class {k} is {old!r} there and {new!r} here" if old != new else "lengths differ"
         )
         raise NPTError(
-            f'"{path}" holds contexts of other classes ({difference}); class-specific contexts '
-            "(CSC) fit only the class list they were trained on"
+            f'"{path}" comes from other classes ({difference}); a run is continued, and '
+            "class-specific contexts (CSC) are used, only with the class list of its training"
         )
 
 

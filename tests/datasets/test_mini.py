@@ -101,6 +101,13 @@ def test_pictures_that_are_not_the_suites_are_refused_and_leave_nothing(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pictures_of_another_version_are_not_used(tmp_path):
+    folder = mini.make(SMALL, tmp_path)
+    (folder / mini.STAMP).write_text("another")
+    with pytest.raises(NPTError, match="not MiniLand of this version"):
+        mini.make(SMALL, tmp_path)
+
+
 def test_two_processes_may_make_it_at_once(tmp_path):
     with multiprocessing.get_context("fork").Pool(2) as pool:
         folders = pool.starmap(mini.make, [(SMALL, tmp_path)] * 2)

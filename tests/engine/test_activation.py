@@ -213,6 +213,14 @@ def test_doctor():
     assert "Everything is fine." in result.stdout
 
 
+def test_doctor_reports_an_engine_that_cannot_be_had():
+    env = {**os.environ, "NPT_ENGINE": "elsewhere"}
+    command = [sys.executable, "-W", "ignore", "-m", "npt.engine"]
+    result = subprocess.run(command, cwd=NPT.parent, env=env, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "engine: NOT FINE" in result.stdout and "NPT_ENGINE" in result.stdout
+
+
 def test_doctor_finds_a_broken_clip(tmp_path, monkeypatch):
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "__init__.py").write_text("import no_such_module")

@@ -149,3 +149,29 @@ def test_what_is_not_there_is_named(folder, tmp_path, capsys):
     assert main(["table", str(folder), "--by", "colour"]) == 2
     assert main(["table", str(folder), "--split", "val"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
+
+
+def test_grid_by_hand(tmp_path):
+    """Means over seeds of each setting; runs outside the grid are left out."""
+    trainers = {"MaPLe": {"config": "m", "grid": False}, "MaPLeNPT": {"config": "n"}}
+    key, other = "TRAINER.NPT.W1", "TRAINER.NPT.W2"
+    grid = {key: [0.1, 1.0], other: [0.0, 2.0]}
+    runs = Experiment(trainers, ("a",), seeds=(1, 3), grid=grid).runs(tmp_path)
+    for run in runs:
+        params = dict(run.params)
+        accuracy = 10 * run.seed + params.get(key, 99) + 100 * params.get(other, 99)
+        for evaluation in run.evaluations:
+            run.output(evaluation).mkdir(parents=True)
+            content = {"results": {"test": {"accuracy": accuracy}}}
+            (run.output(evaluation) / "result.json").write_text(json.dumps(content))
+        (run.folder / "run.json").write_text(json.dumps(run.record()))
+    frame = tables.collect(tmp_path)
+    table = tables.grid(frame, "accuracy", [key], other)
+    assert list(table.columns) == [0.0, 2.0]
+    assert table.values.tolist() == [[20.1, 220.1], [21.0, 221.0]]
+    text = tables.render_grid(table, digits=1)
+    assert "W2 0" in text and "W2 2" in text and "220.1" in text
+    for wrong in ({"value": "speed"}, {"rows": ["nothing"]}, {"split": "val"}):
+        arguments = {"value": "accuracy", "rows": [key], "column": other, **wrong}
+        with pytest.raises(NPTError):
+            tables.grid(frame, **arguments)

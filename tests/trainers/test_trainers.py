@@ -224,9 +224,27 @@ def test_a_saved_model_is_loaded_again(method, reference_file, tmp_path, capsys)
     others.load_model(str(tmp_path))
     third = build(cfg, NAMES)
     third.load_model("")
-    assert "skipped" in capsys.readouterr().out
+    assert "weights stay as they are" in capsys.readouterr().out
     assert third.resume_model_if_exist(str(tmp_path)) == 1
     assert torch.equal(logits_of(third), logits_of(first))
+
+
+def test_a_run_on_other_classes_is_not_continued(reference_file, tmp_path):
+    cfg = config("CoOp", reference_file, "OPTIM.MAX_EPOCH", 1, output=str(tmp_path))
+    trained(cfg)
+    others = build(cfg, [*NAMES[:-1], "dog"])
+    with pytest.raises(NPTError, match="class 4 is 'cat' there and 'dog' here"):
+        others.train()
+
+
+def test_a_test_of_the_trained_classes_knows_their_counts(reference_file, tmp_path):
+    cfg = config("CoOp", reference_file, "OPTIM.MAX_EPOCH", 1, output=str(tmp_path))
+    first = trained(cfg)
+    again, others = build(cfg, NAMES), build(cfg, ["new", "class names"])
+    for trainer in (again, others):
+        trainer.load_model(str(tmp_path))
+    assert again.train_counts == first.train_counts
+    assert others.train_counts is None
 
 
 @pytest.mark.parametrize("method", METHODS)
