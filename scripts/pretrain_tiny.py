@@ -27,6 +27,7 @@ from clip.model import CLIP
 
 from npt.datasets.conditions import CONDITIONS, render
 from npt.datasets.worlds import WORLDS
+from npt.encoders import ImageEncoder
 from npt.encoders.blocks import run_layers
 from npt.encoders.loading import base_embedding, pack_tiny
 
@@ -133,16 +134,6 @@ def normalise(pictures: np.ndarray) -> torch.Tensor:
     return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def encode_image(model: CLIP, images: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) -> (N, E), the class token alone leaving the last layer."""
-    visual = model.visual
-    x = visual.conv1(images).flatten(2).transpose(1, 2)  # (N, T - 1, W)
-    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
-    x = visual.ln_pre(x + visual.positional_embedding)
-    x = run_layers(visual.transformer.resblocks, x, (), keep=1)[:, 0]
-    return visual.ln_post(x) @ visual.proj
-
-
 def encode_text(model: CLIP, numbers: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """(N, L) token numbers -> (N, E), no position after the longest text computed."""
     length = numbers.shape[1]
@@ -172,7 +163,7 @@ def held_out_accuracy(model: CLIP, vocabulary: Vocabulary, per_class: int = 4) -
         names = list(spec.classes)[:: max(1, len(spec.classes) // 40)]
         drawn = [_described(10**6 + k, world, n)[0] for n in names for k in range(per_class)]
         labels = torch.arange(len(names)).repeat_interleave(per_class)
-        image = F.normalize(encode_image(model, normalise(np.stack(drawn))), dim=-1)
+        image = F.normalize(ImageEncoder(model.visual)(normalise(np.stack(drawn))), dim=-1)
         text = encode_text(model, *vocabulary.encode([f"a photo of a {n}." for n in names]))
         text = F.normalize(text, dim=-1)
         out[world] = float(((image @ text.T).argmax(1) == labels).float().mean() * 100)
@@ -206,7 +197,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    log = (args.out / "log.jsonl").open("w")
+    log = args.out / "log.jsonl"
+    log.write_text("")
 
     start = time.time()
     with multiprocessing.Pool() as pool:
@@ -218,6 +210,7 @@ def main() -> None:
     vocabulary = Vocabulary()
     print(f"{len(vocabulary.ids)} tokens", flush=True)
     model = CLIP(**{**ARCHITECTURE, "vocab_size": len(vocabulary.ids)})
+    image_encoder = ImageEncoder(model.visual)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for n, p in model.named_parameters() if p.ndim <= 1 and n != "logit_scale"]
     optimiser = torch.optim.AdamW(
@@ -238,7 +231,7 @@ def main() -> None:
             order = rng.permutation(len(examples))
         batch, order = order[: args.batch], order[args.batch :]
         texts = [caption(rng, *examples[i][1:]) for i in batch]
-        image = encode_image(model, normalise(pictures[batch]))
+        image = image_encoder(normalise(pictures[batch]))
         loss = contrastive_loss(image, encode_text(model, *vocabulary.encode(texts)), scale, texts)
         optimiser.zero_grad()
         loss.backward()
@@ -253,7 +246,8 @@ def main() -> None:
                 "seconds": time.time() - start,
             }
             row.update(held_out_accuracy(model, vocabulary))
-            print(json.dumps({k: round(v, 3) for k, v in row.items()}), file=log, flush=True)
+            with log.open("a") as file:
+                print(json.dumps({k: round(v, 3) for k, v in row.items()}), file=file)
             print(" ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
             save(model, vocabulary, args.out)
     if args.install:

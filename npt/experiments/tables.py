@@ -135,11 +135,17 @@ def grid(
 
 
 def render_grid(table: pd.DataFrame, style: str = "simple", digits: int = 2) -> str:
-    """The grid as one table; column heads are key and value."""
-    heads = [*table.index.names, *(f"{table.columns.name} {value:g}" for value in table.columns)]
-    heads = [head.rpartition(".")[2] for head in heads]
-    cells = [[*index, *values] for index, values in zip(table.index, table.values, strict=True)]
-    return tabulate(cells, heads, tablefmt=style, floatfmt=f".{digits}f")
+    """The grid as one table; the keys by their last word, each column under its value."""
+    names = (*table.index.names, table.columns.name)
+    *down, across = (str(name).rpartition(".")[2] for name in names)
+    heads = [*down, *(f"{across} {value:g}" for value in table.columns)]
+    cells = [
+        [f"{key:g}" if isinstance(key, float) else key for key in index]
+        + [f"{value:.{digits}f}" for value in values]
+        for index, values in zip(table.index, table.values, strict=True)
+    ]
+    align = ["left"] * len(down) + ["right"] * len(table.columns)
+    return tabulate(cells, heads, tablefmt=style, colalign=align, disable_numparse=True)
 
 
 def render(summary: pd.DataFrame, style: str = "simple") -> str:

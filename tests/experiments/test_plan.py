@@ -1,9 +1,10 @@
+import math
 from pathlib import Path
 
 import pytest
 import yaml
 
-from npt.cli import parse_args
+from npt.cli import find_config, parse_args
 from npt.errors import NPTError
 from npt.experiments.plan import PROTOCOLS, check_experiment, load_experiment
 
@@ -91,11 +92,18 @@ def test_a_label_may_be_another_name_for_a_trainer_with_opts():
 def test_every_shipped_experiment_expands(repository):
     files = sorted((repository / "configs" / "experiments").glob("*.yaml"))
     assert {"demo.yaml", "mini.yaml", "reduction.yaml"} <= {f.name for f in files}
-    counts = {f.stem: len(load_experiment(f).runs("out")) for f in files}
-    assert counts["demo"] == 6
-    assert counts["mini"] == 6 * 3 * (5 * 3 + 1)
-    sets = len(load_experiment(repository / "configs/experiments/reduction.yaml").datasets)
-    assert counts["reduction"] == sets * 2 * 3 * 2 * (3 * 4 * 4 + 1)
+    for file in files:
+        shipped = load_experiment(file)
+        points = math.prod(len(values) for values in shipped.grid.values())
+        expected = sum(
+            (points if spec.get("grid", True) else 1)
+            * (len(shipped.seeds) if spec.get("train", True) else 1)
+            for spec in shipped.trainers.values()
+        )
+        settings = len(shipped.datasets) * len(shipped.ratios)
+        assert len(shipped.runs("out")) == settings * expected, file.name
+        for spec in shipped.trainers.values():
+            assert find_config(spec["config"]).is_file()
 
 
 def test_the_command_line_changes_fields_and_adds_options(tmp_path):

@@ -170,7 +170,8 @@ def test_grid_by_hand(tmp_path):
     assert list(table.columns) == [0.0, 2.0]
     assert table.values.tolist() == [[20.1, 220.1], [21.0, 221.0]]
     text = tables.render_grid(table, digits=1)
-    assert "W2 0" in text and "W2 2" in text and "220.1" in text
+    assert text.splitlines()[0].split() == ["ratio", "trainer", "W1", "W2", "0", "W2", "2"]
+    assert text.splitlines()[-1].split() == ["1", "MaPLeNPT", "1", "21.0", "221.0"]
     for wrong in ({"value": "speed"}, {"rows": ["nothing"]}, {"split": "val"}):
         arguments = {"value": "accuracy", "rows": [key], "column": other, **wrong}
         with pytest.raises(NPTError):
