@@ -11,6 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "data"))  # clip_recipe, trainer_kit
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors lose by threads, and float32 sums must not depend on how many there are."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,3 +56,21 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def reference_state():
+    """The state dict of the checkpoint that the reference arrays were computed on."""
+    from clip_recipe import reference_state_dict
+
+    return reference_state_dict()
+
+
+@pytest.fixture(scope="session")
+def reference_file(reference_state, tmp_path_factory) -> str:
+    """That checkpoint as a file."""
+    import torch
+
+    path = tmp_path_factory.mktemp("clip") / "reference.pt"
+    torch.save(reference_state, path)
+    return str(path)

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 from npt import engine
 
@@ -16,14 +15,6 @@ HERE = Path(__file__).parent
 
 if engine.describe().name != "embedded":  # set NPT_ENGINE=embedded to run them
     collect_ignore_glob = ["test_*.py"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
