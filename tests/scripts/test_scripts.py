@@ -43,7 +43,7 @@ def bash(*args: object, env: dict[str, str], cwd: Path) -> subprocess.CompletedP
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
