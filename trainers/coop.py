@@ -51,6 +51,8 @@ class CoOp(PromptTrainer):
         node = self.cfg.TRAINER.COOP
         width = context_width(clip_model)
         specific = node.CSC and not node.CTX_INIT  # words are shared by all classes
+        if node.CTX_INIT and node.CSC:
+            print("TRAINER.COOP.CSC has no effect beside CTX_INIT, whose words all classes share")
         if node.CTX_INIT:
             n = len(node.CTX_INIT.replace("_", " ").split(" "))
             ctx, prefix = written_context(clip_model, node.CTX_INIT, n, "TRAINER.COOP")

@@ -151,7 +151,7 @@ def test_best_val(host, root, tmp_path, capsys):
     trainer = host.main(root, str(tmp_path), "TEST.FINAL_MODEL", "best_val")
     out = capsys.readouterr().out
     assert out.count("Evaluate on the *val* set") == 3
-    assert "Deploy the model with the best val performance" in out
+    assert "Deploy the model of the best validation result" in out
     best = torch.load(tmp_path / "net" / "model-best.pth.tar", weights_only=True)
     assert best["val_result"] == trainer.best_result
     assert re.search(r"Load \S+model-best\.pth\.tar to net \(epoch=\d, val_result=[\d.]+\)", out)
