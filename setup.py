@@ -47,6 +47,6 @@ setup(
     ],
     extras_require={
         "report": ["matplotlib>=3.7", "pandas>=2.0", "tensorboard"],
-        "test": ["pytest>=7", "hypothesis>=6.80", "ruff>=0.5"],
+        "test": ["pytest>=7", "hypothesis>=6.80", "ruff>=0.5", "scikit-learn"],
     },
 )
