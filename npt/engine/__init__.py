@@ -10,9 +10,12 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import io
 import os
+import pickle
 import sys
 import warnings
+from fractions import Fraction
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import NamedTuple
@@ -79,21 +82,58 @@ def describe() -> Engine:
     return Engine(name, str(getattr(dassl, "__version__", "unknown")), str(folder))
 
 
-def broken_on_this_torch(folder: Path) -> bool:
-    """Whether the warm-up schedulers of the Dassl in `folder` cannot be built on this torch.
+def broken_on_this_torch(folder: Path) -> str:
+    """What of the Dassl in `folder` cannot work on this torch; empty where all of it can.
 
-    They hand `verbose` to LRScheduler.__init__, which torch has dropped.
+    Its schedulers hand `verbose` to LRScheduler.__init__, which torch has dropped; its checkpoints
+    pickle a live scheduler, which torch.load refuses unless told otherwise since 2.6.
     """
+    schedulers = _parse(folder / "optim" / "lr_scheduler.py")
+    if any(map(_hands_on_verbose, ast.walk(schedulers))) and not _scheduler_takes_verbose():
+        return "warm-up schedulers"
+    loading = _parse(folder / "utils" / "torchtools.py")
+    if any(map(_loads_by_default, ast.walk(loading))) and _load_refuses_objects():
+        return "checkpoints"
+    return ""
+
+
+def _parse(file: Path) -> ast.Module:
+    """The syntax tree of a file; an empty one where it cannot be had."""
     try:
-        tree = ast.parse((folder / "optim" / "lr_scheduler.py").read_text(encoding="utf-8"))
+        return ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError):
-        return False
-    if not any(_hands_on_verbose(node) for node in ast.walk(tree)):
-        return False
+        return ast.Module([], [])
+
+
+def _scheduler_takes_verbose() -> bool:
     from torch.optim import lr_scheduler
 
-    parameters = inspect.signature(lr_scheduler.LRScheduler.__init__).parameters
-    return "verbose" not in parameters
+    scheduler = getattr(lr_scheduler, "LRScheduler", lr_scheduler._LRScheduler)
+    return "verbose" in inspect.signature(scheduler.__init__).parameters
+
+
+def _loads_by_default(node: ast.AST) -> bool:
+    """Whether this is a call of torch.load that does not say what it may unpickle."""
+    return (
+        isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "torch.load"
+        and all(keyword.arg != "weights_only" for keyword in node.keywords)
+    )
+
+
+def _load_refuses_objects() -> bool:
+    import torch
+
+    file = io.BytesIO()
+    torch.save(Fraction(1), file)
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():  # torch 2.4 and 2.5 announce the change
+            warnings.simplefilter("ignore")
+            torch.load(file)
+    except pickle.UnpicklingError:
+        return True
+    return False
 
 
 def _hands_on_verbose(node: ast.AST) -> bool:
@@ -167,10 +207,11 @@ def _warn_if_broken(spec: ModuleSpec | None) -> None:
     if _warned or spec is None or spec.origin is None:
         return
     folder = Path(spec.origin).parent
-    if broken_on_this_torch(folder):
+    broken = broken_on_this_torch(folder)
+    if broken:
         _warned = True
         warnings.warn(
-            f'The warm-up schedulers of the Dassl in "{folder}" do not work with the installed '
-            f"torch (LRScheduler no longer takes `verbose`): {WAY_OUT}.",
+            f'The {broken} of the Dassl in "{folder}" do not work with the installed torch: '
+            f"{WAY_OUT}.",
             stacklevel=4,
         )

@@ -37,10 +37,10 @@ def check_engine() -> str:
     except Exception as err:
         raise Fault(f"no engine can be used: {err}") from err
     _import("dassl.engine", cure)
-    if name == "installed" and engine.broken_on_this_torch(Path(path)):
+    broken = engine.broken_on_this_torch(Path(path)) if name == "installed" else ""
+    if broken:
         raise Fault(
-            f"installed Dassl {version} at {path}: its warm-up schedulers do not work with this "
-            f"torch: {cure}"
+            f"installed Dassl {version} at {path}: its {broken} do not work with this torch: {cure}"
         )
     return f"{name} dassl {version} at {path}"
 

@@ -172,6 +172,20 @@ def test_how_it_is_judged(tmp_path, base, monkeypatch):
     assert not broken_on_this_torch(old)
 
 
+@pytest.mark.parametrize(
+    ("call", "outdated"),
+    [("torch.load(fpath)", True), ("torch.load(fpath, weights_only=False)", False)],
+)
+def test_how_loading_is_judged(tmp_path, call, outdated):
+    import torch
+
+    folder = site(tmp_path / "site") / "dassl"
+    (folder / "utils").mkdir()
+    (folder / "utils" / "torchtools.py").write_text(f"def load(fpath):\n    return {call}\n")
+    strict = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+    assert broken_on_this_torch(folder) == ("checkpoints" if outdated and strict else "")
+
+
 def test_the_embedded_engine_is_a_package_of_its_own(tmp_path):
     """It works from a copy, away from npt, and mentions npt nowhere."""
     shutil.copytree(EMBEDDED / "dassl", tmp_path / "dassl")
