@@ -32,6 +32,7 @@ def run(host, root, tmp_path_factory):
 
 
 def test_order_of_the_log(run):
+    pytest.importorskip("tensorboard")
     text, folder, _ = run
     expected = [
         "Loading trainer: Plain",
