@@ -32,7 +32,7 @@ POINTS_PER_CLASS = 40
 
 
 @dataclass(frozen=True)
-class Features:
+class SplitFeatures:
     """Unit features of a test set: text (K, D), image (N, D), labels (N,), classnames (K,)."""
 
     text: np.ndarray
@@ -46,13 +46,13 @@ class Features:
         os.replace(partial, path)
 
     @classmethod
-    def load(cls, path: Path) -> Features:
+    def load(cls, path: Path) -> SplitFeatures:
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
 
 
 # --------------------------------------------------------------------------- features
-def collect_features(trainer: Any, split: str = "test") -> Features:
+def collect_features(trainer: Any, split: str = "test") -> SplitFeatures:
     """The features that a trainer's model computes for a split.
 
     Text features that depend on the image (CoCoOp) are averaged over the images.
@@ -61,14 +61,14 @@ def collect_features(trainer: Any, split: str = "test") -> Features:
         raise NPTError(f"{type(trainer).__name__} is not measured, so it shows no features")
     image, text, labels = trainer.collect(split)
     names = np.array(trainer.dm.dataset.classnames)
-    return Features(text.cpu().numpy(), image.cpu().numpy(), labels.cpu().numpy(), names)
+    return SplitFeatures(text.cpu().numpy(), image.cpu().numpy(), labels.cpu().numpy(), names)
 
 
-def features_of(folder: Path, record: dict[str, Any], part: str) -> Features:
+def features_of(folder: Path, record: dict[str, Any], part: str) -> SplitFeatures:
     """The test features of one evaluation of a run, from its file or, once, from its checkpoint."""
     path = folder / part / "features.npz"
     if path.is_file():
-        return Features.load(path)
+        return SplitFeatures.load(path)
     first = next(iter(record["commands"]))
     if record["train"] and not has_checkpoint(folder / first):
         raise NPTError(
@@ -126,7 +126,7 @@ def choose(
 
 
 # --------------------------------------------------------------------------- picture
-def project(features: Features, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def project(features: SplitFeatures, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Text (C, 2) and image (N', 2) coordinates of some classes on their principal plane.
 
     The plane is fitted to texts and class means of the images, so that every class weighs alike.
@@ -182,7 +182,7 @@ def _title(folder: Path, label: str) -> str:
     return f"{label}\n{test['accuracy']:.1f}%  {measures}"
 
 
-def _draw_panel(panel: Any, features: Features, classes: np.ndarray) -> float:
+def _draw_panel(panel: Any, features: SplitFeatures, classes: np.ndarray) -> float:
     """Draw one panel; returns how far its points reach from the middle."""
     text, image = project(features, classes)
     labels = np.concatenate([np.full((features.labels == k).sum(), k) for k in classes])

@@ -28,6 +28,7 @@ from typing import Any, TextIO
 from npt import cli
 from npt.errors import NPTError
 from npt.experiments.plan import Evaluation, Run, dataset_name
+from npt.measure import write_json_atomically
 
 RECORD = "run.json"
 
@@ -99,7 +100,7 @@ def check_record(run: Run) -> None:
 def execute_run(run: Run) -> None:
     """Train and test one run in this process, leaving out what its folder already has."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    _write_json(run.folder / RECORD, run.record())
+    write_json_atomically(run.folder / RECORD, run.record())
     first = run.evaluations[0]
     if run.train and not (read_results(run.output(first)) and has_checkpoint(run.output(first))):
         for evaluation in run.evaluations:
@@ -133,12 +134,6 @@ def _test(trainer: Any, run: Run, evaluation: Evaluation) -> None:
                 f"testing {dataset_name(evaluation.dataset)} on its {split} images left no figures "
                 f"in {run.output(evaluation) / 'result.json'}: has the data set that split?"
             )
-
-
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 # --------------------------------------------------------------------------- workers

@@ -20,7 +20,7 @@ def features(classes: int = 6, dim: int = 16, per_class: int = 20, seed: int = 0
     image = text[labels] + 0.01 * rng.standard_normal((len(labels), dim))
     image[:, 3] += 2.0
     names = np.array([f"class {k}" for k in range(classes)])
-    return figures.Features(text, image, labels, names)
+    return figures.SplitFeatures(text, image, labels, names)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_projection_keeps_a_plane_and_drops_the_offset_of_modalities():
 def test_saved_features_come_back(tmp_path):
     given = features()
     given.save(tmp_path / "features.npz")
-    again = figures.Features.load(tmp_path / "features.npz")
+    again = figures.SplitFeatures.load(tmp_path / "features.npz")
     for name, array in vars(given).items():
         assert np.array_equal(array, getattr(again, name))
 
