@@ -101,7 +101,7 @@ class Vocabulary:
             for name in spec.classes:
                 for _ in range(60 if world != "flags" else 8):
                     index = int(rng.integers(2**31))
-                    _, _, _, attributes, _ = _described(index, world, name)
+                    _, attributes = clean(index, world, name)
                     words = tuple(
                         sorted(CONDITIONS)[k]
                         for k in rng.permutation(len(CONDITIONS))[: int(rng.integers(3))]
@@ -121,10 +121,10 @@ class Vocabulary:
         return out, torch.tensor([len(r) - 1 for r in rows])
 
 
-def _described(index: int, world: str, name: str):
-    rng = np.random.default_rng([SEED + 1, index])
-    picture, attributes = render(rng, world, name, {})
-    return picture, world, name, dict(attributes), ()
+def clean(index: int, world: str, name: str) -> tuple[np.ndarray, dict]:
+    """A held-out picture of a class under no condition, and its attributes."""
+    picture, attributes = render(np.random.default_rng([SEED + 1, index]), world, name, {})
+    return picture, dict(attributes)
 
 
 def normalise(pictures: np.ndarray) -> torch.Tensor:
@@ -161,7 +161,7 @@ def held_out_accuracy(model: CLIP, vocabulary: Vocabulary, per_class: int = 4) -
     out = {}
     for world, spec in WORLDS.items():
         names = list(spec.classes)[:: max(1, len(spec.classes) // 40)]
-        drawn = [_described(10**6 + k, world, n)[0] for n in names for k in range(per_class)]
+        drawn = [clean(10**6 + k, world, n)[0] for n in names for k in range(per_class)]
         labels = torch.arange(len(names)).repeat_interleave(per_class)
         image = F.normalize(ImageEncoder(model.visual)(normalise(np.stack(drawn))), dim=-1)
         text = encode_text(model, *vocabulary.encode([f"a photo of a {n}." for n in names]))

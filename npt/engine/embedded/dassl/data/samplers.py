@@ -30,7 +30,7 @@ class _Ordered(Sampler):
     """A sampler that draws up its whole order at once."""
 
     def _order(self) -> list[int]:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define _order()")
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._order())

@@ -243,22 +243,22 @@ class TrainerBase:
         pass
 
     def run_epoch(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define run_epoch()")
 
     def test(self, split: str | None = None) -> float:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define test()")
 
     def parse_batch_train(self, batch: dict[str, Any]):
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define parse_batch_train()")
 
     def parse_batch_test(self, batch: dict[str, Any]):
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define parse_batch_test()")
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define forward_backward()")
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define model_inference()")
 
 
 def _missing(fpath: str) -> str:

@@ -21,13 +21,13 @@ class EvaluatorBase:
         self.cfg = cfg
 
     def reset(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define reset()")
 
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define process()")
 
     def evaluate(self) -> OrderedDict:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define evaluate()")
 
 
 def confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray, size: int) -> np.ndarray:
