@@ -42,7 +42,7 @@ class _BaseWarmupScheduler(LRScheduler):
 
     def warmup_rate(self, base_lr: float, epoch: int) -> float:
         """The rate in warm-up epoch `epoch`, counted from 0."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define its warm-up rate")
 
     def get_lr(self) -> list[float]:
         if self.last_epoch >= self.warmup_epoch:
