@@ -40,6 +40,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "PREC": "fp16",
         "PROMPT_DEPTH": 9,
     },
+    "MODEL": {
+        "CLASS_CHUNK": 0,  # classes a training step takes at a time; 0: as many as memory allows
+        "PLAIN_ENCODERS": False,  # the usual 77-token computation, to compare with
+    },
     "DATASET": {
         "SUBSAMPLE_CLASSES": "all",
         "IMBALANCE_RATIO": 1.0,  # tau: images of the rarest class over those of the largest
@@ -68,6 +72,7 @@ CHECKS: dict[str, Check] = {
     "TRAINER.NPT.E_H": _LENGTH,
     "TRAINER.NPT.REDUCTION": _one_of(*REDUCTIONS),
     **{f"TRAINER.{node}.N_CTX": _COUNT for node in ("COOP", "COCOOP", "MAPLE")},
+    "MODEL.CLASS_CHUNK": (lambda v: type(v) is int and v >= 0, "a whole number, 0 or more"),
     "DATASET.IMBALANCE_RATIO": (lambda v: _number(v) and 0 < v <= 1, "a number in (0, 1]"),
     "DATASET.IMBALANCE_ORDER": _one_of(*ORDERS),
     "DATASET.SUBSAMPLE_CLASSES": _one_of("all", "base", "new"),

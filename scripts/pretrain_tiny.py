@@ -27,8 +27,6 @@ from clip.model import CLIP
 
 from npt.datasets.conditions import CONDITIONS, render
 from npt.datasets.worlds import WORLDS
-from npt.encoders import ImageEncoder
-from npt.encoders.blocks import run_layers
 from npt.encoders.loading import base_embedding, pack_tiny
 
 SEED = 20_000  # no downstream data set draws from this stream
@@ -138,8 +136,12 @@ def encode_text(model: CLIP, numbers: torch.Tensor, ends: torch.Tensor) -> torch
     """(N, L) token numbers -> (N, E), no position after the longest text computed."""
     length = numbers.shape[1]
     x = model.token_embedding(numbers) + model.positional_embedding[:length]  # (N, L, W)
-    causal = torch.full((1, 1, length, length), -math.inf).triu(1)
-    x = run_layers(model.transformer.resblocks, x, (), keep=length, mask=causal)
+    causal = torch.full((length, length), -math.inf).triu(1)
+    x = x.transpose(0, 1)  # CLIP's layers take (L, N, W)
+    for layer in model.transformer.resblocks:
+        layer.attn_mask = causal
+        x = layer(x)
+    x = x.transpose(0, 1)
     return model.ln_final(x[torch.arange(len(x)), ends]) @ model.text_projection
 
 
@@ -163,7 +165,7 @@ def held_out_accuracy(model: CLIP, vocabulary: Vocabulary, per_class: int = 4) -
         names = list(spec.classes)[:: max(1, len(spec.classes) // 40)]
         drawn = [clean(10**6 + k, world, n)[0] for n in names for k in range(per_class)]
         labels = torch.arange(len(names)).repeat_interleave(per_class)
-        image = F.normalize(ImageEncoder(model.visual)(normalise(np.stack(drawn))), dim=-1)
+        image = F.normalize(model.visual(normalise(np.stack(drawn))), dim=-1)
         text = encode_text(model, *vocabulary.encode([f"a photo of a {n}." for n in names]))
         text = F.normalize(text, dim=-1)
         out[world] = float(((image @ text.T).argmax(1) == labels).float().mean() * 100)
@@ -210,7 +212,6 @@ def main() -> None:
     vocabulary = Vocabulary()
     print(f"{len(vocabulary.ids)} tokens", flush=True)
     model = CLIP(**{**ARCHITECTURE, "vocab_size": len(vocabulary.ids)})
-    image_encoder = ImageEncoder(model.visual)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for n, p in model.named_parameters() if p.ndim <= 1 and n != "logit_scale"]
     optimiser = torch.optim.AdamW(
@@ -231,7 +232,7 @@ def main() -> None:
             order = rng.permutation(len(examples))
         batch, order = order[: args.batch], order[args.batch :]
         texts = [caption(rng, *examples[i][1:]) for i in batch]
-        image = image_encoder(normalise(pictures[batch]))
+        image = model.visual(normalise(pictures[batch]))
         loss = contrastive_loss(image, encode_text(model, *vocabulary.encode(texts)), scale, texts)
         optimiser.zero_grad()
         loss.backward()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
-from npt.encoders import TextEncoder, load_clip
+from npt.encoders import ClassPrompts, build_encoders, load_clip
 from npt.errors import NPTError
 from npt.measure import Measured
 from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned
@@ -31,8 +31,8 @@ class PromptTrainer(Measured, TrainerX):
 
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP
-    ) -> tuple[PromptLearner, TextEncoder]:
-        """The prompt learner, and the text encoder made for its prompts."""
+    ) -> tuple[PromptLearner, ClassPrompts]:
+        """The prompt learner, and the prompts of the classes with its context vectors' places."""
         raise TypeError(f"{type(self).__name__} defines no prompts")
 
     # ---- life of a trainer
@@ -59,14 +59,17 @@ class PromptTrainer(Measured, TrainerX):
         cfg = self.cfg
         self.classnames = list(self.dm.dataset.classnames)
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
-        clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
+        clip_model = load_clip(cfg.MODEL.BACKBONE.NAME, self.device)
         self._check_image_size(clip_model.visual.input_resolution)
         if self.precision == "fp16":
             convert_weights(clip_model)
 
         print("Building custom CLIP")
-        learner, text_encoder = self.build_prompts(self.classnames, clip_model)
-        self.model = PromptedCLIP(learner, text_encoder, clip_model)
+        learner, prompts = self.build_prompts(self.classnames, clip_model)
+        encoders = build_encoders(
+            clip_model, prompts, cfg.MODEL.CLASS_CHUNK, cfg.MODEL.PLAIN_ENCODERS
+        )
+        self.model = PromptedCLIP(learner, *encoders, clip_model.logit_scale)
         names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         print(f"Parameters to be updated: {', '.join(names) or 'none'}")
         if cfg.MODEL.INIT_WEIGHTS:

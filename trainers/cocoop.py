@@ -5,7 +5,7 @@ from collections import OrderedDict
 from clip.model import CLIP
 from torch import Tensor, nn
 
-from npt.encoders import TextEncoder
+from npt.encoders import ClassPrompts
 from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (
@@ -43,7 +43,7 @@ class CoCoOp(PromptTrainer):
 
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP
-    ) -> tuple[PromptLearner, TextEncoder]:
+    ) -> tuple[PromptLearner, ClassPrompts]:
         node = self.cfg.TRAINER.COCOOP
         if node.CTX_INIT:
             n = len(node.CTX_INIT.replace("_", " ").split(" "))
@@ -52,5 +52,4 @@ class CoCoOp(PromptTrainer):
             ctx, prefix = random_context(node.N_CTX, context_width(clip_model))
         announce(prefix, len(ctx))
         learner = ConditionalContext(ctx, clip_model.visual.output_dim)
-        tokens, slots = place_context(class_prompts(prefix, classnames), len(ctx))
-        return learner, TextEncoder(clip_model, tokens, slots)
+        return learner, place_context(class_prompts(prefix, classnames), len(ctx))

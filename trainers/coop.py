@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dassl.metrics import compute_accuracy
-from npt.encoders import TextEncoder
+from npt.encoders import ClassPrompts
 from npt.encoders.packing import LAYOUTS, place_context
 from npt.errors import NPTError
 from npt.trainers.base import PromptTrainer
@@ -47,7 +47,7 @@ class CoOp(PromptTrainer):
 
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP
-    ) -> tuple[PromptLearner, TextEncoder]:
+    ) -> tuple[PromptLearner, ClassPrompts]:
         node = self.cfg.TRAINER.COOP
         width = context_width(clip_model)
         specific = node.CSC and not node.CTX_INIT  # words are shared by all classes
@@ -62,10 +62,9 @@ class CoOp(PromptTrainer):
             ctx, prefix = random_context(node.N_CTX, width)
         announce(prefix, ctx.shape[-2])
         lengths = [name_length(name) for name in classnames]
-        tokens, slots = place_context(
-            class_prompts(prefix, classnames), ctx.shape[-2], node.CLASS_TOKEN_POSITION, lengths
-        )
-        return Context(ctx), TextEncoder(clip_model, tokens, slots, specific)
+        tokens = class_prompts(prefix, classnames)
+        where = node.CLASS_TOKEN_POSITION
+        return Context(ctx), place_context(tokens, ctx.shape[-2], where, lengths, specific)
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, float]]:
         logits = self.model(image)

@@ -7,7 +7,7 @@ import torch
 from clip.model import CLIP
 from torch import Tensor, nn
 
-from npt.encoders import TextEncoder
+from npt.encoders import ClassPrompts
 from npt.encoders.packing import place_context
 from npt.errors import NPTError
 from npt.trainers.base import PromptTrainer
@@ -65,7 +65,7 @@ class MaPLe(PromptTrainer):
 
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP
-    ) -> tuple[PromptLearner, TextEncoder]:
+    ) -> tuple[PromptLearner, ClassPrompts]:
         node = self.cfg.TRAINER.MAPLE
         width = visual_width(clip_model)
         if node.CTX_INIT and node.N_CTX <= 4:
@@ -76,5 +76,4 @@ class MaPLe(PromptTrainer):
         announce(prefix, len(ctx))
         layers = max(clip_model.transformer.layers, clip_model.visual.transformer.layers)
         learner = MultiModalContext(ctx, width, node.PROMPT_DEPTH, layers)
-        tokens, slots = place_context(class_prompts(prefix, classnames), len(ctx))
-        return learner, TextEncoder(clip_model, tokens, slots)
+        return learner, place_context(class_prompts(prefix, classnames), len(ctx))

@@ -7,7 +7,6 @@ from clip.simple_tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from npt.encoders import ImageEncoder, TextEncoder
 from npt.errors import NPTError
 
 CONTEXT_STD = 0.02  # of random first context vectors
@@ -28,12 +27,18 @@ class PromptLearner(nn.Module):
 class PromptedCLIP(nn.Module):
     """A frozen CLIP with a prompt learner."""
 
-    def __init__(self, learner: PromptLearner, text_encoder: TextEncoder, clip_model: CLIP):
+    def __init__(
+        self,
+        learner: PromptLearner,
+        text_encoder: nn.Module,
+        image_encoder: nn.Module,
+        logit_scale: nn.Parameter,
+    ):
         super().__init__()
         self.prompt_learner = learner
         self.text_encoder = text_encoder.eval()
-        self.image_encoder = ImageEncoder(clip_model.visual).eval()
-        self.logit_scale = clip_model.logit_scale
+        self.image_encoder = image_encoder.eval()
+        self.logit_scale = logit_scale
         for part in (self.text_encoder, self.image_encoder):
             part.requires_grad_(False)
         self.logit_scale.requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from clip.model import CLIP
 
-from npt.encoders import TextEncoder
+from npt.encoders import ClassPrompts
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import PromptLearner, readable, tokenize
 
@@ -31,11 +31,11 @@ class ZeroshotCLIP(PromptTrainer):
 
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP
-    ) -> tuple[PromptLearner, TextEncoder]:
+    ) -> tuple[PromptLearner, ClassPrompts]:
         template = TEMPLATES.get(self.cfg.DATASET.NAME, DEFAULT)
         texts = [template.format(readable(name)) for name in classnames]
         print(f'Prompts: "{template}"')
-        return PromptLearner(), TextEncoder(clip_model, tokenize(texts, classnames))
+        return PromptLearner(), ClassPrompts(tokenize(texts, classnames))
 
     def train(self) -> None:
         if not self.cfg.TEST.NO_TEST:

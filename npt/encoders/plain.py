@@ -1,25 +1,64 @@
 """The plain computation: all 77 tokens of every class, through CLIP's own modules.
 
-What the fast encoders must reproduce. For tests and benchmarks; nothing else uses it.
+What the fast encoders must reproduce: for tests, benchmarks, and MODEL.PLAIN_ENCODERS.
 """
 
 from collections.abc import Sequence
 
 import torch
 from clip.model import CLIP, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
+
+from npt.encoders.packing import ClassPrompts
+
+
+class PlainTextEncoder(nn.Module):
+    """TextEncoder, plainly."""
+
+    def __init__(self, clip_model: CLIP, prompts: ClassPrompts):
+        super().__init__()
+        parts = ("transformer", "token_embedding", "ln_final", "text_projection")
+        for name in (*parts, "positional_embedding"):
+            setattr(self, name, getattr(clip_model, name))
+        self.dtype = clip_model.dtype
+        self.class_specific = prompts.class_specific
+        self.register_buffer("tokens", prompts.tokens.cpu(), persistent=False)
+        self.register_buffer("slots", prompts.slots, persistent=False)
+
+    def forward(self, ctx: Tensor | None = None, deep: Sequence[Tensor] = ()) -> Tensor:
+        prompts = ClassPrompts(self.tokens, self.slots, self.class_specific)
+        return text_features(self, prompts, ctx, deep)
+
+
+class PlainImageEncoder(nn.Module):
+    """ImageEncoder, plainly."""
+
+    def __init__(self, visual: nn.Module):
+        super().__init__()
+        self.visual = visual
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.visual.conv1.weight.dtype
+
+    def forward(
+        self, image: Tensor, ctx: Tensor | None = None, deep: Sequence[Tensor] = ()
+    ) -> Tensor:
+        if isinstance(self.visual, VisionTransformer):
+            return image_features(self.visual, image, ctx, deep)
+        return self.visual(image.type(self.dtype))
 
 
 def text_features(
-    clip_model: CLIP,
-    tokenized: Tensor,
+    clip_model: CLIP | PlainTextEncoder,
+    prompts: ClassPrompts,
     ctx: Tensor | None = None,
-    slots: Tensor | None = None,
     deep: Sequence[Tensor] = (),
 ) -> Tensor:
     """As TextEncoder.forward: (K, E), or (B, K, E) for contexts with an image dimension."""
     if ctx is not None and ctx.dim() == 4:  # one image after the other, as CoCoOp
-        return torch.stack([text_features(clip_model, tokenized, c, slots, deep) for c in ctx])
+        return torch.stack([text_features(clip_model, prompts, c, deep) for c in ctx])
+    tokenized, slots, _ = prompts
     dtype = clip_model.dtype
     x = clip_model.token_embedding(tokenized).type(dtype)  # (K, 77, D)
     if ctx is not None:

@@ -3,69 +3,77 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from clip.model import CLIP
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from npt.encoders.blocks import layer_norm, run_layers
-from npt.encoders.packing import pack
+from npt.encoders.memory import activation_bytes, free_bytes
+from npt.encoders.packing import GROUP, ClassPrompts, pack
 from npt.errors import NPTError
+
+AT_ONCE = 4096  # tokens in one pass without backward: larger passes are no faster
 
 
 class TextEncoder(nn.Module):
     """Features of K class prompts, computed without waste and to the same values.
 
     clip_model: an unmodified CLIP, whose token embeddings are read once, here
-    tokenized: (K, 77) token ids of the prompts; whatever id stands in a slot is not read
-    slots: (K, n) where context vector j sits in the prompt of class k, as `place_context` gives
-    class_specific: the contexts given to `forward` differ from class to class
-    room: how many tokens to pack in a row; by default what keeps attention within its linear maps
+    prompts: the prompts of the K classes, as `place_context` gives
+    class_chunk: train with so many classes at a time, of one image at a time, and compute each
+        such piece again for its backward; 0: only where the memory there is would not hold all
+    group: how many tokens attend together, at most
     """
 
     def __init__(
         self,
         clip_model: CLIP,
-        tokenized: Tensor,
-        slots: Tensor | None = None,
-        class_specific: bool = False,
-        room: int | None = None,
+        prompts: ClassPrompts,
+        class_chunk: int = 0,
+        group: int = GROUP,
     ):
         super().__init__()
         self.transformer = clip_model.transformer
         self.ln_final = clip_model.ln_final
         self.text_projection = clip_model.text_projection
-        self.class_specific = class_specific
+        self.class_specific = prompts.class_specific
+        self.class_chunk = class_chunk
+        self.n_classes = len(prompts.tokens)
+        self.n_ctx = 0 if prompts.slots is None else prompts.slots.shape[1]
+        layers = self.transformer.resblocks
         weight = clip_model.token_embedding.weight
-        device, dtype = weight.device, self.dtype
-        packing = pack(
-            tokenized.cpu(),
-            None if slots is None else slots.cpu(),
-            class_specific,
-            room or max(128, weight.shape[1] // 2),
+        self.token_bytes = activation_bytes(len(layers), weight.shape[1], self.dtype.itemsize)
+        self.chunks = nn.ModuleList(
+            Chunk(clip_model, part, group, self.dtype)
+            for part in self._parts(prompts, weight.device)
         )
-        self.n_classes, self.n_eots = len(tokenized), packing.eots
-        self.n_ctx = 0 if slots is None else slots.shape[1]
-        positions = clip_model.positional_embedding.detach().to(dtype)
-        ids = tokenized.cpu()[packing.cls, packing.pos].to(device)
-        embeddings = weight.detach()[ids].to(dtype) + positions[packing.pos.to(device)]
-        mask = torch.zeros(packing.sees.shape, dtype=dtype)
-        mask.masked_fill_(~packing.sees, float("-inf"))
-        self._buffer("tokens", embeddings)  # (G, T, D)
-        self._buffer("ctx_positions", positions[packing.ctx_pos.to(device)])  # (G, M, D)
-        self._buffer("mask", mask.unsqueeze(1).to(device))  # (G, 1, T + M, T + M)
-        groups, rows = packing.ctx_row.shape[0], packing.ctx_row.flatten()
-        given = torch.arange(self.n_ctx * (self.n_classes if class_specific else 1))
-        as_given = torch.equal(rows, given)
-        self._buffer("ctx_rows", None if as_given else rows.to(device))  # (G * M,)
-        in_order = len(packing.order) == groups * packing.eots
-        self._buffer("order", None if in_order else packing.order.to(device))  # (K,)
         self._cached: tuple | None = None
 
-    def _buffer(self, name: str, value: Tensor | None) -> None:
-        self.register_buffer(name, value, persistent=False)
+    def _parts(self, prompts: ClassPrompts, device: torch.device) -> list[ClassPrompts]:
+        tokens, slots, class_specific = prompts
+        size = self.class_chunk
+        if size == 0:  # so many that a quarter of the memory is enough for one image
+            longest = int(tokens.argmax(dim=-1).max()) + 1
+            size = int(min(free_bytes(device) / 4 / self.token_bytes / longest, len(tokens)))
+        size = max(size, 1)
+        return [
+            ClassPrompts(
+                tokens[i : i + size].cpu(),
+                None if slots is None else slots[i : i + size].cpu(),
+                class_specific,
+            )
+            for i in range(0, len(tokens), size)
+        ]
 
     @property
     def dtype(self) -> torch.dtype:
         return self.transformer.resblocks[0].attn.in_proj_weight.dtype
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens are computed for an image."""
+        return sum(chunk.n_tokens for chunk in self.chunks)
 
     def forward(self, ctx: Tensor | None = None, deep: Sequence[Tensor] = ()) -> Tensor:
         """Features (K, E), not normalised; (B, K, E) where ctx has an image dimension.
@@ -91,51 +99,141 @@ class TextEncoder(nn.Module):
     def _state(self) -> tuple:
         """Changes whenever a weight does, or the precision it is used in."""
         weights = [(w.data_ptr(), w._version) for w in self.parameters()]
-        one = self.ctx_positions.new_ones(1, 1)
+        one = self.chunks[0].words.new_ones(1, 1)
         return (weights, self.dtype, one.device, torch.mm(one, one).dtype)  # seen through autocast
 
     def _encode(self, ctx: Tensor | None, deep: Sequence[Tensor]) -> Tensor:
-        tokens, mask = self.tokens, self.mask
-        prompts = []
-        images = 1
-        if ctx is not None:
-            images = ctx.shape[0] if ctx.dim() == 4 else 1
-            prompts = [self._place(ctx) + self._per_row(self.ctx_positions, images)]
-            used = deep[: len(self.transformer.resblocks) - 1]
-            prompts += [self._per_row(self._place(p), images) for p in used]
-        elif self.n_ctx:
+        if ctx is None and self.n_ctx:
             raise NPTError(f"these prompts have {self.n_ctx} context positions and got no context")
-        if images > 1:
-            tokens, mask = self._per_row(tokens, images), self._per_row(mask, images)
-        x = run_layers(self.transformer.resblocks, tokens, prompts, self.n_eots, mask)
-        x = layer_norm(self.ln_final, x)  # (B * G, eots, D)
-        x = (x @ self.text_projection).view(images, -1, self.text_projection.shape[1])
-        if self.order is not None:
-            x = x.index_select(1, self.order)
+        prompts = [] if ctx is None else [ctx, *deep[: len(self.transformer.resblocks) - 1]]
+        prompts = [self._per_class(p) for p in prompts]  # (B or 1, 1 or K, n, D) each
+        images = prompts[0].shape[0] if prompts else 1
+        training = torch.is_grad_enabled() and any(p.requires_grad for p in prompts)
+        again = training and self._too_large(images)
+        features = []
+        first = 0
+        for chunk in self.chunks:
+            classes = slice(first, first + chunk.n_classes)
+            first += chunk.n_classes
+            mine = [p[:, classes] if p.shape[1] > 1 else p for p in prompts]
+            together = images
+            if again:
+                together = 1
+            elif not training:
+                together = max(1, AT_ONCE // chunk.n_tokens)
+            of_images = []
+            for i in range(0, images, together):
+                piece = [p[i : i + together] if len(p) > 1 else p for p in mine]
+                if again:
+                    of_images.append(checkpoint(self._piece, chunk, *piece, use_reentrant=False))
+                else:
+                    of_images.append(self._piece(chunk, *piece))
+            features.append(_cat(of_images, 0))
+        x = _cat(features, 1)  # (B, K, E)
         return x if ctx is not None and ctx.dim() == 4 else x[0]
 
-    def _place(self, ctx: Tensor) -> Tensor:
-        """Context vectors at their places: (G or B * G, M, D)."""
-        m, d = self.ctx_positions.shape[1:]
+    def _too_large(self, images: int) -> bool:
+        """Whether a step must be cut in pieces that are computed again for their backward."""
+        if self.class_chunk:
+            return images * len(self.chunks) > 1
+        needed = images * self.n_tokens * self.token_bytes
+        return needed > free_bytes(self.text_projection.device) / 2
+
+    def _piece(self, chunk: "Chunk", *prompts: Tensor) -> Tensor:
+        """Features (B, classes of the chunk, E)."""
+        x = layer_norm(self.ln_final, chunk(self.transformer.resblocks, prompts))
+        return x @ self.text_projection
+
+    def _per_class(self, ctx: Tensor) -> Tensor:
+        """ctx as (B or 1, 1 or K, n, D), in the dtype of the encoder."""
         x = ctx.to(self.dtype)
-        x = x.view((1,) * (4 - x.dim()) + x.shape)  # (1 or B, 1 or K, n, D)
+        x = x.view((1,) * (4 - x.dim()) + x.shape)
         classes = self.n_classes if self.class_specific else 1
-        if x.shape[1] not in (1, classes) or x.shape[2:] != (self.n_ctx, d):
+        width = self.text_projection.shape[0]
+        if x.shape[1] not in (1, classes) or x.shape[2:] != (self.n_ctx, width):
             raise NPTError(
                 f"context vectors of shape {tuple(ctx.shape)} do not fit prompts of "
-                f"{self.n_ctx} context positions of width {d}"
+                f"{self.n_ctx} context positions of width {width}"
                 + (f" for {self.n_classes} classes" if self.class_specific else "")
             )
-        x = x.expand(-1, classes, -1, -1).flatten(1, 2)  # (1 or B, rows, D)
-        if self.ctx_rows is not None:
-            x = x.index_select(1, self.ctx_rows)
-        return x.view(-1, m, d)  # (G or B * G, M, D)
+        return x
 
-    @staticmethod
-    def _per_row(x: Tensor, images: int) -> Tensor:
-        """Repeat something held for G packed rows for every image: (B * G, ...)."""
-        rest = x.shape[1:]
-        return x.expand(images, *x.shape).reshape(-1, *rest) if images > 1 else x
+
+class Chunk(nn.Module):
+    """The tokens of some classes' prompts, in the layout of `packing`."""
+
+    def __init__(
+        self,
+        clip_model: CLIP,
+        prompts: ClassPrompts,
+        group: int,
+        dtype: torch.dtype,
+    ):
+        super().__init__()
+        packing = pack(prompts, group)
+        self.n_classes = len(prompts.tokens)
+        self.class_specific = prompts.class_specific
+        self.n_tokens = len(packing.pos) + len(packing.ctx_pos)
+        self.groups, self.reads = packing.read.shape
+        embedding = clip_model.token_embedding.weight.detach()
+        device = embedding.device
+        positions = clip_model.positional_embedding.detach().to(dtype)
+        words = embedding[prompts.tokens[packing.cls, packing.pos].to(device)].to(dtype)
+        hidden = torch.zeros(packing.sees.shape, dtype=dtype)
+        hidden.masked_fill_(~packing.sees, float("-inf"))
+        hidden_read = hidden.gather(1, packing.read[..., None].expand(-1, -1, hidden.shape[-1]))
+        first = torch.arange(self.groups)[:, None] * packing.sees.shape[1]  # of each group
+        self._buffer("words", words + positions[packing.pos.to(device)])  # (T, D)
+        self._buffer("ctx_positions", positions[packing.ctx_pos.to(device)])  # (M, D)
+        self._buffer("ctx_rows", packing.ctx_row.to(device))  # (M,)
+        self._buffer("far", packing.far.flatten().to(device))  # (G * E,)
+        self._buffer("hidden", hidden[:, None].to(device))  # (G, 1, Q, E + Q), -inf or 0
+        self._buffer("hidden_read", hidden_read[:, None].to(device))  # (G, 1, R, E + Q)
+        self._buffer("read", (first + packing.read).flatten().to(device))  # (G * R,)
+        self._buffer("slot", packing.slot.to(device))  # (K,)
+
+    def _buffer(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+    def forward(self, layers: nn.Sequential, prompts: Sequence[Tensor]) -> Tensor:
+        """The EOT of every class after all layers: (B, K, D); prompts (B or 1, 1 or K, n, D)."""
+        placed = [self._place(p) for p in prompts]
+        if placed:
+            placed[0] = placed[0] + self.ctx_positions
+        x = run_layers(layers, self.words[None], placed, self.read, self.attend, self.attend_read)
+        return x.index_select(1, self.slot)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._attention(q, k, v, self.hidden)
+
+    def attend_read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._attention(q, k, v, self.hidden_read)
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+        """Every group's queries, q (B, G * Q, H, d), over its far and its own nodes."""
+        b, g = q.shape[0], self.groups
+        q = q.unflatten(1, (g, -1)).flatten(0, 1)  # (B * G, Q, H, d)
+        k, v = (self._with_far(z) for z in (k, v))  # (B * G, E + Q, H, d)
+        hidden = hidden.to(q.dtype).repeat(b, 1, 1, 1)
+        x = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=hidden
+        )
+        return x.transpose(1, 2).unflatten(0, (b, g)).flatten(1, 2)  # (B, G * Q, H, d)
+
+    def _with_far(self, x: Tensor) -> Tensor:
+        own = x.unflatten(1, (self.groups, -1))
+        far = x.index_select(1, self.far).unflatten(1, (self.groups, -1))
+        return torch.cat([far, own], dim=2).flatten(0, 1)
+
+    def _place(self, ctx: Tensor) -> Tensor:
+        """Context vectors (B or 1, 1 or K, n, D) at their nodes: (B or 1, M, D)."""
+        if self.class_specific:
+            ctx = ctx.expand(-1, self.n_classes, -1, -1)
+        return ctx.flatten(1, 2).index_select(1, self.ctx_rows)
+
+
+def _cat(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _all_equal(new: list[Tensor], old: list[Tensor]) -> bool:

@@ -6,7 +6,7 @@ from clip_recipe import half_runs_on_cpu, random_clip, random_prompts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npt.encoders import ImageEncoder, TextEncoder, plain
+from npt.encoders import ClassPrompts, ImageEncoder, TextEncoder, plain
 from npt.encoders.packing import place_context
 from npt.errors import NPTError
 
@@ -44,23 +44,24 @@ def compare(fast, slow, prompts, generator):
     kind=st.sampled_from(["shared", "specific", "image", "both"]),
     where=st.sampled_from(["end", "middle", "front"]),
     depth=st.integers(0, 4),
-    room=st.sampled_from([1, 20, 128]),
+    group=st.sampled_from([1, 3, 8, 32]),
 )
-def test_text(seed, lengths, n, words, kind, where, depth, room):
+def test_text(seed, lengths, n, words, kind, where, depth, group):
     model = random_clip(seed)
     generator = torch.Generator().manual_seed(seed)
     tokens = random_prompts(seed, lengths, n, words)
-    tokens, slots = place_context(tokens, n, where, [length + words for length in lengths])
+    specific = kind in ("specific", "both")
+    name_lengths = [length + words for length in lengths]
+    texts = place_context(tokens, n, where, name_lengths, specific)
     k = len(lengths)
     shape = {
         "shared": (n, 64), "specific": (k, n, 64), "image": (2, 1, n, 64), "both": (2, k, n, 64)
     }[kind]  # fmt: skip
     prompts = [torch.randn(s, generator=generator) for s in (shape, *[(n, 64)] * depth)]
     prompts = [p.requires_grad_() for p in prompts]
-    specific = kind in ("specific", "both")
-    encoder = TextEncoder(model, tokens, slots, specific, room)
+    encoder = TextEncoder(model, texts, group=group)
     fast = encoder(prompts[0], prompts[1:])
-    slow = plain.text_features(model, tokens, prompts[0], slots, prompts[1:])
+    slow = plain.text_features(model, texts, prompts[0], prompts[1:])
     compare(fast, slow, prompts, generator)
 
 
@@ -86,7 +87,8 @@ def test_without_prompts_equals_clip_itself():
     image = torch.randn(4, 3, 16, 16)
     tokens = random_prompts(0, [1, 3, 2], 0)
     with torch.enable_grad():
-        images, texts = ImageEncoder(model.visual)(image), TextEncoder(model, tokens)()
+        images = ImageEncoder(model.visual)(image)
+        texts = TextEncoder(model, ClassPrompts(tokens))()
     close(images, model.encode_image(image))
     close(texts, model.encode_text(tokens))
     assert images.grad_fn is None and texts.grad_fn is None
@@ -95,28 +97,28 @@ def test_without_prompts_equals_clip_itself():
 def test_many_classes_fill_several_rows():
     model = random_clip(1)
     tokens = random_prompts(2, [1 + k % 5 for k in range(60)], 2)
-    tokens, slots = place_context(tokens, 2)
-    encoder = TextEncoder(model, tokens, slots)
-    assert encoder.tokens.shape[0] > 1
+    texts = place_context(tokens, 2)
+    encoder = TextEncoder(model, texts)
+    assert encoder.chunks[0].groups > 1
     ctx = torch.randn(3, 1, 2, 64)
-    close(encoder(ctx), plain.text_features(model, tokens, ctx, slots))
+    close(encoder(ctx), plain.text_features(model, texts, ctx))
 
 
 @pytest.mark.parametrize("lengths", [[69] * 3, [1, 69]])
 def test_long_prompts(lengths):
     model = random_clip(5)
-    tokens, slots = place_context(random_prompts(3, lengths, 4), 4)
+    texts = place_context(random_prompts(3, lengths, 4), 4)
     ctx = torch.randn(4, 64)
-    close(TextEncoder(model, tokens, slots)(ctx), plain.text_features(model, tokens, ctx, slots))
+    close(TextEncoder(model, texts)(ctx), plain.text_features(model, texts, ctx))
 
 
 def test_float64_differs_from_plain_by_rounding_only():
     model = random_clip(7, dtype=torch.float64)
     model.transformer.resblocks[0].ln_1.forward = None  # CLIP's own would round to float32
-    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    texts = place_context(random_prompts(3, [2, 1, 3], 2), 2)
     ctx = torch.randn(2, 64, dtype=torch.float64)
-    one = TextEncoder(model, tokens, slots)(ctx)
-    other = TextEncoder(model, tokens, slots, room=1)(ctx)
+    one = TextEncoder(model, texts)(ctx)
+    other = TextEncoder(model, texts, group=1)(ctx)
     close(one, other, 1e-13)
 
 
@@ -125,17 +127,17 @@ def test_low_precision_follows_float32(dtype):
     if dtype == torch.float16 and not half_runs_on_cpu():
         pytest.skip("this torch has no float16 on the CPU")
     model = random_clip(11)
-    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    texts = place_context(random_prompts(3, [2, 1, 3], 2), 2)
     ctx, image = torch.randn(2, 64), torch.randn(2, 3, 16, 16)
     visual = torch.randn(2, 64)
-    text = TextEncoder(model, tokens, slots)(ctx)
+    text = TextEncoder(model, texts)(ctx)
     features = ImageEncoder(model.visual)(image, visual)
     half = random_clip(11)
     for module in half.modules():  # as CLIP does it: normalisation stays in float32
         if not isinstance(module, torch.nn.LayerNorm):
             for p in module.parameters(recurse=False):
                 p.data = p.data.to(dtype)
-    low = TextEncoder(half, tokens, slots)(ctx)
+    low = TextEncoder(half, texts)(ctx)
     low_image = ImageEncoder(half.visual)(image, visual)
     assert low.dtype == low_image.dtype == dtype
     tolerance = 0.1 if dtype == torch.bfloat16 else 0.02
@@ -145,10 +147,10 @@ def test_low_precision_follows_float32(dtype):
 
 def test_autocast():
     model = random_clip(11)
-    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    texts = place_context(random_prompts(3, [2, 1, 3], 2), 2)
     ctx = torch.randn(2, 64, requires_grad=True)
     visual, image = torch.randn(2, 64, requires_grad=True), torch.randn(2, 3, 16, 16)
-    encoder, images = TextEncoder(model, tokens, slots), ImageEncoder(model.visual)
+    encoder, images = TextEncoder(model, texts), ImageEncoder(model.visual)
     exact, exact_image = encoder(ctx), images(image, visual)
     with torch.autocast("cpu", torch.bfloat16):
         text, features = encoder(ctx), images(image, visual)
@@ -161,8 +163,8 @@ def test_autocast():
 
 def test_text_features_are_kept_until_something_changes():
     model = random_clip(2)
-    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
-    encoder = TextEncoder(model, tokens, slots)
+    texts = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    encoder = TextEncoder(model, texts)
     seen = []
     encoder.register_forward_hook(lambda module, args, output: seen.append(output))
     ctx, deep = torch.nn.Parameter(torch.randn(2, 64)), torch.randn(2, 64)
@@ -185,8 +187,8 @@ def test_text_features_are_kept_until_something_changes():
 
 def test_contexts_of_another_shape_are_refused():
     model = random_clip(2)
-    tokens, slots = place_context(random_prompts(3, [2, 1, 3], 2), 2)
-    encoder = TextEncoder(model, tokens, slots)
+    texts = place_context(random_prompts(3, [2, 1, 3], 2), 2)
+    encoder = TextEncoder(model, texts)
     for shape in [(3, 64), (3, 2, 64), (2, 32)]:
         with pytest.raises(NPTError, match="do not fit"):
             encoder(torch.zeros(shape))

@@ -1,0 +1,372 @@
+"""A training or test step with the plain and with the fast encoders: time, memory, and the floor.
+
+    python benchmarks/step.py --method cocoop --classes 100 --batch 1
+    python benchmarks/step.py --method maple --classes 100 --batch 20 --phase test --json
+    python benchmarks/step.py --all docs/speed.jsonl      # every case; again: what is missing
+    python benchmarks/step.py --table docs/speed.jsonl    # as a table
+
+ViT-B/16 shapes with random weights, 224-pixel images, class names of one to four words. Both
+kinds run in one process on the same weights, by turns; the figure is the ratio of their median
+times. Peak memory above the model is measured in a process of its own for each.
+
+The floor is the time of the multiply-adds that no exact method can avoid, at the rate of large
+matrix products on this machine, measured between the steps: no normalisation, activation or
+softmax, no padding, nothing computed twice, gradients of what the prompts reach and nothing else.
+"""
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from clip.model import CLIP
+from tabulate import tabulate
+
+import npt  # noqa: F401  puts the engine in place
+from npt.encoders import ClassPrompts, build_encoders
+from npt.encoders.blocks import affine
+from npt.encoders.memory import free_bytes
+from npt.encoders.packing import place_context, tree
+from npt.trainers.cocoop import ConditionalContext
+from npt.trainers.coop import Context
+from npt.trainers.maple import MultiModalContext
+from npt.trainers.prompts import (
+    PromptedCLIP,
+    PromptLearner,
+    class_prompts,
+    random_context,
+    written_context,
+)
+
+GIB = 2**30
+LAYERS, WIDTH, VISUAL_WIDTH, EMBED, PATCH, IMAGE, TEXT = 12, 512, 768, 512, 16, 224, 77
+DEPTH = 9  # of MaPLe's prompts
+METHODS, PHASES = ("coop", "cocoop", "maple"), ("train", "test")
+CASES = [
+    (method, phase, k, b)
+    for method in METHODS
+    for phase in PHASES
+    for k in (10, 50, 100, 500, 1000)
+    for b in (1, 4)
+] + [("maple", "test", 100, 20)]
+LONGEST = 400  # seconds of the plain computation a case may take
+ADJECTIVES = """red great northern striped small electric wild grey common spotted golden wooden
+american tibetan old yellow folding garden royal black""".split()
+NOUNS = """owl car dog flower bridge lake piano beetle shark bottle church truck kitchen apple snake
+fern mushroom tower butterfly train guitar desert camera violin chair temple fish harbour jacket
+bus goose lamp stove orchid tractor balloon castle cup forest hammer""".split()
+
+
+def class_names(count: int) -> list[str]:
+    """Names of one to four words, as ImageNet's."""
+    rng = random.Random(0)
+    names: dict[str, None] = {}
+    while len(names) < count:
+        words = rng.choices((1, 2, 3, 4), (40, 42, 14, 4))[0]
+        nouns = rng.sample(NOUNS, min(words, 1 + (words > 3)))
+        names[" ".join(rng.sample(ADJECTIVES, words - len(nouns)) + nouns)] = None
+    return list(names)
+
+
+def build(method: str, classes: int) -> tuple[CLIP, PromptLearner, ClassPrompts]:
+    """A CLIP of ViT-B/16's shape, and what the method learns."""
+    torch.manual_seed(0)
+    model = CLIP(EMBED, IMAGE, LAYERS, VISUAL_WIDTH, PATCH, TEXT, 49408, WIDTH, 8, LAYERS)
+    model.eval().requires_grad_(False)
+    learner: PromptLearner
+    if method == "coop":
+        ctx, prefix = random_context(16, WIDTH)
+        learner = Context(ctx)
+    elif method == "cocoop":
+        ctx, prefix = written_context(model, "a photo of a", 4, "TRAINER.COCOOP")
+        learner = ConditionalContext(ctx, EMBED)
+    else:
+        ctx, prefix = written_context(model, "a photo of a", 2, "TRAINER.MAPLE")
+        learner = MultiModalContext(ctx, VISUAL_WIDTH, DEPTH, LAYERS)
+    return model, learner, place_context(class_prompts(prefix, class_names(classes)), len(ctx))
+
+
+def stepper(
+    method: str, classes: int, batch: int, phase: str
+) -> Callable[[str], Callable[[], float]]:
+    """Gives, for "plain" and "fast", a function that takes one step and returns its loss."""
+    clip_model, learner, prompts = build(method, classes)
+    image = torch.randn(batch, 3, IMAGE, IMAGE)
+    label = torch.randint(classes, (batch,))
+
+    def of(kind: str) -> Callable[[], float]:
+        encoders = build_encoders(clip_model, prompts, plain=kind == "plain")
+        model = PromptedCLIP(learner, *encoders, clip_model.logit_scale).train(phase == "train")
+        optimiser = torch.optim.SGD(learner.parameters(), 1e-6, momentum=0.9, weight_decay=5e-4)
+
+        def train() -> float:
+            loss = torch.nn.functional.cross_entropy(model(image), label)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            return loss.item()
+
+        def test() -> float:
+            with torch.no_grad():
+                return float(model(image).sum())
+
+        return train if phase == "train" else test
+
+    return of
+
+
+# ---- the floor
+
+
+def flops(method: str, phase: str, prompts: ClassPrompts, batch: int) -> float:
+    """Two for each multiply-add that a step cannot do without.
+
+    A test step finds text features that depend on no image already there.
+    """
+    tokens, slots, _ = prompts
+    ends = (tokens.argmax(dim=-1) + 1).tolist()
+    n = slots.shape[1]
+    vectors = torch.full_like(tokens, -1).scatter_(1, slots, torch.arange(n).expand(len(tokens), n))
+    nodes, _ = tree(
+        [row[:end] for row, end in zip(tokens.tolist(), ends, strict=True)],
+        [row[:end] for row, end in zip(vectors.tolist(), ends, strict=True)],
+    )
+    # whatever stands before the contexts is the same at every step
+    moving = [position + 1 for _, _, position in nodes if position >= 1]
+    texts = Work(len(moving), n, sum(moving), len(tokens), sum(ends), WIDTH)
+    depth = DEPTH if method == "maple" else 1
+    patches = (IMAGE // PATCH) ** 2 + 1
+    visual = n if method == "maple" else 0
+    row = patches + visual
+    image = Work(row, visual, row * row, 1, row, VISUAL_WIDTH)
+
+    train = phase == "train"
+    total = batch * (image.forward(depth) + (patches - 1) * 3 * PATCH**2 * VISUAL_WIDTH)
+    if method == "cocoop":
+        total += batch * (texts.forward(depth) + train * texts.backward(depth))
+    elif train:
+        total += texts.forward(depth) + texts.backward(depth)
+    if train and method == "maple":
+        total += batch * image.backward(depth)
+    return 2 * total
+
+
+class Work:
+    """Multiply-adds of all layers over one sequence of `rows`, `prompts` of them learned.
+
+    pairs: of a row and one it attends to; read: rows read at the end, with read_pairs of theirs.
+    """
+
+    def __init__(
+        self, rows: int, prompts: int, pairs: int, read: int, read_pairs: int, width: int
+    ) -> None:
+        self.rows, self.prompts, self.pairs = rows, prompts, pairs
+        self.read, self.read_pairs, self.width = read, read_pairs, width
+
+    def forward(self, depth: int) -> int:
+        return self._layers(depth, self.rows, 2)
+
+    def backward(self, depth: int) -> int:
+        """Gradients of inputs alone; into the first layer, of the prompts' alone."""
+        return self._layers(depth, self.prompts, 4)
+
+    def _layers(self, depth: int, first: int, products: int) -> int:
+        square, d = self.width**2, self.width
+        replaced = self.prompts * (depth - 1)  # rows that deep prompts take the place of
+        inner = LAYERS - 1
+        total = 3 * square * (first + (inner - 1) * self.rows) + 2 * square * self.rows
+        total += 9 * square * (inner * self.rows - replaced) + 10 * square * self.read
+        total += products * d * (inner * self.pairs + self.read_pairs)
+        return total + self.read * d * EMBED * 1
+
+
+def product_rate() -> float:
+    """Floating-point operations a second of large matrix products, by the faster of two ways."""
+    x, weight = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    rates = []
+    for product in (torch.mm, affine):
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            product(x, weight)
+            times.append(time.perf_counter() - start)
+        rates.append(2 * 2048**3 / min(times))
+    return max(rates)
+
+
+# ---- measurements
+
+
+def timed(step: Callable[[], float]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def measure(method: str, phase: str, classes: int, batch: int, seconds: float) -> dict:
+    """Median times of both kinds, by turns for about `seconds`; the plain kind where it fits."""
+    of = stepper(method, classes, batch, phase)
+    fast = of("fast")
+    _, _, prompts = build(method, classes)
+    needed = plain_bytes(method, phase, classes, batch)
+    plain = of("plain") if needed < 0.85 * free_bytes(torch.device("cpu")) else None
+    first = timed(fast)  # also fills what is kept between test steps
+    warm = timed(fast)
+    times: dict[str, list[float]] = {"plain": [], "fast": []}
+    rates = [product_rate()]
+    start, last = time.perf_counter(), 0.0
+    while not times["fast"] or time.perf_counter() - start + last < seconds:
+        begun = time.perf_counter()
+        if plain:
+            times["plain"].append(timed(plain))
+        share = (times["plain"][-1] if plain else 4.0) / 2
+        for _ in range(max(1, min(10, int(share / warm)))):
+            times["fast"].append(timed(fast))
+        rates.append(product_rate())
+        last = time.perf_counter() - begun
+    rate = statistics.median(rates)
+    fast_time = statistics.median(times["fast"])
+    floor = flops(method, phase, prompts, batch) / rate
+    result = {
+        "method": method,
+        "phase": phase,
+        "classes": classes,
+        "batch": batch,
+        "fast_s": fast_time,
+        "first_fast_s": first,
+        "plain_s": statistics.median(times["plain"]) if plain else None,
+        "plain_needs_gib": None if plain else needed / GIB,
+        "steps": {kind: len(values) for kind, values in times.items()},
+        "gflops": rate / 1e9,
+        "floor_s": floor,
+        "share_of_floor": floor / fast_time,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": processor(),
+    }
+    if plain:
+        result["ratio"] = result["plain_s"] / fast_time
+    return result
+
+
+def plain_bytes(method: str, phase: str, classes: int, batch: int) -> float:
+    """About what the plain computation takes: 18 units of width for a token and layer it keeps."""
+    images = batch if method == "cocoop" else 1
+    kept = LAYERS * images if phase == "train" else 1
+    return 18 * WIDTH * 4 * TEXT * classes * kept
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def status(key: str) -> int:
+    """A figure of /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+def peak_memory(method: str, phase: str, classes: int, batch: int, kind: str) -> float:
+    """GiB above what the built model takes, at the highest point of two steps."""
+    step = stepper(method, classes, batch, phase)(kind)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = status("VmRSS")
+    step()
+    step()
+    return (status("VmHWM") - before) / GIB
+
+
+def one_case(method: str, phase: str, classes: int, batch: int, seconds: float) -> dict:
+    """The times, and the peaks out of processes of their own."""
+    result = measure(method, phase, classes, batch, seconds)
+    for kind in ("plain", "fast"):
+        if kind == "plain" and result["plain_s"] is None:
+            continue
+        command = [sys.executable, __file__, "--method", method, "--phase", phase, "--memory", kind]
+        command += ["--classes", str(classes), "--batch", str(batch)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            result[f"{kind}_gib"] = float(done.stdout)
+        else:  # killed by the system for want of memory, as a rule
+            print(f"no peak of {kind}: exit status {done.returncode}", file=sys.stderr)
+    return result
+
+
+def all_cases(path: Path, seconds: float) -> None:
+    """Every case in a process of its own, a line each; those already there are not run again."""
+    path.touch()
+    done = {key(json.loads(line)) for line in path.read_text().splitlines()}
+    for method, phase, classes, batch in CASES:
+        if (method, phase, classes, batch) in done:
+            continue
+        command = [sys.executable, __file__, "--json", "--method", method, "--phase", phase]
+        command += ["--classes", str(classes), "--batch", str(batch), "--seconds", str(seconds)]
+        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        with path.open("a") as file:
+            file.write(line)
+        print(line, end="", flush=True)
+
+
+def key(result: dict) -> tuple[str, str, int, int]:
+    return result["method"], result["phase"], result["classes"], result["batch"]
+
+
+def table(results: list[dict]) -> str:
+    order = {case: i for i, case in enumerate(CASES)}
+    rows = []
+    for r in sorted(results, key=lambda r: order.get(key(r), len(order))):
+        plain, memory = "does not fit", ""
+        if r["plain_s"] is not None:
+            plain = f"{r['plain_s']:.2f}"
+        else:
+            plain = f"needs {r['plain_needs_gib']:.0f} GiB"
+        if "plain_gib" in r and "fast_gib" in r:
+            memory = f"{r['plain_gib']:.2f} -> {r['fast_gib']:.2f}"
+        elif "fast_gib" in r:
+            memory = f"{r['fast_gib']:.2f}"
+        ratio = f"{r['ratio']:.1f}x" if r["plain_s"] is not None else ""
+        rows.append(
+            [r["method"], r["phase"], r["classes"], r["batch"], plain, f"{r['fast_s']:.3f}"]
+            + [ratio, memory, f"{100 * r['share_of_floor']:.0f}%"]
+        )
+    head = ["method", "phase", "K", "B", "plain s", "fast s", "ratio", "peak GiB", "floor / time"]
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--method", choices=METHODS, default="cocoop")
+    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--phase", choices=PHASES, default="train")
+    parser.add_argument("--seconds", type=float, default=40, help="how long to time a case")
+    parser.add_argument("--json", action="store_true", help="one line of json")
+    parser.add_argument("--memory", choices=("plain", "fast"), help="only this kind's peak, in GiB")
+    parser.add_argument("--all", type=Path, metavar="FILE", help="every case, a line of json each")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="the table of such a file")
+    args = parser.parse_args()
+    case = (args.method, args.phase, args.classes, args.batch)
+    if args.all:
+        all_cases(args.all, args.seconds)
+    elif args.table:
+        print(table([json.loads(line) for line in args.table.read_text().splitlines()]))
+    elif args.memory:
+        print(peak_memory(*case, args.memory))
+    else:
+        result = one_case(*case, args.seconds)
+        print(json.dumps(result) if args.json else table([result]))
+
+
+if __name__ == "__main__":
+    main()
