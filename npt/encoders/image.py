@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from clip.model import VisionTransformer
 from torch import Tensor, nn
 
-from npt.encoders.blocks import affine, cast, layer_norm, product_dtype, run_layers
+from npt.encoders.blocks import layer_norm, run_layers
 from npt.errors import NPTError
 
 
@@ -50,23 +50,27 @@ class ImageEncoder(nn.Module):
             prompts = [layer_norm(visual.ln_pre, ctx.to(x.dtype))[None]]  # ln_pre is row by row
             prompts += [p.to(x.dtype)[None] for p in deep]
         first = torch.zeros(1, dtype=torch.long, device=x.device)  # the class token is read
-        x = run_layers(visual.transformer.resblocks, x, prompts, first, attend, attend)
+        x = run_layers(visual.transformer.resblocks, x, prompts, first, attend, attend_read)
         return layer_norm(visual.ln_post, x[:, 0]) @ visual.proj
 
     def _patches(self, image: Tensor) -> Tensor:
         """The patch embedding, a convolution without overlap, as one matrix product."""
         weight = self.visual.conv1.weight
         size = weight.shape[-1]
-        b, (h, w) = len(image), image.shape[2:]
+        h, w = image.shape[2:]
         image = image[..., : h - h % size, : w - w % size]
         x = image.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (B, C, h, size, w, size)
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, patches, C * size * size)
-        dtype = product_dtype(weight)
-        y = affine(x.flatten(0, 1).to(dtype), cast(weight, dtype).flatten(1))
-        return y.view(b, -1, y.shape[-1]).to(self.dtype)  # the residual stream is never rounded
+        return F.linear(x, weight.flatten(1)).to(self.dtype)  # the residual stream is not rounded
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Every query over all tokens: q (B, R, H, d), k and v (B, N, H, d) -> (B, R, H, d)."""
-    heads_first = (z.transpose(1, 2) for z in (q, k, v))
-    return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+def attend(qkv: Tensor) -> Tensor:
+    """Every token over all tokens: (B, N, 3, H, d) queries, keys, values -> (B, N, H, d)."""
+    q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, H, N, d)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def attend_read(q: Tensor, kv: Tensor) -> Tensor:
+    """Some tokens over all: (B, R, 1, H, d) queries, (B, N, 2, H, d) -> (B, R, H, d)."""
+    k, v = kv.transpose(1, 3).unbind(2)
+    return F.scaled_dot_product_attention(q[:, :, 0].transpose(1, 2), k, v).transpose(1, 2)

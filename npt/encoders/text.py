@@ -1,11 +1,13 @@
 """CLIP's text encoder for class prompts with learned context vectors."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from clip.model import CLIP
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from npt.encoders.blocks import layer_norm, run_layers
@@ -203,33 +205,66 @@ class Chunk(nn.Module):
         x = run_layers(layers, self.words[None], placed, self.read, self.attend, self.attend_read)
         return x.index_select(1, self.slot)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._attention(q, k, v, self.hidden)
+    def attend(self, qkv: Tensor) -> Tensor:
+        q, keys, values = KeysOfGroups.apply(qkv, self.far, self.groups)
+        return self._attention(q, keys, values, self.hidden)
 
-    def attend_read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._attention(q, k, v, self.hidden_read)
+    def attend_read(self, q: Tensor, kv: Tensor) -> Tensor:
+        _, keys, values = KeysOfGroups.apply(kv, self.far, self.groups)
+        return self._attention(q, keys, values, self.hidden_read)
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
-        """Every group's queries, q (B, G * Q, H, d), over its far and its own nodes."""
+        """q (B, G * Q, 1, H, d), k and v (B * G, E + Q, H, d) -> (B, G * Q, H, d)."""
         b, g = q.shape[0], self.groups
-        q = q.unflatten(1, (g, -1)).flatten(0, 1)  # (B * G, Q, H, d)
-        k, v = (self._with_far(z) for z in (k, v))  # (B * G, E + Q, H, d)
+        q = q[:, :, 0].unflatten(1, (g, -1)).flatten(0, 1)  # (B * G, Q, H, d)
         hidden = hidden.to(q.dtype).repeat(b, 1, 1, 1)
         x = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=hidden
         )
-        return x.transpose(1, 2).unflatten(0, (b, g)).flatten(1, 2)  # (B, G * Q, H, d)
-
-    def _with_far(self, x: Tensor) -> Tensor:
-        own = x.unflatten(1, (self.groups, -1))
-        far = x.index_select(1, self.far).unflatten(1, (self.groups, -1))
-        return torch.cat([far, own], dim=2).flatten(0, 1)
+        return x.transpose(1, 2).unflatten(0, (b, g)).flatten(1, 2)
 
     def _place(self, ctx: Tensor) -> Tensor:
         """Context vectors (B or 1, 1 or K, n, D) at their nodes: (B or 1, M, D)."""
         if self.class_specific:
             ctx = ctx.expand(-1, self.n_classes, -1, -1)
         return ctx.flatten(1, 2).index_select(1, self.ctx_rows)
+
+
+class KeysOfGroups(torch.autograd.Function):
+    """Queries, if any, and the keys and values that every group of nodes attends to.
+
+    qkv (B, N, 3 or 2, H, d) and far (G * E,) nodes -> queries (B, N, 1 or 0, H, d), keys and values
+    (B * G, E + Q, H, d): first those of the far nodes, then of the group's own. One function, so
+    that backward writes the gradient of qkv once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, far: Tensor, groups: int) -> tuple[Tensor, ...]:
+        kv = qkv[:, :, -2:]
+        b, n, _, h, d = kv.shape
+        e, q = far.numel() // groups, n // groups
+        out = qkv.new_empty(b, groups, e + q, 2, h, d)
+        out[:, :, :e] = kv.index_select(1, far).view(b, groups, e, 2, h, d)
+        out[:, :, e:] = kv.unflatten(1, (groups, q))
+        ctx.save_for_backward(far)
+        ctx.shape = qkv.shape
+        keys, values = out.flatten(0, 1).unbind(2)
+        return qkv[:, :, :-2], keys, values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (far,) = ctx.saved_tensors
+        b, n = ctx.shape[:2]
+        out = grads[1].new_empty(ctx.shape)
+        out[:, :, :-2] = grads[0]
+        for i, grad in ((-2, grads[1]), (-1, grads[2])):
+            q = n * b // len(grad)
+            grad = grad.unflatten(0, (b, -1))  # (B, G, E + Q, H, d)
+            e = grad.shape[2] - q
+            out[:, :, i].unflatten(1, (-1, q)).copy_(grad[:, :, e:])
+            out[:, :, i].index_add_(1, far, grad[:, :, :e].flatten(1, 2))
+        return out, None, None
 
 
 def _cat(parts: list[Tensor], dim: int) -> Tensor:

@@ -156,6 +156,28 @@ def test_amp_on_the_cpu(method, reference_file):
         assert p.grad is None or (p.grad.dtype == torch.float32 and p.grad.isfinite().all())
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("pairs", [("MODEL.PLAIN_ENCODERS", True), ("MODEL.CLASS_CHUNK", 2)])
+def test_ways_to_compute_train_alike(method, pairs, reference_file):
+    fast, other = (build(config(method, reference_file, *p), NAMES) for p in ((), pairs))
+    other.model.prompt_learner.load_state_dict(fast.model.prompt_learner.state_dict())
+    losses = []
+    for trainer in (fast, other):
+        trainer.set_model_mode("train")
+        trainer.num_batches = 9
+        for i, batch in enumerate(trainer.train_loader_x):
+            trainer.batch_idx = i
+            losses.append(trainer.forward_backward(batch)["loss"])
+    half = len(losses) // 2
+    assert losses[:half] == pytest.approx(losses[half:], rel=1e-5)
+    for new, reference in zip(
+        other.model.prompt_learner.parameters(),
+        fast.model.prompt_learner.parameters(),
+        strict=True,
+    ):
+        assert (new - reference).norm() <= 1e-5 * reference.norm()
+
+
 @pytest.mark.skipif(not half_runs_on_cpu(), reason="this torch has no float16 on the CPU")
 @pytest.mark.parametrize("method", METHODS)
 def test_half_weights_with_float32_masters(method, reference_file, monkeypatch):
