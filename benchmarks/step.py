@@ -2,6 +2,7 @@
 
     python benchmarks/step.py --method cocoop --classes 100 --batch 1
     python benchmarks/step.py --method maple --classes 100 --batch 20 --phase test --json
+    python benchmarks/step.py --method maple --precision amp    # both kinds in bfloat16 autocast
     python benchmarks/step.py --all docs/speed.jsonl      # every case; again: what is missing
     python benchmarks/step.py --table docs/speed.jsonl    # as a table
 
@@ -16,6 +17,7 @@ softmax, no padding, nothing computed twice, gradients of what the prompts reach
 
 import argparse
 import json
+import os
 import platform
 import random
 import statistics
@@ -31,7 +33,7 @@ from tabulate import tabulate
 
 import npt  # noqa: F401  puts the engine in place
 from npt.encoders import ClassPrompts, build_encoders
-from npt.encoders.linear import affine, laid_out
+from npt.encoders.linear import affine, laid_out, laid_out_bytes
 from npt.encoders.memory import free_bytes
 from npt.encoders.packing import place_context, tree
 from npt.trainers.cocoop import ConditionalContext
@@ -56,6 +58,7 @@ CASES = [
     for k in (10, 50, 100, 500, 1000)
     for b in (1, 4)
 ] + [("maple", "test", 100, 20)]
+LONGEST = 60  # seconds a plain step may take for its peak memory to be measured as well
 ADJECTIVES = (
     "red great northern striped small electric wild grey common spotted golden wooden american "
     "tibetan old yellow folding garden royal black"
@@ -97,7 +100,7 @@ def build(method: str, classes: int) -> tuple[CLIP, PromptLearner, ClassPrompts]
 
 
 def stepper(
-    method: str, classes: int, batch: int, phase: str
+    method: str, classes: int, batch: int, phase: str, precision: str = "fp32"
 ) -> Callable[[str], Callable[[], float]]:
     """Gives, for "plain" and "fast", a function that takes one step and returns its loss."""
     clip_model, learner, prompts = build(method, classes)
@@ -109,8 +112,12 @@ def stepper(
         model = PromptedCLIP(learner, *encoders, clip_model.logit_scale).train(phase == "train")
         optimiser = torch.optim.SGD(learner.parameters(), 1e-6, momentum=0.9, weight_decay=5e-4)
 
+        def logits() -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp"):
+                return model(image)
+
         def train() -> float:
-            loss = torch.nn.functional.cross_entropy(model(image), label)
+            loss = torch.nn.functional.cross_entropy(logits(), label)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -118,7 +125,7 @@ def stepper(
 
         def test() -> float:
             with torch.no_grad():
-                return float(model(image).sum())
+                return float(logits().sum())
 
         return train if phase == "train" else test
 
@@ -190,9 +197,9 @@ class Work:
         return total + self.read * d * EMBED * 1
 
 
-def product_rate() -> float:
+def product_rate(precision: str = "fp32") -> float:
     """Floating-point operations a second of large matrix products, by the faster of two ways."""
-    x = torch.randn(2048, 2048)
+    x = torch.randn(2048, 2048, dtype=torch.bfloat16 if precision == "amp" else torch.float32)
     rates = []
     for product, weight in ((torch.mm, x), (affine, laid_out(x, x.dtype))):
         times = []
@@ -213,17 +220,19 @@ def timed(step: Callable[[], float]) -> float:
     return time.perf_counter() - start
 
 
-def measure(method: str, phase: str, classes: int, batch: int, seconds: float) -> dict:
+def measure(
+    method: str, phase: str, classes: int, batch: int, precision: str, seconds: float
+) -> dict:
     """Median times of both kinds, by turns for about `seconds`; the plain kind where it fits."""
-    of = stepper(method, classes, batch, phase)
+    of = stepper(method, classes, batch, phase, precision)
     fast = of("fast")
     _, _, prompts = build(method, classes)
     needed = plain_bytes(method, phase, classes, batch)
     plain = of("plain") if needed < 0.85 * free_bytes(torch.device("cpu")) else None
-    first = timed(fast)  # also fills what is kept between test steps
+    first = timed(fast)  # lays weights out, and fills what is kept between test steps
     warm = timed(fast)
     times: dict[str, list[float]] = {"plain": [], "fast": []}
-    rates = [product_rate()]
+    rates = [product_rate(precision)]
     start, last = time.perf_counter(), 0.0
     while not times["fast"] or time.perf_counter() - start + last < seconds:
         begun = time.perf_counter()
@@ -232,7 +241,7 @@ def measure(method: str, phase: str, classes: int, batch: int, seconds: float) -
         share = (times["plain"][-1] if plain else 4.0) / 2
         for _ in range(max(1, min(10, int(share / warm)))):
             times["fast"].append(timed(fast))
-        rates.append(product_rate())
+        rates.append(product_rate(precision))
         last = time.perf_counter() - begun
     rate = statistics.median(rates)
     fast_time = statistics.median(times["fast"])
@@ -242,6 +251,7 @@ def measure(method: str, phase: str, classes: int, batch: int, seconds: float) -
         "phase": phase,
         "classes": classes,
         "batch": batch,
+        "precision": precision,
         "fast_s": fast_time,
         "first_fast_s": first,
         "plain_s": statistics.median(times["plain"]) if plain else None,
@@ -250,9 +260,11 @@ def measure(method: str, phase: str, classes: int, batch: int, seconds: float) -
         "gflops": rate / 1e9,
         "floor_s": floor,
         "share_of_floor": floor / fast_time,
+        "laid_out_gib": laid_out_bytes() / GIB,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": processor(),
+        "malloc": os.environ.get("GLIBC_TUNABLES", ""),
     }
     if plain:
         result["ratio"] = result["plain_s"] / fast_time
@@ -280,25 +292,27 @@ def status(key: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
-def peak_memory(method: str, phase: str, classes: int, batch: int, kind: str) -> float:
-    """GiB above what the built model takes, at the highest point of two steps."""
-    step = stepper(method, classes, batch, phase)(kind)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+def peak_memory(case: tuple[str, str, int, int], precision: str, kind: str) -> float:
+    """GiB above what the model takes, weights laid out among it, at the highest point of a step."""
+    method, phase, classes, batch = case
+    step = stepper(method, classes, batch, phase, precision)(kind)
     before = status("VmRSS")
+    if kind == "fast":
+        step()  # lays weights out, once for all steps to come
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     step()
-    step()
-    return (status("VmHWM") - before) / GIB
+    return (status("VmHWM") - before - laid_out_bytes()) / GIB
 
 
-def one_case(method: str, phase: str, classes: int, batch: int, seconds: float) -> dict:
+def one_case(case: tuple[str, str, int, int], precision: str, seconds: float) -> dict:
     """The times, and the peaks out of processes of their own."""
-    result = measure(method, phase, classes, batch, seconds)
+    result = measure(*case, precision, seconds)
     for kind in ("plain", "fast"):
-        if kind == "plain" and result["plain_s"] is None:
+        if kind == "plain" and (result["plain_s"] or LONGEST) >= LONGEST:
             continue
-        command = [sys.executable, __file__, "--method", method, "--phase", phase, "--memory", kind]
-        command += ["--classes", str(classes), "--batch", str(batch)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(
+            command(case, precision, "--memory", kind), capture_output=True, text=True
+        )
         if done.returncode == 0:
             result[f"{kind}_gib"] = float(done.stdout)
         else:  # killed by the system for want of memory, as a rule
@@ -306,19 +320,26 @@ def one_case(method: str, phase: str, classes: int, batch: int, seconds: float) 
     return result
 
 
-def all_cases(path: Path, seconds: float) -> None:
+def command(case: tuple[str, str, int, int], precision: str, *more: str) -> list[str]:
+    """This script on one case."""
+    method, phase, classes, batch = case
+    return [
+        *(sys.executable, __file__, "--method", method, "--phase", phase, "--precision", precision),
+        *("--classes", str(classes), "--batch", str(batch), *more),
+    ]
+
+
+def all_cases(path: Path, precision: str, seconds: float) -> None:
     """Every case in a process of its own, a line each; those already there are not run again."""
     path.touch()
     done = {key(json.loads(line)) for line in path.read_text().splitlines()}
-    for method, phase, classes, batch in CASES:
-        if (method, phase, classes, batch) in done:
-            continue
-        command = [sys.executable, __file__, "--json", "--method", method, "--phase", phase]
-        command += ["--classes", str(classes), "--batch", str(batch), "--seconds", str(seconds)]
-        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        with path.open("a") as file:
-            file.write(line)
-        print(line, end="", flush=True)
+    for case in CASES:
+        if case not in done:
+            run = command(case, precision, "--json", "--seconds", str(seconds))
+            line = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True).stdout
+            with path.open("a") as file:
+                file.write(line)
+            print(line, end="", flush=True)
 
 
 def key(result: dict) -> tuple[str, str, int, int]:
@@ -359,7 +380,8 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--phase", choices=PHASES, default="train")
-    parser.add_argument("--seconds", type=float, default=40, help="how long to time a case")
+    parser.add_argument("--precision", choices=("fp32", "amp"), default="fp32")
+    parser.add_argument("--seconds", type=float, default=30, help="how long to time a case")
     parser.add_argument("--json", action="store_true", help="one line of json")
     parser.add_argument("--memory", choices=("plain", "fast"), help="only this kind's peak, in GiB")
     parser.add_argument("--all", type=Path, metavar="FILE", help="every case, a line of json each")
@@ -367,13 +389,13 @@ def main() -> None:
     args = parser.parse_args()
     case = (args.method, args.phase, args.classes, args.batch)
     if args.all:
-        all_cases(args.all, args.seconds)
+        all_cases(args.all, args.precision, args.seconds)
     elif args.table:
         print(table([json.loads(line) for line in args.table.read_text().splitlines()]))
     elif args.memory:
-        print(peak_memory(*case, args.memory))
+        print(peak_memory(case, args.precision, args.memory))
     else:
-        result = one_case(*case, args.seconds)
+        result = one_case(case, args.precision, args.seconds)
         print(json.dumps(result) if args.json else table([result]))
 
 

@@ -17,7 +17,8 @@ def onednn_works(dtype: torch.dtype) -> bool:
     """Whether oneDNN's linear map, which torch.compile uses too, is there and right."""
     x = torch.linspace(-1, 1, 24).view(3, 8)  # not drawn: a run's draws are its own
     weight, bias = torch.linspace(-1, 2, 32).view(4, 8), torch.linspace(0, 1, 4)
-    plain = F.linear(x, weight, bias)
+    with torch.autocast("cpu", enabled=False):
+        plain = F.linear(x, weight, bias)
     x, weight, bias, one = (z.to(dtype) for z in (x, weight, bias, torch.ones(3, 4)))
     try:
         weight = _reordered(weight)
@@ -94,6 +95,12 @@ def laid_out(
         part = (part.t() if transposed else part).to(dtype).contiguous()
         kept[key] = (version, _reordered(part) if onednn else part)
     return kept[key][1]
+
+
+def laid_out_bytes() -> int:
+    """What the layouts take, beside the weights they were made of."""
+    layouts = [layout for kept in _layouts.values() for _, layout in kept.values()]
+    return sum(layout.numel() * layout.element_size() for layout in layouts)
 
 
 def product_dtype(like: Tensor) -> torch.dtype:
