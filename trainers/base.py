@@ -8,6 +8,7 @@ import torch
 from clip.model import CLIP, convert_weights
 from torch import Tensor, nn
 
+from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
@@ -15,6 +16,7 @@ from npt.encoders import ClassPrompts, build_encoders, load_clip
 from npt.errors import NPTError
 from npt.measure import Measured
 from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned
+from npt.trainers.images import KeptImages
 from npt.trainers.prompts import PromptedCLIP, PromptLearner
 
 PRECISIONS = ("fp16", "fp32", "amp")
@@ -54,6 +56,13 @@ class PromptTrainer(Measured, TrainerX):
             raise NPTError(f"{key} is {value!r}; use one of {', '.join(PRECISIONS)}")
         if value == "fp16" and not (cfg.USE_CUDA and torch.cuda.is_available()):
             raise NPTError(f"{key} is fp16, which needs a GPU; use fp32 or amp")
+
+    def build_data_loader(self) -> None:
+        self.dm = dm = DataManager(self.cfg, dataset_wrapper=KeptImages)
+        self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
+        self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
+        self.num_classes, self.num_source_domains = dm.num_classes, dm.num_source_domains
+        self.lab2cname = dm.lab2cname
 
     def build_model(self) -> None:
         cfg = self.cfg

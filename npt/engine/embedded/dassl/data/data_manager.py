@@ -72,7 +72,7 @@ class DatasetWrapper(Dataset):
             "impath": item.impath,
             "index": idx,
         }
-        image = read_image(item.impath)
+        image = self.read(item.impath)
         if self.transform is None:
             output["img"] = image
         elif isinstance(self.transform, (list, tuple)):
@@ -83,6 +83,10 @@ class DatasetWrapper(Dataset):
         if self.return_img0:
             output["img0"] = self.to_tensor(image)
         return output
+
+    def read(self, path: str) -> Any:
+        """The image of an item, as RGB."""
+        return read_image(path)
 
     def _transform_image(self, transform: Callable, image) -> Any:
         """One transformed image, or a list of them where K_TRANSFORMS is above 1."""

@@ -1,0 +1,101 @@
+"""Decoded images are kept through training, and nothing else changes."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import npt  # noqa: F401  makes dassl importable
+from dassl.config import get_cfg_default
+from dassl.data.data_manager import DatasetWrapper, build_data_loader
+from dassl.data.datasets import Datum
+from dassl.data.transforms import build_transform
+from npt.trainers import images
+from npt.trainers.images import KeptImages
+
+
+@pytest.fixture
+def items(tmp_path):
+    """Twelve pictures of odd sizes, one of them grey."""
+    rng = np.random.default_rng(0)
+    out = []
+    (tmp_path / "pictures").mkdir()
+    for i in range(12):
+        shape = (30 + 3 * i, 50 - 2 * i) if i == 5 else (30 + 3 * i, 50 - 2 * i, 3)
+        path = tmp_path / "pictures" / f"{i}.png"
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
+        out.append(Datum(str(path), label=i % 3))
+    return out
+
+
+def config(workers=0):
+    cfg = get_cfg_default()
+    cfg.USE_CUDA = False
+    cfg.INPUT.SIZE = (24, 24)
+    cfg.INPUT.INTERPOLATION = "bicubic"
+    cfg.INPUT.TRANSFORMS = ("random_resized_crop", "random_flip", "normalize")
+    cfg.DATALOADER.NUM_WORKERS = workers
+    return cfg
+
+
+def epochs(cfg, items, wrapper, between=None, count=2):
+    torch.manual_seed(0)
+    loader = build_data_loader(
+        cfg, "RandomSampler", items, 4, tfm=build_transform(cfg, is_train=True),
+        dataset_wrapper=wrapper,
+    )  # fmt: skip
+    out = []
+    for epoch in range(count):
+        if epoch and between:
+            between()
+        out += [(batch["img"], batch["label"], batch["index"]) for batch in loader]
+    return out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_batches_from_files_read_once(workers, items, tmp_path):
+    cfg = config(workers)
+    plain = epochs(cfg, items, DatasetWrapper)
+    kept = epochs(cfg, items, KeptImages, lambda: shutil.rmtree(tmp_path / "pictures"))
+    for one, other in zip(plain, kept, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_too_little_memory_keeps_nothing(items, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "free_bytes", lambda device: 4 * 10_000)
+    cfg = config()
+    plain = epochs(cfg, items, DatasetWrapper)
+    for one, other in zip(plain, epochs(cfg, items, KeptImages), strict=True):
+        assert torch.equal(one[0], other[0])
+    with pytest.raises(FileNotFoundError):
+        epochs(cfg, items, KeptImages, lambda: shutil.rmtree(tmp_path / "pictures"))
+
+
+def test_what_is_tested_is_not_kept(items):
+    assert KeptImages(config(), items, is_train=False)._kept is None
+    assert KeptImages(config(), items, is_train=True)._kept is not None
+
+
+def test_workers_that_are_not_forked_decode_for_themselves(items):
+    wrapper = KeptImages(config(), items, is_train=True)
+    image = wrapper[5]["img"]
+    copy = pickle.loads(pickle.dumps(wrapper))
+    assert image.mode == "RGB" and copy[5]["img"].tobytes() == image.tobytes()
+
+
+def test_a_file_that_is_no_image_is_named(items):
+    with open(items[3].impath, "wb") as file:
+        file.write(b"no image")
+    wrapper = KeptImages(config(), items, is_train=True)
+    wrapper[2]
+    with pytest.raises(OSError, match=r"3\.png"):
+        wrapper[3]
+
+
+def test_a_file_that_changes_size_is_read_anew(items):
+    wrapper = KeptImages(config(), items, is_train=True)
+    Image.new("RGB", (7, 9), "red").save(items[0].impath)
+    assert wrapper[0]["img"].size == (7, 9)
