@@ -305,18 +305,23 @@ def peak_memory(case: tuple[str, str, int, int], precision: str, kind: str) -> f
 
 
 def one_case(case: tuple[str, str, int, int], precision: str, seconds: float) -> dict:
-    """The times, and the peaks out of processes of their own."""
-    result = measure(*case, precision, seconds)
+    """Times and peaks, each out of a process of its own."""
+
+    def part(*options: str) -> str | None:
+        run = subprocess.run(command(case, precision, *options), stdout=subprocess.PIPE, text=True)
+        return run.stdout if run.returncode == 0 else None
+
+    times = part("--times", "--seconds", str(seconds))
+    if times is None:
+        sys.exit(f"{' '.join(map(str, case))}: no times, see above")
+    result = json.loads(times)
     for kind in ("plain", "fast"):
-        if kind == "plain" and (result["plain_s"] or LONGEST) >= LONGEST:
-            continue
-        done = subprocess.run(
-            command(case, precision, "--memory", kind), capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            result[f"{kind}_gib"] = float(done.stdout)
-        else:  # killed by the system for want of memory, as a rule
-            print(f"no peak of {kind}: exit status {done.returncode}", file=sys.stderr)
+        if kind == "fast" or (result["plain_s"] or LONGEST) < LONGEST:
+            peak = part(
+                "--memory", kind
+            )  # None: killed by the system for want of memory, as a rule
+            if peak is not None:
+                result[f"{kind}_gib"] = float(peak)
     return result
 
 
@@ -383,6 +388,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "amp"), default="fp32")
     parser.add_argument("--seconds", type=float, default=30, help="how long to time a case")
     parser.add_argument("--json", action="store_true", help="one line of json")
+    parser.add_argument("--times", action="store_true", help="only the times, as json")
     parser.add_argument("--memory", choices=("plain", "fast"), help="only this kind's peak, in GiB")
     parser.add_argument("--all", type=Path, metavar="FILE", help="every case, a line of json each")
     parser.add_argument("--table", type=Path, metavar="FILE", help="the table of such a file")
@@ -392,6 +398,8 @@ def main() -> None:
         all_cases(args.all, args.precision, args.seconds)
     elif args.table:
         print(table([json.loads(line) for line in args.table.read_text().splitlines()]))
+    elif args.times:
+        print(json.dumps(measure(*case, args.precision, args.seconds)))
     elif args.memory:
         print(peak_memory(case, args.precision, args.memory))
     else:
