@@ -249,7 +249,7 @@ class KeysOfGroups(torch.autograd.Function):
         ctx.save_for_backward(far)
         ctx.shape = qkv.shape
         keys, values = out.flatten(0, 1).unbind(2)
-        return qkv[:, :, :-2], keys, values
+        return qkv[:, :, :-2].clone(), keys, values  # so that backward does not keep all of qkv
 
     @staticmethod
     @once_differentiable
