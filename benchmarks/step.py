@@ -100,10 +100,11 @@ def build(method: str, classes: int) -> tuple[CLIP, PromptLearner, ClassPrompts]
 
 
 def stepper(
-    method: str, classes: int, batch: int, phase: str, precision: str = "fp32"
+    built: tuple[CLIP, PromptLearner, ClassPrompts], batch: int, phase: str, precision: str
 ) -> Callable[[str], Callable[[], float]]:
     """Gives, for "plain" and "fast", a function that takes one step and returns its loss."""
-    clip_model, learner, prompts = build(method, classes)
+    clip_model, learner, prompts = built
+    classes = len(prompts.tokens)
     image = torch.randn(batch, 3, IMAGE, IMAGE)
     label = torch.randint(classes, (batch,))
 
@@ -224,9 +225,9 @@ def measure(
     method: str, phase: str, classes: int, batch: int, precision: str, seconds: float
 ) -> dict:
     """Median times of both kinds, by turns for about `seconds`; the plain kind where it fits."""
-    of = stepper(method, classes, batch, phase, precision)
+    clip_model, learner, prompts = build(method, classes)
+    of = stepper((clip_model, learner, prompts), batch, phase, precision)
     fast = of("fast")
-    _, _, prompts = build(method, classes)
     needed = plain_bytes(method, phase, classes, batch)
     plain = of("plain") if needed < 0.85 * free_bytes(torch.device("cpu")) else None
     first = timed(fast)  # lays weights out, and fills what is kept between test steps
@@ -260,7 +261,7 @@ def measure(
         "gflops": rate / 1e9,
         "floor_s": floor,
         "share_of_floor": floor / fast_time,
-        "laid_out_gib": laid_out_bytes() / GIB,
+        "laid_out_gib": laid_out_bytes(clip_model.parameters()) / GIB,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": processor(),
@@ -295,13 +296,14 @@ def status(key: str) -> int:
 def peak_memory(case: tuple[str, str, int, int], precision: str, kind: str) -> float:
     """GiB above what the model takes, weights laid out among it, at the highest point of a step."""
     method, phase, classes, batch = case
-    step = stepper(method, classes, batch, phase, precision)(kind)
+    built = build(method, classes)
+    step = stepper(built, batch, phase, precision)(kind)
     before = status("VmRSS")
     if kind == "fast":
         step()  # lays weights out, once for all steps to come
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     step()
-    return (status("VmHWM") - before - laid_out_bytes()) / GIB
+    return (status("VmHWM") - before - laid_out_bytes(built[0].parameters())) / GIB
 
 
 def one_case(case: tuple[str, str, int, int], precision: str, seconds: float) -> dict:

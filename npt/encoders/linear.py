@@ -4,12 +4,12 @@ On CPUs that is oneDNN with weights in a layout of its own: on two cores of an E
 than what F.linear calls, and it adds or activates on the fly. Elsewhere it is F.linear.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 
 @lru_cache
@@ -71,7 +71,14 @@ def affine(
     return F.silu(y, inplace=True) if silu else y
 
 
-_layouts = WeakTensorKeyDictionary()  # weight -> {(rows, transposed, dtype): (version, layout)}
+class Layouts(dict):
+    """What was made of one weight: (rows, transposed, dtype) -> (version, layout).
+
+    It lives and dies with the weight, as an attribute of it, and is not saved or copied with it.
+    """
+
+    def __reduce__(self) -> tuple:
+        return Layouts, ()
 
 
 def laid_out(
@@ -87,19 +94,22 @@ def laid_out(
         return laid_out(weight, dtype, rows).t()
     if not onednn and weight.dtype == dtype:
         return weight if rows is None else weight[rows]
-    kept = _layouts.setdefault(weight, {})
+    layouts = weight.__dict__.setdefault("_npt_layouts", Layouts())
     key = (None if rows is None else (rows.start, rows.stop), transposed, dtype)
     version = (weight._version, weight.data_ptr())
-    if key not in kept or kept[key][0] != version:
-        part = weight.detach() if rows is None else weight.detach()[rows]
-        part = (part.t() if transposed else part).to(dtype).contiguous()
-        kept[key] = (version, _reordered(part) if onednn else part)
-    return kept[key][1]
+    made = layouts.get(key)
+    if made is None or made[0] != version:
+        with torch.no_grad():
+            part = weight if rows is None else weight[rows]
+            part = (part.t() if transposed else part).to(dtype).contiguous()
+            made = layouts[key] = (version, _reordered(part) if onednn else part)
+    return made[1]
 
 
-def laid_out_bytes() -> int:
-    """What the layouts take, beside the weights they were made of."""
-    layouts = [layout for kept in _layouts.values() for _, layout in kept.values()]
+def laid_out_bytes(weights: Iterable[Tensor]) -> int:
+    """What the layouts of some weights take, beside the weights."""
+    made = [w.__dict__.get("_npt_layouts", {}) for w in weights]
+    layouts = [layout for several in made for _, layout in several.values()]
     return sum(layout.numel() * layout.element_size() for layout in layouts)
 
 
