@@ -8,7 +8,8 @@
 
 ViT-B/16 shapes with random weights, 224-pixel images, class names of one to four words. Both
 kinds run in one process on the same weights, by turns; the figure is the ratio of their median
-times. Peak memory above the model is measured in a process of its own for each.
+times. Peak memory above the model, weights laid out among it, is that of a process in which the
+other kind has not run.
 
 The floor is the time of the multiply-adds that no exact method can avoid, at the rate of large
 matrix products on this machine, measured between the steps: no normalisation, activation or
@@ -51,14 +52,12 @@ GIB = 2**30
 LAYERS, WIDTH, VISUAL_WIDTH, EMBED, PATCH, IMAGE, TEXT = 12, 512, 768, 512, 16, 224, 77
 DEPTH = 9  # of MaPLe's prompts
 METHODS, PHASES = ("coop", "cocoop", "maple"), ("train", "test")
+SIZES = (10, 50, 100, 500, 1000)  # numbers of classes
 CASES = [
-    (method, phase, k, b)
-    for method in METHODS
-    for phase in PHASES
-    for k in (10, 50, 100, 500, 1000)
-    for b in (1, 4)
-] + [("maple", "test", 100, 20)]
-LONGEST = 60  # seconds a plain step may take for its peak memory to be measured as well
+    *((m, phase, k, b) for m in METHODS for phase in PHASES for k in SIZES for b in (1, 4)),
+    ("maple", "test", 100, 20),
+]
+LONGEST = 45  # seconds a plain step may take for its peak memory to be measured as well
 ADJECTIVES = (
     "red great northern striped small electric wild grey common spotted golden wooden american "
     "tibetan old yellow folding garden royal black"
@@ -225,12 +224,15 @@ def measure(
     method: str, phase: str, classes: int, batch: int, precision: str, seconds: float
 ) -> dict:
     """Median times of both kinds, by turns for about `seconds`; the plain kind where it fits."""
-    clip_model, learner, prompts = build(method, classes)
-    of = stepper((clip_model, learner, prompts), batch, phase, precision)
+    built = build(method, classes)
+    of = stepper(built, batch, phase, precision)
+    before = status("VmRSS")
     fast = of("fast")
+    first = timed(fast)  # lays weights out, and fills what is kept between test steps
+    laid_out_gib = laid_out_bytes(built[0].parameters()) / GIB
+    peak = peak_memory(fast) - before / GIB - laid_out_gib
     needed = plain_bytes(method, phase, classes, batch)
     plain = of("plain") if needed < 0.85 * free_bytes(torch.device("cpu")) else None
-    first = timed(fast)  # lays weights out, and fills what is kept between test steps
     warm = timed(fast)
     times: dict[str, list[float]] = {"plain": [], "fast": []}
     rates = [product_rate(precision)]
@@ -246,7 +248,7 @@ def measure(
         last = time.perf_counter() - begun
     rate = statistics.median(rates)
     fast_time = statistics.median(times["fast"])
-    floor = flops(method, phase, prompts, batch) / rate
+    floor = flops(method, phase, built[2], batch) / rate
     result = {
         "method": method,
         "phase": phase,
@@ -261,7 +263,8 @@ def measure(
         "gflops": rate / 1e9,
         "floor_s": floor,
         "share_of_floor": floor / fast_time,
-        "laid_out_gib": laid_out_bytes(clip_model.parameters()) / GIB,
+        "fast_gib": peak,
+        "laid_out_gib": laid_out_gib,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": processor(),
@@ -293,37 +296,33 @@ def status(key: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
-def peak_memory(case: tuple[str, str, int, int], precision: str, kind: str) -> float:
-    """GiB above what the model takes, weights laid out among it, at the highest point of a step."""
-    method, phase, classes, batch = case
-    built = build(method, classes)
-    step = stepper(built, batch, phase, precision)(kind)
-    before = status("VmRSS")
-    if kind == "fast":
-        step()  # lays weights out, once for all steps to come
+def peak_memory(step: Callable[[], float]) -> float:
+    """GiB that the process holds at the highest point of a step."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     step()
-    return (status("VmHWM") - before - laid_out_bytes(built[0].parameters())) / GIB
+    return status("VmHWM") / GIB
+
+
+def plain_peak(case: tuple[str, str, int, int], precision: str) -> float:
+    """GiB above the model."""
+    method, phase, classes, batch = case
+    step = stepper(build(method, classes), batch, phase, precision)("plain")
+    before = status("VmRSS")
+    return peak_memory(step) - before / GIB
 
 
 def one_case(case: tuple[str, str, int, int], precision: str, seconds: float) -> dict:
-    """Times and peaks, each out of a process of its own."""
-
-    def part(*options: str) -> str | None:
-        run = subprocess.run(command(case, precision, *options), stdout=subprocess.PIPE, text=True)
-        return run.stdout if run.returncode == 0 else None
-
-    times = part("--times", "--seconds", str(seconds))
-    if times is None:
-        sys.exit(f"{' '.join(map(str, case))}: no times, see above")
-    result = json.loads(times)
-    for kind in ("plain", "fast"):
-        if kind == "fast" or (result["plain_s"] or LONGEST) < LONGEST:
-            peak = part(
-                "--memory", kind
-            )  # None: killed by the system for want of memory, as a rule
-            if peak is not None:
-                result[f"{kind}_gib"] = float(peak)
+    """Times and the fast kind's peak; and the plain kind's, out of a process of its own."""
+    run = subprocess.run(
+        command(case, precision, "--times", "--seconds", str(seconds)),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    result = json.loads(run.stdout)
+    if result["plain_s"] and result["plain_s"] < LONGEST:
+        run = subprocess.run(command(case, precision, "--plain-peak"), stdout=subprocess.PIPE)
+        if run.returncode == 0:  # else killed by the system for want of memory, as a rule
+            result["plain_gib"] = float(run.stdout)
     return result
 
 
@@ -340,7 +339,7 @@ def all_cases(path: Path, precision: str, seconds: float) -> None:
     """Every case in a process of its own, a line each; those already there are not run again."""
     path.touch()
     done = {key(json.loads(line)) for line in path.read_text().splitlines()}
-    for case in CASES:
+    for case in sorted(CASES, key=lambda case: case[2] * case[3]):  # the quickest first
         if case not in done:
             run = command(case, precision, "--json", "--seconds", str(seconds))
             line = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -357,15 +356,13 @@ def table(results: list[dict]) -> str:
     order = {case: i for i, case in enumerate(CASES)}
     rows = []
     for r in sorted(results, key=lambda r: order.get(key(r), len(order))):
-        plain, memory = "does not fit", ""
         if r["plain_s"] is not None:
             plain = f"{r['plain_s']:.2f}"
         else:
             plain = f"needs {r['plain_needs_gib']:.0f} GiB"
-        if "plain_gib" in r and "fast_gib" in r:
-            memory = f"{r['plain_gib']:.2f} -> {r['fast_gib']:.2f}"
-        elif "fast_gib" in r:
-            memory = f"{r['fast_gib']:.2f}"
+        memory = f"{r['fast_gib']:.2f}"
+        if "plain_gib" in r:
+            memory = f"{r['plain_gib']:.2f} -> {memory}"
         ratio = f"{r['ratio']:.1f}x" if r["plain_s"] is not None else ""
         rows.append(
             [
@@ -391,7 +388,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30, help="how long to time a case")
     parser.add_argument("--json", action="store_true", help="one line of json")
     parser.add_argument("--times", action="store_true", help="only the times, as json")
-    parser.add_argument("--memory", choices=("plain", "fast"), help="only this kind's peak, in GiB")
+    parser.add_argument("--plain-peak", action="store_true", help="only that, in GiB")
     parser.add_argument("--all", type=Path, metavar="FILE", help="every case, a line of json each")
     parser.add_argument("--table", type=Path, metavar="FILE", help="the table of such a file")
     args = parser.parse_args()
@@ -402,8 +399,8 @@ def main() -> None:
         print(table([json.loads(line) for line in args.table.read_text().splitlines()]))
     elif args.times:
         print(json.dumps(measure(*case, args.precision, args.seconds)))
-    elif args.memory:
-        print(peak_memory(case, args.precision, args.memory))
+    elif args.plain_peak:
+        print(plain_peak(case, args.precision))
     else:
         result = one_case(case, args.precision, args.seconds)
         print(json.dumps(result) if args.json else table([result]))
