@@ -16,7 +16,7 @@ MOST = 20_000  # images; longer lists are no few-shot data, and only their sizes
 
 
 class KeptImages(DatasetWrapper):
-    """The engine's items; in training each file is decoded once, if all fit in memory.
+    """The engine's items; in training files are decoded once, as many as fit in memory.
 
     Crops and flips are drawn as without it, from the same pixels. It takes an engine that reads
     images through `read`, as the embedded one; on another it changes nothing.
@@ -35,7 +35,7 @@ class KeptImages(DatasetWrapper):
 class Decoded:
     """Pixels of images, in memory that a loader's forked workers share; filled as they are read.
 
-    Takes at most a quarter of the memory that is free; if that is too little it keeps none.
+    Takes at most a quarter of the memory that is free: images beyond it are decoded every time.
     """
 
     def __init__(self, paths: list[str]):
@@ -49,11 +49,12 @@ class Decoded:
                     width, height = image.size
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 continue  # whoever reads it will be told
+            if end + 3 * width * height > room:
+                break
             self._places[path] = (number, end, width, height)
             end += 3 * width * height
-            if end > room:
-                return
-        self._memory = mmap.mmap(-1, end)
+        if self._places:
+            self._memory = mmap.mmap(-1, end)
 
     def read(self, path: str) -> Image.Image:
         """The image as RGB; errors as `read_image`."""

@@ -144,7 +144,9 @@ def project(
     return y.view(b, n, last - first, attn.num_heads, -1)
 
 
-def finish(layer: ResidualAttentionBlock, x: Tensor, seen: Tensor, dtype: torch.dtype) -> Tensor:
+def after_attention(
+    layer: ResidualAttentionBlock, x: Tensor, seen: Tensor, dtype: torch.dtype
+) -> Tensor:
     """What follows attention: x (B, N, D) plus the map of `seen` (B, N, H, d), then the MLP."""
     out, d = layer.attn.out_proj, x.shape[-1]
     flat = LinearAdd.apply(seen.reshape(-1, d), out, x.reshape(-1, d))
@@ -171,7 +173,7 @@ def run_layers(
     Fixed tokens are the same for all images of a batch where `fixed` has 1 row: up to the first
     attention they are then computed once. Nothing is recorded for backward before prompts join.
     """
-    if torch.is_grad_enabled() and layers[0].attn.in_proj_weight.requires_grad:
+    if torch.is_grad_enabled() and any(p.requires_grad for p in layers.parameters()):
         raise NPTError(
             "these encoders give no gradient to CLIP's weights; call requires_grad_(False) on them"
         )
@@ -193,8 +195,8 @@ def run_layers(
         sources = parts if i == 0 else [x]
         qkv = joined([project(layer, source, dtype, first) for source in sources])
         if i < last:
-            x = finish(layer, x, attend(qkv), dtype)
+            x = after_attention(layer, x, attend(qkv), dtype)
         else:
             x = x.index_select(1, read)  # (B, R, D)
-            x = finish(layer, x, attend_read(project(layer, x, dtype, 0, 1), qkv), dtype)
+            x = after_attention(layer, x, attend_read(project(layer, x, dtype, 0, 1), qkv), dtype)
     return x

@@ -4,6 +4,7 @@ On CPUs that is oneDNN with weights in a layout of its own: on two cores of an E
 than what F.linear calls, and it adds or activates on the fly. Elsewhere it is F.linear.
 """
 
+import weakref
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -71,14 +72,13 @@ def affine(
     return F.silu(y, inplace=True) if silu else y
 
 
-class Layouts(dict):
-    """What was made of one weight: (rows, transposed, dtype) -> (version, layout).
+Layouts = dict[tuple, tuple[tuple, Tensor]]  # (rows, transposed, dtype) -> version, layout
+_layouts: dict[int, Layouts] = {}  # by the id of the weight, as long as that lives
 
-    It lives and dies with the weight, as an attribute of it, and is not saved or copied with it.
-    """
 
-    def __reduce__(self) -> tuple:
-        return Layouts, ()
+def version(weight: Tensor) -> tuple:
+    """Changes when a weight does, if not behind autograd's back (through `.data`)."""
+    return weight.data_ptr(), None if weight.is_inference() else weight._version
 
 
 def laid_out(
@@ -94,26 +94,28 @@ def laid_out(
         return laid_out(weight, dtype, rows).t()
     if not onednn and weight.dtype == dtype:
         return weight if rows is None else weight[rows]
-    layouts = weight.__dict__.setdefault("_npt_layouts", Layouts())
+    layouts = _layouts.get(id(weight))
+    if layouts is None:
+        layouts = _layouts[id(weight)] = {}
+        weakref.finalize(weight, _layouts.pop, id(weight), None)
     key = (None if rows is None else (rows.start, rows.stop), transposed, dtype)
-    version = (weight._version, weight.data_ptr())
+    now = version(weight)
     made = layouts.get(key)
-    if made is None or made[0] != version:
+    if made is None or made[0] != now:
         with torch.no_grad():
             part = weight if rows is None else weight[rows]
             part = (part.t() if transposed else part).to(dtype).contiguous()
-            made = layouts[key] = (version, _reordered(part) if onednn else part)
+            made = layouts[key] = (now, _reordered(part) if onednn else part)
     return made[1]
 
 
 def laid_out_bytes(weights: Iterable[Tensor]) -> int:
     """What the layouts of some weights take, beside the weights."""
-    made = [w.__dict__.get("_npt_layouts", {}) for w in weights]
-    layouts = [layout for several in made for _, layout in several.values()]
+    layouts = [layout for w in weights for _, layout in _layouts.get(id(w), {}).values()]
     return sum(layout.numel() * layout.element_size() for layout in layouts)
 
 
 def product_dtype(like: Tensor) -> torch.dtype:
     """The dtype matrix products have here: that of `like`, or autocast's."""
-    one = like.detach().new_ones(1, 1)
-    return torch.mm(one, one).dtype
+    probe = like.detach().new_ones(1, 1)
+    return torch.mm(probe, probe).dtype

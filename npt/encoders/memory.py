@@ -4,17 +4,17 @@ from pathlib import Path
 
 import torch
 
-KEPT = 11  # numbers kept for backward per token, layer and unit of width: see `activation_bytes`
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
 
 
-def activation_bytes(layers: int, width: int, itemsize: int) -> int:
+def activation_bytes(layers: int, width: int, itemsize: int, keys_per_query: float = 1.5) -> float:
     """Bytes that one token's way through the layers keeps for backward.
 
-    In units of `width`, a layer keeps its input, queries, keys and values (and copies of those
-    that other tokens' groups look at), what attention gave, the input of the MLP, and four units
-    inside the MLP.
+    In units of `width`, a layer keeps its input, the query, what attention gave, the input of the
+    MLP, four units inside the MLP; and two for every key and value its group of tokens looks at.
     """
-    return KEPT * layers * width * itemsize
+    return (8 + 2 * keys_per_query) * layers * width * itemsize
 
 
 def free_bytes(device: torch.device) -> float:
@@ -23,28 +23,38 @@ def free_bytes(device: torch.device) -> float:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     if device.type == "cpu":
-        return min(_available(), _left_in_group())
+        return min(_available(), _left_in_container())
     return float("inf")
 
 
 def _available() -> float:
     """Linux's own estimate."""
+    return 1024 * _table(MEMINFO).get("MemAvailable:", float("inf"))
+
+
+def _left_in_container() -> float:
+    """What a container's limit leaves; what is only cached files counts as free."""
+    for folder, limit, used, cached in (  # cgroup v2, v1
+        (CGROUP, "memory.max", "memory.current", "inactive_file"),
+        (
+            CGROUP / "memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ):
+        try:
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+        except (OSError, ValueError):  # no such file; "max"
+            continue
+        return max(0, left + _table(folder / "memory.stat").get(cached, 0))
+    return float("inf")
+
+
+def _table(file: Path) -> dict[str, float]:
+    """Lines of a name and a number."""
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
+        lines = [line.split() for line in file.read_text().splitlines()]
     except OSError:
-        pass
-    return float("inf")
-
-
-def _left_in_group() -> float:
-    """What a container's limit leaves."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            return int(limit) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        pass
-    return float("inf")
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1}

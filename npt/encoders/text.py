@@ -11,17 +11,19 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from npt.encoders.blocks import layer_norm, run_layers
+from npt.encoders.linear import product_dtype, version
 from npt.encoders.memory import activation_bytes, free_bytes
 from npt.encoders.packing import GROUP, ClassPrompts, pack
 from npt.errors import NPTError
 
 AT_ONCE = 4096  # tokens in one pass without backward: larger passes are no faster
+LEAST = 32  # classes in a chunk, where the memory decides
 
 
 class TextEncoder(nn.Module):
     """Features of K class prompts, computed without waste and to the same values.
 
-    clip_model: an unmodified CLIP, whose token embeddings are read once, here
+    clip_model: an unmodified, frozen CLIP, whose token embeddings are read once, here
     prompts: the prompts of the K classes, as `place_context` gives
     class_chunk: train with so many classes at a time, of one image at a time, and compute each
         such piece again for its backward; 0: only where the memory there is would not hold all
@@ -43,13 +45,11 @@ class TextEncoder(nn.Module):
         self.class_chunk = class_chunk
         self.n_classes = len(prompts.tokens)
         self.n_ctx = 0 if prompts.slots is None else prompts.slots.shape[1]
-        layers = self.transformer.resblocks
-        weight = clip_model.token_embedding.weight
-        self.token_bytes = activation_bytes(len(layers), weight.shape[1], self.dtype.itemsize)
-        self.chunks = nn.ModuleList(
-            Chunk(clip_model, part, group, self.dtype)
-            for part in self._parts(prompts, weight.device)
-        )
+        device = clip_model.token_embedding.weight.device
+        with torch.inference_mode(False), torch.no_grad():  # buffers must be fit for training
+            self.chunks = nn.ModuleList(
+                Chunk(clip_model, part, group, self.dtype) for part in self._parts(prompts, device)
+            )
         self._cached: tuple | None = None
 
     def _parts(self, prompts: ClassPrompts, device: torch.device) -> list[ClassPrompts]:
@@ -57,8 +57,8 @@ class TextEncoder(nn.Module):
         size = self.class_chunk
         if size == 0:  # so many that a quarter of the memory is enough for one image
             longest = int(tokens.argmax(dim=-1).max()) + 1
-            size = int(min(free_bytes(device) / 4 / self.token_bytes / longest, len(tokens)))
-        size = max(size, 1)
+            a_class = longest * self._activation_bytes(4.0 if class_specific else 1.5)
+            size = int(min(max(free_bytes(device) / 4 / a_class, LEAST), len(tokens)))
         return [
             ClassPrompts(
                 tokens[i : i + size].cpu(),
@@ -72,10 +72,16 @@ class TextEncoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.transformer.resblocks[0].attn.in_proj_weight.dtype
 
+    def _activation_bytes(self, keys_per_query: float) -> float:
+        layers, width = len(self.transformer.resblocks), self.text_projection.shape[0]
+        return activation_bytes(layers, width, self.dtype.itemsize, keys_per_query)
+
     @property
-    def n_tokens(self) -> int:
-        """How many tokens are computed for an image."""
-        return sum(chunk.n_tokens for chunk in self.chunks)
+    def kept_bytes(self) -> float:
+        """About what a training step keeps for backward, for each image."""
+        return sum(
+            chunk.n_tokens * self._activation_bytes(chunk.keys_per_query) for chunk in self.chunks
+        )
 
     def forward(self, ctx: Tensor | None = None, deep: Sequence[Tensor] = ()) -> Tensor:
         """Features (K, E), not normalised; (B, K, E) where ctx has an image dimension.
@@ -93,16 +99,17 @@ class TextEncoder(nn.Module):
         if self._cached is not None:
             old_prompts, old_state, features = self._cached
             if state == old_state and _all_equal(prompts, old_prompts):
-                return features
+                return features.clone()
         features = self._encode(ctx, deep)
-        self._cached = ([p.detach().clone() for p in prompts], state, features)
+        if not features.is_inference():  # such a tensor is of no use outside inference mode
+            self._cached = ([p.detach().clone() for p in prompts], state, features.clone())
         return features
 
     def _state(self) -> tuple:
         """Changes whenever a weight does, or the precision it is used in."""
-        weights = [(w.data_ptr(), w._version) for w in self.parameters()]
-        one = self.chunks[0].words.new_ones(1, 1)
-        return (weights, self.dtype, one.device, torch.mm(one, one).dtype)  # seen through autocast
+        words = self.chunks[0].words
+        weights = [version(w) for w in self.parameters()]
+        return weights, self.dtype, words.device, product_dtype(words)
 
     def _encode(self, ctx: Tensor | None, deep: Sequence[Tensor]) -> Tensor:
         if ctx is None and self.n_ctx:
@@ -110,8 +117,8 @@ class TextEncoder(nn.Module):
         prompts = [] if ctx is None else [ctx, *deep[: len(self.transformer.resblocks) - 1]]
         prompts = [self._per_class(p) for p in prompts]  # (B or 1, 1 or K, n, D) each
         images = prompts[0].shape[0] if prompts else 1
-        training = torch.is_grad_enabled() and any(p.requires_grad for p in prompts)
-        again = training and self._too_large(images)
+        learning = torch.is_grad_enabled() and any(p.requires_grad for p in prompts)
+        recompute = learning and self._too_large(images)
         features = []
         first = 0
         for chunk in self.chunks:
@@ -119,15 +126,16 @@ class TextEncoder(nn.Module):
             first += chunk.n_classes
             mine = [p[:, classes] if p.shape[1] > 1 else p for p in prompts]
             together = images
-            if again:
+            if recompute:
                 together = 1
-            elif not training:
+            elif not learning:
                 together = max(1, AT_ONCE // chunk.n_tokens)
             of_images = []
             for i in range(0, images, together):
                 piece = [p[i : i + together] if len(p) > 1 else p for p in mine]
-                if again:
-                    of_images.append(checkpoint(self._piece, chunk, *piece, use_reentrant=False))
+                if recompute:
+                    options = {"use_reentrant": False, "preserve_rng_state": False}
+                    of_images.append(checkpoint(self._piece, chunk, *piece, **options))
                 else:
                     of_images.append(self._piece(chunk, *piece))
             features.append(_cat(of_images, 0))
@@ -138,8 +146,7 @@ class TextEncoder(nn.Module):
         """Whether a step must be cut in pieces that are computed again for their backward."""
         if self.class_chunk:
             return images * len(self.chunks) > 1
-        needed = images * self.n_tokens * self.token_bytes
-        return needed > free_bytes(self.text_projection.device) / 2
+        return images * self.kept_bytes > free_bytes(self.text_projection.device) / 2
 
     def _piece(self, chunk: "Chunk", *prompts: Tensor) -> Tensor:
         """Features (B, classes of the chunk, E)."""
@@ -176,21 +183,22 @@ class Chunk(nn.Module):
         self.n_classes = len(prompts.tokens)
         self.class_specific = prompts.class_specific
         self.n_tokens = len(packing.pos) + len(packing.ctx_pos)
-        self.groups, self.reads = packing.read.shape
+        self.groups, size, keys = packing.sees.shape
+        self.keys_per_query = keys / size
         embedding = clip_model.token_embedding.weight.detach()
         device = embedding.device
         positions = clip_model.positional_embedding.detach().to(dtype)
         words = embedding[prompts.tokens[packing.cls, packing.pos].to(device)].to(dtype)
-        hidden = torch.zeros(packing.sees.shape, dtype=dtype)
-        hidden.masked_fill_(~packing.sees, float("-inf"))
-        hidden_read = hidden.gather(1, packing.read[..., None].expand(-1, -1, hidden.shape[-1]))
-        first = torch.arange(self.groups)[:, None] * packing.sees.shape[1]  # of each group
+        mask = torch.zeros(packing.sees.shape, dtype=dtype)
+        mask.masked_fill_(~packing.sees, float("-inf"))
+        read_mask = mask.gather(1, packing.read[..., None].expand(-1, -1, keys))
+        first = torch.arange(self.groups)[:, None] * size  # of each group
         self._buffer("words", words + positions[packing.pos.to(device)])  # (T, D)
         self._buffer("ctx_positions", positions[packing.ctx_pos.to(device)])  # (M, D)
         self._buffer("ctx_rows", packing.ctx_row.to(device))  # (M,)
         self._buffer("far", packing.far.flatten().to(device))  # (G * E,)
-        self._buffer("hidden", hidden[:, None].to(device))  # (G, 1, Q, E + Q), -inf or 0
-        self._buffer("hidden_read", hidden_read[:, None].to(device))  # (G, 1, R, E + Q)
+        self._buffer("mask", mask[:, None].to(device))  # (G, 1, Q, E + Q), -inf or 0
+        self._buffer("read_mask", read_mask[:, None].to(device))  # (G, 1, R, E + Q)
         self._buffer("read", (first + packing.read).flatten().to(device))  # (G * R,)
         self._buffer("slot", packing.slot.to(device))  # (K,)
 
@@ -202,25 +210,25 @@ class Chunk(nn.Module):
         placed = [self._place(p) for p in prompts]
         if placed:
             placed[0] = placed[0] + self.ctx_positions
-        x = run_layers(layers, self.words[None], placed, self.read, self.attend, self.attend_read)
+        images, dtype = len(placed[0]) if placed else 1, product_dtype(layers[0].mlp.c_fc.weight)
+        mask, read_mask = (m.to(dtype).repeat(images, 1, 1, 1) for m in (self.mask, self.read_mask))
+
+        def attend(qkv: Tensor) -> Tensor:
+            return self._attention(*KeysOfGroups.apply(qkv, self.far, self.groups), mask)
+
+        def attend_read(q: Tensor, kv: Tensor) -> Tensor:
+            _, k, v = KeysOfGroups.apply(kv, self.far, self.groups)
+            return self._attention(q, k, v, read_mask)
+
+        x = run_layers(layers, self.words[None], placed, self.read, attend, attend_read)
         return x.index_select(1, self.slot)
 
-    def attend(self, qkv: Tensor) -> Tensor:
-        q, keys, values = KeysOfGroups.apply(qkv, self.far, self.groups)
-        return self._attention(q, keys, values, self.hidden)
-
-    def attend_read(self, q: Tensor, kv: Tensor) -> Tensor:
-        _, keys, values = KeysOfGroups.apply(kv, self.far, self.groups)
-        return self._attention(q, keys, values, self.hidden_read)
-
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """q (B, G * Q, 1, H, d), k and v (B * G, E + Q, H, d) -> (B, G * Q, H, d)."""
         b, g = q.shape[0], self.groups
         q = q[:, :, 0].unflatten(1, (g, -1)).flatten(0, 1)  # (B * G, Q, H, d)
-        hidden = hidden.to(q.dtype).repeat(b, 1, 1, 1)
-        x = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=hidden
-        )
+        heads_first = (z.transpose(1, 2) for z in (q, k, v))
+        x = F.scaled_dot_product_attention(*heads_first, attn_mask=mask)
         return x.transpose(1, 2).unflatten(0, (b, g)).flatten(1, 2)
 
     def _place(self, ctx: Tensor) -> Tensor:
@@ -262,8 +270,9 @@ class KeysOfGroups(torch.autograd.Function):
             q = n * b // len(grad)
             grad = grad.unflatten(0, (b, -1))  # (B, G, E + Q, H, d)
             e = grad.shape[2] - q
-            out[:, :, i].unflatten(1, (-1, q)).copy_(grad[:, :, e:])
-            out[:, :, i].index_add_(1, far, grad[:, :, :e].flatten(1, 2))
+            exact = torch.promote_types(grad.dtype, torch.float32)  # sums over many groups
+            own = grad[:, :, e:].flatten(1, 2).to(exact, copy=True)
+            out[:, :, i] = own.index_add_(1, far, grad[:, :, :e].flatten(1, 2).to(exact))
         return out, None, None
 
 

@@ -1,11 +1,14 @@
 """Bounded memory: classes in chunks, and steps cut where the memory there is would not do."""
 
+import gc
+
 import pytest
 import torch
 from clip_recipe import random_clip, random_prompts
 
-from npt.encoders import TextEncoder, blocks, memory, text
+from npt.encoders import TextEncoder, blocks, linear, memory, text
 from npt.encoders.packing import place_context
+from npt.errors import NPTError
 
 LENGTHS = [1 + k % 4 for k in range(60)]
 
@@ -41,20 +44,23 @@ def test_chunks_keep_less_and_change_nothing(shape):
     assert again_kept < kept / 10
 
 
-def test_the_estimate_is_close_to_what_is_kept():
-    model, ctx = random_clip(0, layers=6), torch.randn(4, 1, 2, 64)
-    encoder = TextEncoder(model, prompts())
-    _, _, kept = step(encoder, ctx)
-    estimate = 4 * encoder.n_tokens * encoder.token_bytes
-    assert 0.7 * kept < estimate < 1.6 * kept
+@pytest.mark.parametrize("n, specific", [(2, False), (16, False), (4, True), (16, True)])
+def test_the_estimate_is_close_to_what_is_kept(n, specific):
+    model = random_clip(0, layers=6)
+    texts = place_context(random_prompts(1, LENGTHS, n), n, class_specific=specific)
+    encoder = TextEncoder(model, texts)
+    shape = (len(LENGTHS), n, 64) if specific else (4, 1, n, 64)
+    _, _, kept = step(encoder, torch.randn(shape))
+    estimate = encoder.kept_bytes * (1 if specific else 4)
+    assert 0.8 * kept < estimate < 1.3 * kept
 
 
 def test_little_memory_cuts_the_step(monkeypatch):
     model, ctx = random_clip(0), torch.randn(3, 1, 2, 64)
     features, grad, kept = step(TextEncoder(model, prompts()), ctx)
     encoder = TextEncoder(model, prompts())
-    needed = 3 * encoder.n_tokens * encoder.token_bytes
-    monkeypatch.setattr(text, "free_bytes", lambda device: needed)
+    monkeypatch.setattr(text, "free_bytes", lambda device: encoder.kept_bytes)
+    monkeypatch.setattr(text, "LEAST", 4)
     small = TextEncoder(model, prompts())
     assert len(small.chunks) > 1
     for enc in (encoder, small):
@@ -69,7 +75,7 @@ def test_without_backward_images_come_in_portions(monkeypatch):
     encoder = TextEncoder(model, prompts())
     with torch.no_grad():
         whole = encoder(ctx)
-        monkeypatch.setattr(text, "AT_ONCE", 2 * encoder.n_tokens)
+        monkeypatch.setattr(text, "AT_ONCE", 2 * encoder.chunks[0].n_tokens)
         seen = []
         monkeypatch.setattr(
             text,
@@ -83,6 +89,31 @@ def test_without_backward_images_come_in_portions(monkeypatch):
 def test_free_memory_of_this_machine_is_a_figure():
     free = memory.free_bytes(torch.device("cpu"))
     assert free > 2**20
+
+
+@pytest.mark.parametrize(
+    "folder, limit, used, cached",
+    [
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_free_memory_in_a_container(folder, limit, used, cached, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    cpu = torch.device("cpu")
+    assert memory.free_bytes(cpu) == float("inf")
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  5000 kB\n")
+    assert memory.free_bytes(cpu) == 5000 * 1024
+    group = tmp_path / folder
+    group.mkdir(exist_ok=True)
+    (group / limit).write_text("4000000\n")
+    (group / used).write_text("3900000\n")
+    assert memory.free_bytes(cpu) == 100_000
+    (group / "memory.stat").write_text(f"anon 5\n{cached} 1000000\n")
+    assert memory.free_bytes(cpu) == 1_100_000
+    (group / used).write_text("9000000\n")
+    assert memory.free_bytes(cpu) == 0
 
 
 @pytest.mark.parametrize("name", ["mlp.c_fc.weight", "attn.in_proj_weight", "attn.out_proj.weight"])
@@ -100,7 +131,39 @@ def test_a_changed_weight_is_laid_out_anew(name):
     assert torch.equal(features, expected) and torch.equal(grad, expected_grad)
 
 
-def test_weights_that_learn_are_refused():
-    model = random_clip(4).requires_grad_(True)
-    with pytest.raises(Exception, match="requires_grad_"):
+@pytest.mark.parametrize("layer", [0, -1])
+def test_weights_that_learn_are_refused(layer):
+    model = random_clip(4)
+    model.transformer.resblocks[layer].requires_grad_(True)
+    with pytest.raises(NPTError, match="requires_grad_"):
         TextEncoder(model, prompts())(torch.randn(2, 64))
+
+
+def test_inference_mode_leaves_nothing_behind_that_cannot_learn():
+    ctx = torch.randn(2, 64)
+    expected = step(TextEncoder(random_clip(4), prompts()), ctx)
+    with torch.inference_mode():
+        encoder = TextEncoder(random_clip(4), prompts())
+        encoder(ctx)
+    model = random_clip(4)
+    trained = TextEncoder(model, prompts())
+    with torch.inference_mode():
+        trained(ctx)
+    with torch.no_grad():
+        trained(ctx).sum().add_(1)
+    for one, other in zip(step(trained, ctx), expected, strict=True):
+        assert one == other if isinstance(one, int) else torch.equal(one, other)
+
+
+def test_layouts_die_with_their_weights_and_are_not_saved(tmp_path):
+    gc.collect()
+    before = len(linear._layouts)
+    model = random_clip(4)
+    step(TextEncoder(model, prompts()), torch.randn(2, 64))
+    assert len(linear._layouts) > before
+    weight = model.transformer.resblocks[0].mlp.c_fc.weight
+    torch.save(weight, tmp_path / "weight.pt")
+    assert torch.equal(torch.load(tmp_path / "weight.pt", weights_only=True), weight)
+    del model, weight
+    gc.collect()
+    assert len(linear._layouts) == before

@@ -1,5 +1,6 @@
 """Decoded images are kept through training, and nothing else changes."""
 
+import os
 import pickle
 import shutil
 
@@ -64,14 +65,19 @@ def test_the_same_batches_from_files_read_once(workers, items, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_too_little_memory_keeps_nothing(items, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "free_bytes", lambda device: 4 * 10_000)
+def test_what_does_not_fit_is_read_every_time(items, monkeypatch):
+    monkeypatch.setattr(images, "free_bytes", lambda device: 4 * 20_000)
     cfg = config()
     plain = epochs(cfg, items, DatasetWrapper)
     for one, other in zip(plain, epochs(cfg, items, KeptImages), strict=True):
         assert torch.equal(one[0], other[0])
+    wrapper = KeptImages(cfg, items, is_train=True)
+    pixels = [wrapper[i]["img"].tobytes() for i in range(len(items))]
+    for item in items:
+        os.unlink(item.impath)
+    assert wrapper[0]["img"].tobytes() == pixels[0]
     with pytest.raises(FileNotFoundError):
-        epochs(cfg, items, KeptImages, lambda: shutil.rmtree(tmp_path / "pictures"))
+        wrapper[len(items) - 1]
 
 
 def test_what_is_tested_is_not_kept(items):
