@@ -1,0 +1,125 @@
+"""Archives from strangers: only plain files and folders come out, and only below the folder given.
+
+Nothing that an archive says of links, devices, owners or permissions reaches the disk. A link to
+another file of the same archive becomes a copy of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import lzma
+import posixpath
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
+
+from tqdm import tqdm
+
+from npt.errors import NPTError
+
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+# A member: its name, and what opens its content unless it is a folder.
+Member = tuple[str, Callable[[], IO[bytes]] | None]
+
+
+def unpack(archive: Path, folder: Path, wanted: Collection[str] = ("",)) -> None:
+    """Writes the members of a zip or tar archive that are, or lie below, `wanted` into `folder`.
+
+    NPTError where the archive is damaged, or holds what could be written outside `folder` or is
+    neither file nor folder; what was written by then stays, so `folder` should be a temporary one.
+    """
+    try:
+        for name, opener in tqdm(_members(archive), desc=archive.name, unit=" files", disable=None):
+            if opener is not None and any(_below(name, place) for place in wanted):
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with opener() as content, target.open("wb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
+    except DAMAGE as error:
+        raise NPTError(
+            f"{archive} is damaged ({error}): delete it, and run the command again."
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise NPTError(
+                f"the disk is full while unpacking {archive.name} in {folder}: make room."
+            ) from error
+        if isinstance(error, (FileExistsError, IsADirectoryError, NotADirectoryError)):
+            raise _refused(archive, str(error.filename), "both as a file and a folder") from error
+        raise
+
+
+def _members(archive: Path) -> Iterator[Member]:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            yield from _of_zip(archive, opened)
+    else:
+        with tarfile.open(archive, "r:*") as opened_tar:
+            yield from _of_tar(archive, opened_tar)
+
+
+def _of_zip(archive: Path, opened: zipfile.ZipFile) -> Iterator[Member]:
+    size, room = sum(i.file_size for i in opened.infolist()), shutil.disk_usage(archive.parent).free
+    if size > room:
+        raise NPTError(
+            f"{archive.name} unpacks to {size / 1e9:.1f} GB, but {archive.parent} has room for "
+            f"{room / 1e9:.1f} GB: make room, and run the command again."
+        )
+    for info in opened.infolist():
+        name = _checked(archive, info.filename)
+        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _refused(archive, info.filename, "as a link or device")
+        if info.flag_bits & 1:
+            raise _refused(archive, info.filename, "under a password")
+        yield name, None if info.is_dir() else partial(opened.open, info)
+
+
+def _of_tar(archive: Path, opened: tarfile.TarFile) -> Iterator[Member]:
+    for info in opened:
+        name = _checked(archive, info.name)
+        if info.isdir():
+            yield name, None
+        elif info.isreg():
+            yield name, partial(opened.extractfile, info)  # type: ignore[arg-type]
+        elif info.issym() or info.islnk():
+            yield name, _linked(archive, opened, info)
+        else:
+            raise _refused(archive, info.name, "as a device or pipe")
+
+
+def _linked(
+    archive: Path, opened: tarfile.TarFile, link: tarfile.TarInfo
+) -> Callable[[], IO[bytes]]:
+    """What opens the file that a link stands for, which must be one of the same archive."""
+    beside = posixpath.dirname(link.name) if link.issym() else ""
+    target = posixpath.normpath(posixpath.join(beside, link.linkname))
+    found = next((m for m in opened.getmembers() if posixpath.normpath(m.name) == target), None)
+    if found is None or not found.isreg():
+        raise _refused(archive, link.name, f"as a link to {link.linkname!r}, no file of its own")
+    return partial(opened.extractfile, found)  # type: ignore[arg-type]
+
+
+def _checked(archive: Path, name: str) -> str:
+    """The member's name without `./` and doubled slashes, where it stays below the folder."""
+    path, windows = PurePosixPath(name), PureWindowsPath(name)
+    outside = path.is_absolute() or windows.drive or windows.root or ".." in windows.parts
+    if outside or "\\" in name or "\0" in name:
+        raise _refused(archive, name, "outside the folder it is unpacked in")
+    return path.as_posix()
+
+
+def _below(name: str, place: str) -> bool:
+    return not place or name == place or name.startswith(f"{place}/")
+
+
+def _refused(archive: Path, name: str, how: str) -> NPTError:
+    return NPTError(
+        f"{archive} holds {name!r} {how}, so it is not unpacked: delete it, it is not the archive "
+        "that it should be."
+    )
