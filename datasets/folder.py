@@ -1,0 +1,88 @@
+"""A folder of one's own images: one folder for each class, of any size and balance."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from npt.datasets.base import PARTS, ListedDataset, Lists
+from npt.datasets.catalog import CLASSNAMES
+from npt.datasets.listing import class_folders, labelled, numbered, scan
+from npt.datasets.splits import thirds
+from npt.errors import NPTError
+
+
+class CustomFolder(ListedDataset):
+    """DATASET.ROOT is the folder: train/, val/, test/ with class folders, or class folders alone.
+
+    Without val/ there is no validation, without test/ the test is on val/. Class folders alone are
+    divided by `splits.thirds`, the same way in every run. Every image is used unless NUM_SHOTS
+    says how many.
+    """
+
+    folder: ClassVar[str] = ""
+    images: ClassVar[str] = ""
+    shots: ClassVar[Mapping[str, float]] = {"train": math.inf, "val": 4}
+
+    def prepare(self, cfg) -> Path:
+        if not cfg.DATASET.ROOT:
+            raise NPTError("CustomFolder needs DATASET.ROOT (--root): the folder with your images.")
+        folder = Path(cfg.DATASET.ROOT).expanduser().absolute()
+        if not folder.is_dir():
+            raise NPTError(f"{folder} is missing: give the folder of your images as --root.")
+        return folder
+
+    @classmethod
+    def lists(cls, folder: Path) -> Lists:
+        inside = class_folders(folder)
+        if "train" not in inside or not set(inside) <= set(PARTS):
+            tree = scan(folder)
+            names = class_names(folder, list(tree))
+            lists = thirds(labelled(tree, numbered(tree), names, folder))
+        else:
+            trees = {part: scan(folder / part) for part in inside}
+            labels = numbered(trees["train"])
+            names = class_names(folder, [name for tree in trees.values() for name in tree])
+            lists = {part: [] for part in PARTS}
+            for part, tree in trees.items():
+                lists[part] = labelled(tree, labels, names, folder / part, f"{part}/")
+            lists["test"] = lists["test"] or lists["val"]
+        if not lists["test"]:
+            raise NPTError(f"{folder} has no image to test with: add test/ or more images.")
+        return lists
+
+
+def class_names(folder: Path, classes: list[str]) -> dict[str, str]:
+    """Class name by class folder: from classnames.json or .txt in `folder`, else the folder's own.
+
+    The json maps folders to names; the text has lines "<class folder> <class name>". Further
+    folders may be named there. Raises NPTError where a class is not named, or a file cannot be
+    read.
+    """
+    text, table = folder / CLASSNAMES, folder / "classnames.json"
+    try:
+        if table.is_file():
+            file, names = table, json.loads(table.read_text(encoding="utf-8"))
+            if not isinstance(names, dict):
+                raise ValueError("it is no table")
+        elif text.is_file():
+            file, names = text, {}
+            for line in text.read_text(encoding="utf-8").splitlines():
+                spaced = line.replace("\t", " ") + " "
+                begun = [name for name in classes if spaced.startswith(f"{name} ")]
+                if begun:  # the longest: a folder's name may begin with another's
+                    folder_name = max(begun, key=len)
+                    names[folder_name] = line[len(folder_name) :].strip()
+        else:
+            return {name: name.replace("_", " ") for name in classes}
+    except ValueError as error:
+        raise NPTError(
+            f"{file} cannot be read ({error}): it must give the name of each class folder."
+        ) from error
+    for name in classes:
+        if not isinstance(names.get(name), str) or not names[name].strip():
+            raise NPTError(f"{file} has no name for the class folder {name}: add it.")
+    return names
