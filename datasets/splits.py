@@ -216,7 +216,7 @@ def _mat(file: Path, name: str) -> list[Any]:
         ) from error
     try:
         value = loadmat(file, simplify_cells=True)[name]
-    except (NotImplementedError, OSError) as error:
+    except Exception as error:  # scipy raises nearly anything on a damaged file
         raise ValueError(f"{file.name}: {error}") from error
     return list(value) if getattr(value, "ndim", 0) or isinstance(value, list) else [value]
 
