@@ -164,7 +164,8 @@ def explain(report: Report, root: Path) -> list[str]:
     for piece in report.lacking:
         if _is_split(report.row, piece) or not report.usable:
             places = ", ".join(str(root / place) for place in piece.goes.values())
-            lines.append(f"{places}\n      comes from {piece.by_hand or piece.url}")
+            why = f": {piece.by_hand}" if piece.by_hand else ""
+            lines.append(f"{places}\n      comes from {piece.url}{why}")
     if any(not piece.by_hand for piece in report.lacking):
         lines.append(f"python -m npt.data prepare {report.row.name} --root {root}")
     return [f"{report.row.name}:", *(f"    {line}" for line in lines)] if lines else []

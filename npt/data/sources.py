@@ -147,7 +147,7 @@ def _piece(folder: str, address: str, place: str) -> Piece:
     place = place.partition(" ")[0]  # what follows is for people
     last = PurePosixPath(place).name
     url = entry.url or address
-    file = PurePosixPath(url).name
+    file = PurePosixPath(url).name if entry.takes else last
     if url.startswith(_DRIVE):  # an address that says nothing
         identity = url.removeprefix(_DRIVE).partition("/")[0]
         host = "https://drive.usercontent.google.com"

@@ -41,11 +41,11 @@ def unpack(archive: Path, folder: Path, wanted: Collection[str] = ("",)) -> None
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with opener() as content, target.open("wb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
-    except DAMAGE as error:
-        raise NPTError(
-            f"{archive} is damaged ({error}): delete it, and run the command again."
-        ) from error
-    except OSError as error:
+    except (*DAMAGE, NotImplementedError, OSError) as error:
+        if not isinstance(error, OSError) or error.errno is None:  # gzip and bz2 raise the latter
+            raise NPTError(
+                f"{archive} is damaged ({error}): delete it, and run the command again."
+            ) from error
         if error.errno == errno.ENOSPC:
             raise NPTError(
                 f"the disk is full while unpacking {archive.name} in {folder}: make room."
@@ -91,6 +91,8 @@ def _of_tar(archive: Path, opened: tarfile.TarFile) -> Iterator[Member]:
             yield name, _linked(archive, opened, info)
         else:
             raise _refused(archive, info.name, "as a device or pipe")
+    while opened.fileobj and opened.fileobj.read(1 << 20):
+        pass  # to the end of the file, where gzip keeps its checksum
 
 
 def _linked(
