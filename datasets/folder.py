@@ -58,31 +58,39 @@ class CustomFolder(ListedDataset):
 def class_names(folder: Path, classes: list[str]) -> dict[str, str]:
     """Class name by class folder: from classnames.json or .txt in `folder`, else the folder's own.
 
-    The json maps folders to names; the text has lines "<class folder> <class name>". Further
-    folders may be named there. Raises NPTError where a class is not named, or a file cannot be
-    read.
+    The json maps folders to names; the text has lines "<class folder> <class name>". Folders that
+    are not there may be named, too. Raises NPTError where a class is not named, or the file cannot
+    be read.
     """
-    text, table = folder / CLASSNAMES, folder / "classnames.json"
-    try:
-        if table.is_file():
-            file, names = table, json.loads(table.read_text(encoding="utf-8"))
-            if not isinstance(names, dict):
-                raise ValueError("it is no table")
-        elif text.is_file():
-            file, names = text, {}
-            for line in text.read_text(encoding="utf-8").splitlines():
-                spaced = line.replace("\t", " ") + " "
-                begun = [name for name in classes if spaced.startswith(f"{name} ")]
-                if begun:  # the longest: a folder's name may begin with another's
-                    folder_name = max(begun, key=len)
-                    names[folder_name] = line[len(folder_name) :].strip()
-        else:
-            return {name: name.replace("_", " ") for name in classes}
-    except ValueError as error:
-        raise NPTError(
-            f"{file} cannot be read ({error}): it must give the name of each class folder."
-        ) from error
-    for name in classes:
-        if not isinstance(names.get(name), str) or not names[name].strip():
-            raise NPTError(f"{file} has no name for the class folder {name}: add it.")
+    for file, read in ((folder / "classnames.json", _table), (folder / CLASSNAMES, _text)):
+        if not file.is_file():
+            continue
+        try:
+            names = read(file.read_text(encoding="utf-8"), classes)
+        except ValueError as error:
+            raise NPTError(
+                f"{file} cannot be read ({error}): it must give the name of each class folder."
+            ) from error
+        for name in classes:
+            if not isinstance(names.get(name), str) or not names[name].strip():
+                raise NPTError(f"{file} has no name for the class folder {name}: add it.")
+        return names
+    return {name: name.replace("_", " ") for name in classes}
+
+
+def _table(text: str, classes: list[str]) -> dict[str, str]:
+    names = json.loads(text)
+    if not isinstance(names, dict):
+        raise ValueError("it is no table")
+    return names
+
+
+def _text(text: str, classes: list[str]) -> dict[str, str]:
+    names = {}
+    for line in text.splitlines():
+        spaced = line.replace("\t", " ") + " "
+        begun = [name for name in classes if spaced.startswith(f"{name} ")]
+        if begun:  # the longest: a folder's name may begin with another's
+            name = max(begun, key=len)
+            names[name] = line[len(name) :].strip()
     return names
