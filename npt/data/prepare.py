@@ -17,7 +17,7 @@ from pathlib import Path
 
 from npt.data.download import digest, fetch
 from npt.data.sources import Piece, pieces
-from npt.data.unpack import unpack
+from npt.data.unpack import BadArchive, unpack
 from npt.datasets.catalog import CATALOG, Row
 from npt.errors import NPTError
 from npt.measure import write_json_atomically
@@ -68,7 +68,7 @@ def _get(piece: Piece, lacking: dict[str, str], row: Row, root: Path, work: Path
         ready = work / "unpacked"
         try:
             _unpack(piece, file, ready, lacking)
-        except NPTError:
+        except BadArchive:
             if not piece.checksum:  # nothing says that another download would be the same
                 file.unlink()
             raise
@@ -96,14 +96,14 @@ def _unpack(piece: Piece, file: Path, ready: Path, lacking: dict[str, str]) -> N
         shutil.rmtree(outer, ignore_errors=True)
         unpack(file, outer, [piece.nested])
         if not (outer / piece.nested).is_file():
-            raise NPTError(f"{file} holds no {piece.nested}: is it the right archive?")
+            raise BadArchive(f"{file} holds no {piece.nested}: is it the right archive?")
         unpack(outer / piece.nested, ready, list(lacking))
         shutil.rmtree(outer)
     else:
         unpack(file, ready, list(lacking))
     for inside in lacking:
         if not (ready / inside).exists():
-            raise NPTError(f"{file} holds no {inside}: is it the right archive?")
+            raise BadArchive(f"{file} holds no {inside}: is it the right archive?")
 
 
 def _elsewhere(piece: Piece, root: Path) -> Path | None:

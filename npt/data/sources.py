@@ -1,9 +1,9 @@
 """How each file that the catalog names is got: its direct address, its checksum, what is in it.
 
-Checksums are those of torchvision 0.24's data sets (md5) or of TensorFlow Datasets (sha256, of
-the ImageNet variants and of SUN397's lists), and for FGVC-Aircraft the md5 in general use. They are
-written down here and not asked of torchvision, of which older releases that still run name hosts
-that are gone. Google Drive and the host of ImageNet-Sketch give none.
+Addresses and md5 are those of torchvision's data sets, but for FGVC-Aircraft's md5, which
+torchvision lacks and other libraries agree on; sha256, of ImageNet's variants and SUN397's lists,
+are those of TensorFlow Datasets. They stand here and are not asked of torchvision, because older
+releases that still run name hosts that are gone. Google Drive and ImageNet-Sketch's host give none.
 """
 
 from __future__ import annotations

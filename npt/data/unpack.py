@@ -24,6 +24,12 @@ from tqdm import tqdm
 from npt.errors import NPTError
 
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+
+
+class BadArchive(NPTError):
+    """The archive is damaged, or not to be trusted, or another than expected."""
+
+
 # A member: its name, and what opens its content unless it is a folder.
 Member = tuple[str, Callable[[], IO[bytes]] | None]
 
@@ -31,8 +37,9 @@ Member = tuple[str, Callable[[], IO[bytes]] | None]
 def unpack(archive: Path, folder: Path, wanted: Collection[str] = ("",)) -> None:
     """Writes the members of a zip or tar archive that are, or lie below, `wanted` into `folder`.
 
-    NPTError where the archive is damaged, or holds what could be written outside `folder` or is
-    neither file nor folder; what was written by then stays, so `folder` should be a temporary one.
+    BadArchive where it is damaged, or holds what could be written outside `folder` or is neither
+    file nor folder; NPTError where the disk is too small. What was written by then stays, so
+    `folder` should be a temporary one.
     """
     try:
         for name, opener in tqdm(_members(archive), desc=archive.name, unit=" files", disable=None):
@@ -43,7 +50,7 @@ def unpack(archive: Path, folder: Path, wanted: Collection[str] = ("",)) -> None
                     shutil.copyfileobj(content, file, 1 << 20)
     except (*DAMAGE, NotImplementedError, OSError) as error:
         if not isinstance(error, OSError) or error.errno is None:  # gzip and bz2 raise the latter
-            raise NPTError(
+            raise BadArchive(
                 f"{archive} is damaged ({error}): delete it, and run the command again."
             ) from error
         if error.errno == errno.ENOSPC:
@@ -56,7 +63,9 @@ def unpack(archive: Path, folder: Path, wanted: Collection[str] = ("",)) -> None
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    if zipfile.is_zipfile(archive):
+    with archive.open("rb") as file:
+        is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")  # the latter of an empty one
+    if is_zip:  # zipfile.is_zipfile would take a tar that ends with a zip for one
         with zipfile.ZipFile(archive) as opened:
             yield from _of_zip(archive, opened)
     else:
@@ -120,8 +129,8 @@ def _below(name: str, place: str) -> bool:
     return not place or name == place or name.startswith(f"{place}/")
 
 
-def _refused(archive: Path, name: str, how: str) -> NPTError:
-    return NPTError(
+def _refused(archive: Path, name: str, how: str) -> BadArchive:
+    return BadArchive(
         f"{archive} holds {name!r} {how}, so it is not unpacked: delete it, it is not the archive "
         "that it should be."
     )

@@ -70,7 +70,7 @@ def download(name: str) -> CLIP:
     try:
         fetch_openai(name)
         return clip.load(name, device="cpu", jit=False)[0]
-    except (OSError, RuntimeError, NPTError) as error:
+    except (OSError, RuntimeError) as error:
         raise NPTError(
             f"CLIP {name} is neither in ~/.cache/clip nor can it be downloaded ({error}); "
             "fetch its file elsewhere and set MODEL.BACKBONE.NAME to the path, or use 'tiny'"

@@ -59,6 +59,12 @@ def test_tar_archives(tmp_path, mode):
     assert files(tmp_path / "out") == {"x/1": b"one", "x/2": b"two", "y": b"three"}
 
 
+def test_a_tar_that_holds_a_zip_is_a_tar(tmp_path):
+    inner = zipped(tmp_path / "a.zip", ("x", b"x")).read_bytes()
+    unpack(tar(tmp_path / "a.tar", ("a.zip", inner), mode="w"), tmp_path / "out")
+    assert files(tmp_path / "out") == {"a.zip": inner}
+
+
 def test_only_what_is_wanted_comes_out(tmp_path):
     archive = zipped(tmp_path / "a.zip", ("x/1", b"1"), ("xy/2", b"2"), ("z", b"3"), ("w/", b""))
     unpack(archive, tmp_path / "out", ["x", "z"])
