@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,7 +23,6 @@ class CustomFolder(ListedDataset):
 
     folder: ClassVar[str] = ""
     images: ClassVar[str] = ""
-    shots: ClassVar[Mapping[str, float]] = {"train": math.inf, "val": 4}
 
     def prepare(self, cfg) -> Path:
         if not cfg.DATASET.ROOT:

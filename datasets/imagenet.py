@@ -42,7 +42,6 @@ def read_classnames(file: Path) -> dict[str, str]:
 class ImageNet(ListedDataset):
     """images/train is drawn from; images/val is the test set and, as in the family, validation."""
 
-    row: ClassVar[Row]
     shots: ClassVar[Mapping[str, float]] = {"train": math.inf}
 
     @classmethod

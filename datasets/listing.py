@@ -8,6 +8,7 @@ or is renamed; only folders that changed are listed again.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -40,7 +41,10 @@ def scan(tree: Path) -> Tree:
     few-shot draw follows it. Warns of files that by their names are no images. NPTError where
     there is no class folder.
     """
-    return _images({name: _names(tree / name) for name in class_folders(tree)}, tree)
+    others: list[str] = []
+    found = {name: _images(tree / name, others) for name in class_folders(tree)}
+    _warn(others, tree)
+    return found
 
 
 def class_folders(tree: Path) -> list[str]:
@@ -67,7 +71,6 @@ def labelled(
     `labels` and `names` are by folder. NPTError for a folder of `where` that lacks either, or has
     no image.
     """
-    images = []
     for folder, files in tree.items():
         if folder not in names:
             raise NPTError(f"{where / folder} has no class name: add {folder} to {CLASSNAMES}.")
@@ -75,26 +78,38 @@ def labelled(
             raise NPTError(f"{where / folder} has no counterpart in training: remove it.")
         if not files:
             raise NPTError(f"{where / folder} holds no image: add some, or remove the folder.")
-        label, name, start = labels[folder], names[folder], f"{above}{folder}/"
-        images += [Image(start + file, label, name) for file in files]
-    return images
+    collects = gc.isenabled()
+    gc.disable()  # looking for cycles among a million new tuples takes longer than making them
+    try:
+        return [
+            Image(f"{above}{folder}/{file}", labels[folder], names[folder])
+            for folder, files in tree.items()
+            for file in files
+        ]
+    finally:
+        if collects:
+            gc.enable()
 
 
 def remembered(tree: Path, home: Path) -> Tree:
     """As `scan`, with what was found kept in the folder `home`, or else in the user's cache."""
     places = kept_files(tree, home)
     kept = [_read(place) for place in places]
+    if not any(kept):
+        print(f"Listing {tree}; that is remembered")
     now: dict[str, list[Any]] = {}
+    others: list[str] = []
     for name in class_folders(tree):
         began = time.time_ns()
         changed = os.stat(tree / name).st_mtime_ns
         known = (folders[name] for folders in kept if folders.get(name, [None])[0] == changed)
         # A file may still come within the same tick of the clock, which would not show: time 0.
         time_kept = changed if changed < began - CLOCK_NS else 0
-        now[name] = next(known, None) or [time_kept, "/".join(_names(tree / name))]
+        now[name] = next(known, None) or [time_kept, "/".join(_images(tree / name, others))]
     if now not in kept:
         _write(now, places)
-    return _images({k: names.split("/") if names else [] for k, (_, names) in now.items()}, tree)
+        _warn(others, tree)
+    return {name: files.split("/") if files else [] for name, (_, files) in now.items()}
 
 
 def kept_files(tree: Path, home: Path) -> list[Path]:
@@ -108,28 +123,25 @@ def kept_files(tree: Path, home: Path) -> list[Path]:
     return [home / f"{name}.json", cache / f"{name}-{key}.json"]
 
 
-def _names(folder: Path) -> list[str]:
+def _images(folder: Path, others: list[str]) -> list[str]:
+    """The images in a folder by their names, sorted; what else is there is added to `others`."""
     try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
         raise NPTError(f"{folder} cannot be listed ({error.strerror}): correct it.") from error
+    images = [name for name in names if name.lower().endswith(SUFFIXES)]
+    if len(images) < len(names):
+        others += [f"{folder.name}/{n}" for n in names if not n.lower().endswith(SUFFIXES)]
+    return images
 
 
-def _images(names: Mapping[str, list[str]], tree: Path) -> Tree:
-    """The names that are images', with a warning of the others."""
-    found: Tree = {}
-    others: list[str] = []
-    for folder, every in names.items():
-        found[folder] = [name for name in every if name.lower().endswith(SUFFIXES)]
-        if len(found[folder]) < len(every):
-            others += (f"{folder}/{n}" for n in every if not n.lower().endswith(SUFFIXES))
+def _warn(others: list[str], tree: Path) -> None:
     if others:
         warnings.warn(
             f"{len(others):,} files in {tree} are no images by their names, such as {others[0]}: "
             "they are left out.",
             stacklevel=3,
         )
-    return found
 
 
 def _read(file: Path) -> dict[str, list[Any]]:

@@ -36,10 +36,13 @@ def age(folder: Path, seconds: float = 3600):
 def listed(monkeypatch):
     """The folders that were looked into."""
     looked = []
-    names = listing._names
-    monkeypatch.setattr(
-        listing, "_names", lambda folder: looked.append(folder.name) or names(folder)
-    )
+    images = listing._images
+
+    def look(folder, others):
+        looked.append(folder.name)
+        return images(folder, others)
+
+    monkeypatch.setattr(listing, "_images", look)
     return looked
 
 
