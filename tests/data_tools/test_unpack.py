@@ -77,7 +77,7 @@ def test_no_rights_are_taken_over(tmp_path):
     assert not mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IXUSR)
 
 
-EVIL_NAMES = ["../evil", "x/../../evil", "/tmp/evil", "C:/evil", "C:\\evil", "..\\evil", "//h/evil"]
+EVIL_NAMES = ["../evil", "x/../../evil", "/etc/evil", "C:/evil", "C:\\evil", "..\\evil", "//h/evil"]
 
 
 @pytest.mark.parametrize("name", EVIL_NAMES)
