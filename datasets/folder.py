@@ -9,7 +9,7 @@ from typing import ClassVar
 from npt.datasets.base import PARTS, ListedDataset, Lists
 from npt.datasets.catalog import CLASSNAMES
 from npt.datasets.listing import class_folders, labelled, numbered, scan
-from npt.datasets.splits import thirds
+from npt.datasets.splits import divided
 from npt.errors import NPTError
 
 
@@ -17,7 +17,7 @@ class CustomFolder(ListedDataset):
     """DATASET.ROOT is the folder: train/, val/, test/ with class folders, or class folders alone.
 
     Without val/ there is no validation, without test/ the test is on val/. Class folders alone are
-    divided by `splits.thirds`, the same way in every run. Every image is used unless NUM_SHOTS
+    divided by `splits.divided`, the same way in every run. Every image is used unless NUM_SHOTS
     says how many.
     """
 
@@ -38,7 +38,7 @@ class CustomFolder(ListedDataset):
         if "train" not in inside or not set(inside) <= set(PARTS):
             tree = scan(folder)
             names = class_names(folder, list(tree))
-            lists = thirds(labelled(tree, numbered(tree), names, folder))
+            lists = divided(labelled(tree, numbered(tree), names, folder))
         else:
             trees = {part: scan(folder / part) for part in inside}
             labels = numbered(trees["train"])

@@ -51,6 +51,9 @@ class ImageNet(ListedDataset):
         found = {part: remembered(tree, folder) for part, tree in trees.items()}
         labels = numbered(found["train"])
         lists = {p: labelled(found[p], labels, names, trees[p], f"{p}/") for p in trees}
+        for wnid in found["train"]:
+            if wnid not in found["val"]:
+                raise NPTError(f"{trees['val'] / wnid} is missing: unpack the validation images.")
         return {**lists, "test": lists["val"]}
 
 

@@ -66,7 +66,7 @@ def save(row: Row, folder: Path, lists: Lists) -> None:
 
 
 # --------------------------------------------------------------------------- dividing
-def thirds(images: Iterable[Image]) -> Lists:
+def divided(images: Iterable[Image]) -> Lists:
     """Half of each class for training, a fifth for validation, the rest for testing.
 
     A class of one image is trained; one of two or three is also tested.
@@ -109,7 +109,7 @@ def _folders(row: Row, folder: Path) -> Lists:
     where = folder / row.images
     tree = {name: files for name, files in scan(where).items() if name not in row.ignored}
     names = {name: row.renamed.get(name, name) for name in tree}
-    return thirds(labelled(tree, numbered(tree), names, where))
+    return divided(labelled(tree, numbered(tree), names, where))
 
 
 def _pets(row: Row, folder: Path) -> Lists:
@@ -149,7 +149,7 @@ def _flowers(row: Row, folder: Path) -> Lists:
     """The labels of image_00001.jpg, image_00002.jpg, ..., from 1, and their names."""
     labels, names = (folder / name for name in row.needs)
     called = json.loads(names.read_text(encoding="utf-8"))
-    return thirds(
+    return divided(
         Image(f"image_{k:05d}.jpg", int(label) - 1, called[str(int(label))])
         for k, label in enumerate(_mat(labels, "labels"), start=1)
     )

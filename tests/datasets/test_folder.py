@@ -12,7 +12,7 @@ import npt  # noqa: F401  (makes `dassl` importable)
 from dassl.config import get_cfg_default
 from dassl.data import data_manager
 from npt.datasets.folder import CustomFolder
-from npt.datasets.splits import thirds
+from npt.datasets.splits import divided
 from npt.errors import NPTError
 
 SIZES = {"bus": 20, "fire_engine": 10, "tram": 5}
@@ -129,7 +129,7 @@ def test_its_config_keeps_rare_classes_rare_when_more_imbalance_is_asked_for(par
 def test_every_class_is_trained_and_from_two_images_on_tested(number):
     from npt.datasets.base import Image
 
-    lists = thirds([Image(f"{k}.jpg", 0, "x") for k in range(number)])
+    lists = divided([Image(f"{k}.jpg", 0, "x") for k in range(number)])
     train, val, test = (len(lists[part]) for part in ("train", "val", "test"))
     assert train + val + test == number and train >= 1 and (test >= 1) == (number >= 2)
     if number >= 4:  # as the family rounds

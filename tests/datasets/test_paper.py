@@ -416,6 +416,10 @@ def test_a_folder_without_a_class_name(name, place, says, tmp_path):
 def test_classes_of_imagenet_that_do_not_match(tmp_path):
     layouts.build("ImageNet", tmp_path)
     images = tmp_path / "imagenet" / "images"
+    (images / "val" / "n01440764").rename(tmp_path / "elsewhere")
+    with pytest.raises(NPTError, match="val/n01440764 is missing"):
+        load("ImageNet", tmp_path)
+    (tmp_path / "elsewhere").rename(images / "val" / "n01440764")
     shutil.rmtree(images / "train" / "n01484850")
     with pytest.raises(NPTError, match="val/n01484850 has no counterpart in training"):
         load("ImageNet", tmp_path)
