@@ -144,24 +144,30 @@ def test_base_and_new_halves(name, which, layout):
 
 
 # --------------------------------------------------------------------------- draws
-# What random.seed(1) and then random.sample(range(6), 3) for each of five classes give.
-DRAWN = [[1, 4, 0], [2, 0, 3], [3, 5, 4], [1, 0, 3], [0, 3, 4]]
+# What random.seed(1), then random.sample(range(6), 2) for each of five classes, then
+# random.sample(range(2), 2) for each give: training is drawn first, then validation.
+DRAWN = {
+    "train": [[1, 4], [0, 2], [0, 3], [3, 5], [5, 3]],
+    "val": [[0, 1], [1, 0], [1, 0], [0, 1], [1, 0]],
+}
 
 
 @pytest.mark.parametrize("name", SPLIT)
 def test_a_seed_draws_what_it_draws_in_the_family(name, layout):
     root, truth = layout(name, split=True)
     split = json.loads((root / CATALOG[name].folder / CATALOG[name].split).read_text())
-    by_class = {}
-    for path, label, _ in split["train"]:
-        by_class.setdefault(label, []).append(path)
-    # Classes draw in order of their first appearance in the file.
-    expected = [by_class[label][k] for label, ks in zip(by_class, DRAWN, strict=True) for k in ks]
+    expected = {}
+    for part, drawn in DRAWN.items():
+        by_class = {}  # classes draw in order of their first appearance in the file
+        for path, label, _ in split[part]:
+            by_class.setdefault(label, []).append(path)
+        groups = zip(by_class.values(), drawn, strict=True)
+        expected[part] = [group[k] for group, ks in groups for k in ks]
     images = os.path.join(root, CATALOG[name].folder, CATALOG[name].images)
     for _ in range(2):  # and again
-        data = load(name, root, NUM_SHOTS=3)
-        assert [os.path.relpath(d.impath, images) for d in data.train_x] == expected
-    assert per_class(data.val) == [2] * 5
+        data = load(name, root, NUM_SHOTS=2)
+        for part, items in (("train", data.train_x), ("val", data.val)):
+            assert [os.path.relpath(d.impath, images) for d in items] == expected[part]
     assert len(data.test) == len(truth) - 40
 
 
