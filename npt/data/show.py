@@ -13,6 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from npt.errors import NPTError
+from npt.imbalance import tested_only
 
 EDGE = 15  # classes at either end of a table that is cut
 
@@ -39,7 +40,7 @@ def count(cfg: Any, ratios: Sequence[float]) -> Counts:
         changed.freeze()
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             dataset = data_manager.build_dataset(changed)
-        if not dataset.train_x:
+        if not dataset.train_x or tested_only(dataset):
             raise NPTError(
                 f"{cfg.DATASET.NAME} has no training images, so there is no imbalance to show: "
                 "it is only tested on."

@@ -1,8 +1,10 @@
 """`python -m npt.data show`: counts by class, as a table and a picture."""
 
+import layouts
 import pytest
 from PIL import Image
 
+from npt.data import show as module
 from npt.data.__main__ import main
 from npt.imbalance import imbalanced_counts
 
@@ -42,9 +44,10 @@ def test_base_classes_all_images_and_several_ratios(show):
     assert rows[-1][-4:] == ["24", "24", "12", "1"]
 
 
-def test_many_classes_are_cut_in_the_table_unless_asked_for(show):
-    short = show("MiniNet", "--ratios", "0.1")[1]
-    long = show("MiniNet", "--ratios", "0.1", "--all")[1]
+def test_many_classes_are_cut_in_the_table_unless_asked_for(show, monkeypatch):
+    monkeypatch.setattr(module, "EDGE", 3)
+    short = show("MiniShapes", "--ratios", "0.1")[1]
+    long = show("MiniShapes", "--ratios", "0.1", "--all")[1]
     assert any("(--all)" in line for line in short)
     assert len(long) > len(short) and not any("(--all)" in line for line in long)
 
@@ -56,3 +59,9 @@ def test_config_keys_can_be_given(show):
     rows = [int(line[-1]) for line in lines if line and line[0].isdigit()]
     assert code == 0
     assert rows != sorted(rows, reverse=True) and max(rows) == 16 and min(rows) == 1
+
+
+def test_what_is_only_tested_on_has_no_imbalance(tmp_path, capsys):
+    layouts.build("ImageNetA", tmp_path)
+    assert main(["show", "ImageNetA", "--root", str(tmp_path)]) == 2
+    assert "ImageNetA has no training images" in capsys.readouterr().err
