@@ -67,10 +67,12 @@ def _get(piece: Piece, lacking: dict[str, str], row: Row, root: Path, work: Path
     if piece.archive:
         ready = work / "unpacked"
         try:
+            _clear(work)  # half of it, from a process that was killed
             _unpack(piece, file, ready, lacking)
-        except BadArchive:
-            if not piece.checksum:  # nothing says that another download would be the same
-                file.unlink()
+        except BaseException as error:
+            _clear(work)  # an archive that fills the disk shall not keep it
+            if isinstance(error, BadArchive) and not piece.checksum:
+                file.unlink()  # nothing says that another download would be the same
             raise
     else:
         ready = work
@@ -85,20 +87,23 @@ def _get(piece: Piece, lacking: dict[str, str], row: Row, root: Path, work: Path
         os.rename(ready / inside if piece.archive else file, target)
     _record((root / row.folder).resolve() / RECORD, lacking, entry)
     if piece.archive:
-        shutil.rmtree(ready)
+        _clear(work)
         file.unlink()
 
 
+def _clear(work: Path) -> None:
+    """Remove what came out of an archive and is in no place."""
+    for name in ("unpacked", "nested"):
+        shutil.rmtree(work / name, ignore_errors=True)
+
+
 def _unpack(piece: Piece, file: Path, ready: Path, lacking: dict[str, str]) -> None:
-    shutil.rmtree(ready, ignore_errors=True)  # half of it, from a process that was killed
     if piece.nested:
         outer = ready.with_name("nested")
-        shutil.rmtree(outer, ignore_errors=True)
         unpack(file, outer, [piece.nested])
         if not (outer / piece.nested).is_file():
             raise BadArchive(f"{file} holds no {piece.nested}: is it the right archive?")
         unpack(outer / piece.nested, ready, list(lacking))
-        shutil.rmtree(outer)
     else:
         unpack(file, ready, list(lacking))
     for inside in lacking:

@@ -39,15 +39,19 @@ def unpack(archive: Path, folder: Path, wanted: Collection[str] = ("",)) -> None
 
     BadArchive where it is damaged, or holds what could be written outside `folder` or is neither
     file nor folder; NPTError where the disk is too small. What was written by then stays, so
-    `folder` should be a temporary one.
+    `folder` should be a temporary one, and empty.
     """
+    written: set[str] = set()
     try:
         for name, opener in tqdm(_members(archive), desc=archive.name, unit=" files", disable=None):
             if opener is not None and any(_below(name, place) for place in wanted):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with opener() as content, target.open("wb") as file:
+                # A name may come again (the last counts), but not where the file system takes it
+                # for another's, as with capitals: then "x" finds a file there.
+                with opener() as content, target.open("wb" if name in written else "xb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
+                written.add(name)
     except (*DAMAGE, NotImplementedError, OSError) as error:
         if not isinstance(error, OSError) or error.errno is None:  # gzip and bz2 raise the latter
             raise BadArchive(
@@ -58,7 +62,7 @@ def unpack(archive: Path, folder: Path, wanted: Collection[str] = ("",)) -> None
                 f"the disk is full while unpacking {archive.name} in {folder}: make room."
             ) from error
         if isinstance(error, (FileExistsError, IsADirectoryError, NotADirectoryError)):
-            raise _refused(archive, str(error.filename), "both as a file and a folder") from error
+            raise _refused(archive, name, "where it has another file or folder already") from error
         raise
 
 
@@ -74,12 +78,7 @@ def _members(archive: Path) -> Iterator[Member]:
 
 
 def _of_zip(archive: Path, opened: zipfile.ZipFile) -> Iterator[Member]:
-    size, room = sum(i.file_size for i in opened.infolist()), shutil.disk_usage(archive.parent).free
-    if size > room:
-        raise NPTError(
-            f"{archive.name} unpacks to {size / 1e9:.1f} GB, but {archive.parent} has room for "
-            f"{room / 1e9:.1f} GB: make room, and run the command again."
-        )
+    _check_room(archive, sum(info.file_size for info in opened.infolist()))
     for info in opened.infolist():
         name = _checked(archive, info.filename)
         if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -95,6 +94,7 @@ def _of_tar(archive: Path, opened: tarfile.TarFile) -> Iterator[Member]:
         if info.isdir():
             yield name, None
         elif info.isreg():
+            _check_room(archive, info.size)  # of this file alone: what follows is not known yet
             yield name, partial(opened.extractfile, info)  # type: ignore[arg-type]
         elif info.issym() or info.islnk():
             yield name, _linked(archive, opened, info)
@@ -114,6 +114,15 @@ def _linked(
     if found is None or not found.isreg():
         raise _refused(archive, link.name, f"as a link to {link.linkname!r}, no file of its own")
     return partial(opened.extractfile, found)  # type: ignore[arg-type]
+
+
+def _check_room(archive: Path, size: int) -> None:
+    room = shutil.disk_usage(archive.parent).free
+    if size > room:
+        raise NPTError(
+            f"{archive.name} unpacks to {size / 1e9:.1f} GB, but {archive.parent} has room for "
+            f"{room / 1e9:.1f} GB: make room, and run the command again."
+        )
 
 
 def _checked(archive: Path, name: str) -> str:

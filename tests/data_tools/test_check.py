@@ -87,7 +87,7 @@ def test_an_empty_folder(check, root):
     assert code == 1 and "jpg is missing or empty" in out
 
 
-def test_broken_images_are_found_when_asked(root, python):
+def test_broken_images_are_found_when_asked(check, root):
     """Truncated, empty, and no image at all."""
     folder = root / "eurosat" / "2750" / "Forest"
     noise = Image.effect_noise((64, 64), 90)
@@ -95,12 +95,11 @@ def test_broken_images_are_found_when_asked(root, python):
     (folder / "0.jpg").write_bytes((folder / "0.jpg").read_bytes()[:-500])
     (folder / "1.jpg").write_bytes(b"")
     (folder / "2.jpg").write_text("not an image")
-    shallow = python("-m", "npt.data", "check", "--root", root, "eurosat")
-    assert shallow.returncode == 0, shallow.stderr
-    deep = python("-m", "npt.data", "check", "--root", root, "--deep", "eurosat")
-    assert deep.returncode == 1, deep.stderr
-    assert row(deep.stdout, "EuroSAT")[-1] == "3"
-    assert "unreadable: " in deep.stdout and "Forest/0.jpg and 2 more" in deep.stdout
+    assert check("eurosat")[0] == 0
+    code, out = check("--deep", "eurosat")
+    assert code == 1
+    assert row(out, "EuroSAT")[-1] == "3"
+    assert "unreadable: " in out and "Forest/0.jpg and 2 more" in out
 
 
 def test_too_few_images_where_no_list_tells(check, root):

@@ -137,8 +137,23 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
 
 
 def test_a_name_that_is_file_and_folder_is_refused(tmp_path):
-    with pytest.raises(NPTError, match="both as a file and a folder"):
+    with pytest.raises(NPTError, match="'x/y' where it has another file or folder already"):
         unpack(tar(tmp_path / "a", ("x", b"1"), ("x/y", b"2")), tmp_path / "out")
+    with pytest.raises(NPTError, match="'x' where it has another file or folder already"):
+        unpack(tar(tmp_path / "b", ("x/y", b"2"), ("x", b"1")), tmp_path / "out2")
+
+
+def test_of_a_name_that_comes_again_the_last_counts(tmp_path):
+    unpack(tar(tmp_path / "a", ("x", b"old"), ("y", b"2"), ("x", b"new")), tmp_path / "out")
+    assert files(tmp_path / "out") == {"x": b"new", "y": b"2"}
+
+
+def test_names_that_the_file_system_takes_for_one_are_refused(tmp_path, monkeypatch):
+    """As `a/x` and `A/x` are on some disks, where the second would take the place of the first."""
+    opened = module.Path.open
+    monkeypatch.setattr(module.Path, "open", lambda p, *a: opened(p.parent / p.name.casefold(), *a))
+    with pytest.raises(NPTError, match="'X' where it has another file or folder already"):
+        unpack(tar(tmp_path / "a", ("x", b"1"), ("X", b"2")), tmp_path / "out")
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
@@ -151,14 +166,15 @@ def test_a_damaged_archive_is_said_to_be(tmp_path, make):
         unpack(archive, tmp_path / "out")
     archive.write_bytes(content[:40_000])
     with pytest.raises(NPTError, match="is damaged"):
-        unpack(archive, tmp_path / "out")
+        unpack(archive, tmp_path / "out2")
     archive.write_bytes(b"")
     with pytest.raises(NPTError, match="is damaged"):
-        unpack(archive, tmp_path / "out")
+        unpack(archive, tmp_path / "out3")
 
 
-def test_a_zip_that_would_fill_the_disk_is_refused_before(tmp_path, monkeypatch):
-    archive = zipped(tmp_path / "a.zip", ("x", bytes(10**6)))
+@pytest.mark.parametrize("make", [tar, zipped])
+def test_an_archive_that_would_fill_the_disk_is_refused_before(tmp_path, monkeypatch, make):
+    archive = make(tmp_path / "a", ("x", bytes(10**6)))
     usage = module.shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(NPTError, match="make room"):
