@@ -128,12 +128,13 @@ class ListedDataset(DatasetBase):
 
     folder: ClassVar[str]  # below DATASET.ROOT
     images: ClassVar[str] = "images"  # below folder
+    split: ClassVar[str] = ""  # the file below folder that lists the images, if one does
     shots: ClassVar[Mapping[str, float]] = {"train": math.inf, "val": 4}  # drawn parts, at most
 
     def __init__(self, cfg) -> None:
         self.dataset_dir = self.prepare(cfg)
         lists = self.lists(self.dataset_dir)
-        frequency = check_classes(lists, self.dataset_dir)
+        frequency = check_classes(lists, self.dataset_dir / self.split)
         for part, limit in self.shots.items():
             if lists[part]:
                 number = min(cfg.DATASET.NUM_SHOTS, limit)

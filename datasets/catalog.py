@@ -132,7 +132,8 @@ _NAMES = _DRIVE + "1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"
 # fmt: off
 _SOURCES: dict[str, dict[str, str]] = {  # where it goes below `folder` -> address
     "ImageNet": {
-        "images/train and images/val": "https://image-net.org/",
+        "images/train": "https://image-net.org/",
+        "images/val": "https://image-net.org/",
         CLASSNAMES: _NAMES,
     },
     "Caltech101": {

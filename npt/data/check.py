@@ -13,10 +13,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from npt.data.sources import Piece, pieces
+from npt.datasets.base import PARTS, check_classes
 from npt.datasets.catalog import Row
 from npt.errors import NPTError
 
-PARTS = ("train", "val", "test")
 THREADS = 2 * (os.cpu_count() or 1)  # decoding leaves Python's lock alone
 
 
@@ -91,6 +91,7 @@ def _listed(report: Report, folder: Path, tree: Path) -> list[str]:
         warnings.simplefilter("always")
         try:
             lists = DATASET_REGISTRY.get(row.name).lists(folder)
+            check_classes(lists, folder / row.split)
         except NPTError as error:
             report.problem = str(error).rstrip(".")
             return []
@@ -154,13 +155,12 @@ def table(reports: list[Report], deep: bool = False) -> str:
 
 def explain(report: Report, root: Path) -> list[str]:
     """Lines on what is wrong, and for what is missing where it comes from and where it goes."""
-    lines = list(report.notes)
-    if report.problem:
-        lines.append(report.problem)
+    lines = [report.problem] if report.problem else []
     for paths, what in ((report.missing, "missing"), (report.unreadable, "unreadable")):
         if paths:
             others = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
             lines.append(f"{what}: {paths[0]}{others}")
+    lines += report.notes
     for piece in report.lacking:
         if _is_split(report.row, piece) or not report.usable:
             places = ", ".join(str(root / place) for place in piece.goes.values())

@@ -2,6 +2,7 @@
 
 import json
 
+import layouts
 import pytest
 from PIL import Image
 
@@ -79,6 +80,26 @@ def test_a_corrupt_split_file(check, root):
     (root / "eurosat" / "split_zhou_EuroSAT.json").write_text('{"train": [')
     code, out = check("EuroSAT")
     assert code == 1 and "is no split file" in out
+
+
+def test_a_split_that_a_run_would_refuse(check, root):
+    """Not only files that are missing keep a data set from being whole."""
+    split = root / "eurosat" / "split_zhou_EuroSAT.json"
+    lists = json.loads(split.read_text())
+    lists["train"] = [row for row in lists["train"] if row[1] != 1]
+    split.write_text(json.dumps(lists))
+    code, out = check("EuroSAT")
+    assert code == 1
+    assert f'Class 1 ("River") has no training image in {split}' in out
+
+
+def test_half_of_imagenet(check, root):
+    layouts.build("ImageNet", root)
+    (root / "imagenet" / "images" / "val").rename(root / "elsewhere")
+    code, out = check("ImageNet")
+    assert code == 1
+    assert "imagenet/images/val\n      comes from https://image-net.org/: it is given out" in out
+    assert "imagenet/images/train\n" not in out
 
 
 def test_an_empty_folder(check, root):
