@@ -35,7 +35,7 @@ class CustomFolder(ListedDataset):
     @classmethod
     def lists(cls, folder: Path) -> Lists:
         inside = class_folders(folder)
-        if "train" not in inside or not set(inside) <= set(PARTS):
+        if not in_parts(folder, inside):
             tree = scan(folder)
             names = class_names(folder, list(tree))
             lists = divided(labelled(tree, numbered(tree), names, folder))
@@ -50,6 +50,23 @@ class CustomFolder(ListedDataset):
         if not lists["test"]:
             raise NPTError(f"{folder} has no image to test with: add test/ or more images.")
         return lists
+
+
+def in_parts(folder: Path, inside: list[str]) -> bool:
+    """Whether the folders `inside` are train/, val/ and test/, and not classes.
+
+    A class may be called train, but then it holds images and no folders. NPTError where another
+    folder stands beside the parts: read as a class, it would make classes of them, too.
+    """
+    others = sorted(set(inside) - set(PARTS))
+    if "train" not in inside or (others and not any(map(Path.is_dir, folder.glob("train/[!.]*")))):
+        return False
+    if others:
+        raise NPTError(
+            f"{folder / others[0]} is beside train/, where only val/ and test/ may be: rename it, "
+            "or move it elsewhere."
+        )
+    return True
 
 
 def class_names(folder: Path, classes: list[str]) -> dict[str, str]:

@@ -107,6 +107,19 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(tmp_path).classnames == ["train", "tram"]
 
 
+@pytest.mark.parametrize("name", ["valid", "notes"])
+def test_another_folder_beside_the_parts_is_named(parts, name):
+    put(parts / name, SIZES)
+    with pytest.raises(NPTError, match=rf"/{name} is beside train/"):
+        load(parts)
+
+
+def test_parts_without_class_folders_are_no_classes(tmp_path):
+    put(tmp_path, {"train": 10, "test": 10})
+    with pytest.raises(NPTError, match="has no folders: sort the images"):
+        load(tmp_path)
+
+
 def test_shots_base_and_new(tree):
     data = load(tree, NUM_SHOTS=3, SUBSAMPLE_CLASSES="base")
     assert data.classnames == ["bus", "fire engine"]
