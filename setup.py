@@ -47,6 +47,7 @@ setup(
     ],
     extras_require={
         "report": ["matplotlib>=3.7", "pandas>=2.0", "tensorboard"],
-        "test": ["pytest>=7", "hypothesis>=6.80", "ruff>=0.5", "scikit-learn"],
+        "mat": ["scipy"],  # to make a split of StanfordCars or OxfordFlowers, from MATLAB files
+        "test": ["pytest>=7", "hypothesis>=6.80", "ruff>=0.5", "scikit-learn", "scipy"],
     },
 )

@@ -17,6 +17,7 @@ import dis
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -252,11 +253,28 @@ def session(args: argparse.Namespace, cfg: CfgNode) -> Iterator[None]:
         print(cfg)
         print("Collecting env info ...")
         print(f"** System info **\n{system_info()}\n")
-        yield
+        with _warnings_logged():
+            yield
     finally:
         logger, sys.stdout = sys.stdout, console
         if logger is not console and getattr(logger, "file", None) is not None:
             logger.file.close()
+
+
+@contextmanager
+def _warnings_logged() -> Iterator[None]:
+    """Warnings stand in the log file, too, and again in that of the next run of a process."""
+    log = getattr(sys.stdout, "file", None)
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_and_log(message: Any, category: type[Warning], *where: Any) -> None:
+            show(message, category, *where)
+            if log is not None:
+                log.write(f"{category.__name__}: {message}\n")
+
+        warnings.showwarning = show_and_log
+        yield
 
 
 def _banner(title: str) -> None:

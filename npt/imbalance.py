@@ -119,16 +119,22 @@ def install() -> None:
     data_manager.build_dataset = build_dataset
 
 
+def tested_only(dataset: Any) -> bool:
+    """Whether its test images stand for training images, as in the family's ImageNet variants."""
+    return dataset.train_x is dataset.test
+
+
 def thin(dataset: Any, cfg: Any) -> None:
     """Subsample `dataset`'s training images as DATASET.IMBALANCE_* say; nothing else changes.
 
     The largest class has DATASET.NUM_SHOTS images, or all it has where that is not given. A run
     without a seed (SEED below 0) takes 0 here, so that the tail itself is always reproducible.
+    Where the training images are the test images (`tested_only`), nothing is left out.
     """
     ratio = float(cfg.DATASET.IMBALANCE_RATIO)
     order = cfg.DATASET.get("IMBALANCE_ORDER", "label")
     before = dataset.train_x
-    if not before:
+    if not before or tested_only(dataset):
         return
     n_max = cfg.DATASET.NUM_SHOTS
     if n_max < 1:

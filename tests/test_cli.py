@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,16 @@ def test_a_run_leaves_its_log_result_and_checkpoint(trained):
     printed = float(re.findall(r"^\* accuracy: ([\d.]+)%$", text, re.MULTILINE)[-1])
     assert result["results"]["test"]["accuracy"] == pytest.approx(printed, abs=0.051)
     assert (folder / "MultiModalPromptLearner" / "checkpoint").is_file()
+
+
+def test_a_warning_is_in_the_log_of_every_run(tmp_path, capsys, recwarn):
+    for run in ("one", "two"):
+        args = cli.parse_args(["--output-dir", str(tmp_path / run), "--trainer", "CoOp", *DATA])
+        with cli.session(args, cli.setup_cfg(args)):
+            warnings.warn("this split was made here", stacklevel=1)
+        log = (tmp_path / run / "log.txt").read_text()
+        assert log.endswith("\nUserWarning: this split was made here\n")
+    assert len(recwarn) == 2  # and it is shown as it would have been
 
 
 def test_evaluation_only_gives_the_trained_figures_again(trained, tmp_path, capsys):

@@ -157,8 +157,8 @@ def config(ratio=0.01, shots=16, seed=1, order="label"):
 class Host:
     """What of a host's data set counts: train_x is read through a property."""
 
-    def __init__(self, train_x):
-        self._train_x = train_x
+    def __init__(self, train_x, test=None):
+        self._train_x, self.test = train_x, test
 
     @property
     def train_x(self):
@@ -172,6 +172,13 @@ def test_thin_says_what_it_did(capsys):
     assert len(host.train_x) == total
     line = f"Imbalance ratio 0.01 (label order): 320 -> {total} training images, 16 to 1 a class\n"
     assert capsys.readouterr().out == line
+
+
+def test_thin_leaves_alone_what_is_only_tested_on(capsys):
+    items = dataset([16] * 20)
+    host = Host(items, test=items)
+    thin(host, config())
+    assert host.train_x is items and capsys.readouterr().out == ""
 
 
 def test_thin_without_shots_counts_from_the_largest_class():

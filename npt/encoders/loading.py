@@ -15,6 +15,7 @@ import torch
 from clip.model import CLIP, build_model
 from torch import Tensor
 
+from npt.data.download import fetch, has_checksum
 from npt.errors import NPTError
 
 TINY_FILE = Path(__file__).with_name("tiny_clip.npz")
@@ -49,9 +50,25 @@ def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
     return model.float().eval().requires_grad_(False).to(device)
 
 
+def fetch_openai(name: str) -> Path:
+    """OpenAI's file of that name, in the cache where `clip` looks for it.
+
+    A download that was cut is continued, where clip's own would leave half a file and begin anew.
+    """
+    url = clip.clip._MODELS[name]
+    file = Path("~/.cache/clip").expanduser() / url.rpartition("/")[2]
+    checksum = f"sha256:{url.split('/')[-2]}"  # the address holds it, and clip verifies it as well
+    if file.is_file():
+        if has_checksum(file, checksum):
+            return file
+        file.unlink()
+    return fetch(url, file, checksum)
+
+
 def download(name: str) -> CLIP:
     """One of OpenAI's models, from its cache (~/.cache/clip) or the network."""
     try:
+        fetch_openai(name)
         return clip.load(name, device="cpu", jit=False)[0]
     except (OSError, RuntimeError) as error:
         raise NPTError(

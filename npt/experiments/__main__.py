@@ -1,4 +1,4 @@
-"""`python -m npt.experiments run|table|grid|figure|gradients`: see `--help` of each."""
+"""`python -m npt.experiments run|estimate|table|grid|figure|gradients`: see `--help` of each."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", required=True, type=Path, help="folder of its runs")
     run.add_argument("--jobs", type=int, help="runs at a time (one per core, or per GPU)")
     run.set_defaults(do=run_command)
+
+    estimate = commands.add_parser(
+        "estimate",
+        help="how long the runs that are left will take, from a few steps of each",
+        usage="%(prog)s EXPERIMENT --out DIR [KEY VALUE ...]",
+    )
+    estimate.add_argument("experiment", help="yaml of the experiment, see configs/experiments")
+    estimate.add_argument("--out", required=True, type=Path, help="folder of its runs")
+    estimate.set_defaults(do=estimate_command)
 
     table = commands.add_parser("table", help="mean and deviation over seeds")
     table.add_argument("folder", type=Path)
@@ -93,6 +102,15 @@ def run_command(args: argparse.Namespace) -> int:
     for outcome in failed:
         print(f"failed: {outcome.run.name}: {outcome.error} (see {outcome.log})", file=sys.stderr)
     return EXIT_FAILED_RUNS if failed else 0
+
+
+def estimate_command(args: argparse.Namespace) -> int:
+    from npt.experiments import estimate, plan, runner
+
+    experiment = plan.load_experiment(args.experiment, args.opts)
+    runner.prepare(experiment.runs(args.out))
+    print(estimate.measure(experiment, args.out))
+    return 0
 
 
 def _execute(runs: Sequence[Any], total: int, jobs: int | None) -> list[Any]:
@@ -181,10 +199,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     # argparse has no optional pairs after one positional that may follow flags as well
     args, pairs = parser.parse_known_args(argv)
-    wrong = [word for word in pairs if word.startswith("--") or args.command != "run"]
+    takes_pairs = args.command in ("run", "estimate")
+    wrong = [word for word in pairs if word.startswith("--") or not takes_pairs]
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    if args.command == "run":
+    if takes_pairs:
         args.opts = pairs
     try:
         return args.do(args)

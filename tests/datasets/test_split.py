@@ -95,7 +95,7 @@ def test_a_broken_split_file_is_one_sentence(tmp_path, text, says):
     file = tmp_path / "split.json"
     file.write_text(text)
     with pytest.raises(NPTError, match=says) as error:
-        read_split(file, tmp_path)
+        read_split(file)
     assert str(file) in str(error.value)
 
 

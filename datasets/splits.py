@@ -1,0 +1,232 @@
+"""Makes the train, val and test lists of a data set whose split file is missing.
+
+As the CoOp family does: official lists where they exist, a fifth of their training images for
+validation; else half of each class for training, a fifth for validation, the rest for testing.
+Which images these are follows from their names alone (a hash of each), so that every machine
+makes the same split and nothing is drawn from the random state of a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from npt.datasets.base import PARTS, Image, Lists
+from npt.datasets.catalog import Row
+from npt.datasets.listing import labelled, numbered, scan
+from npt.errors import NPTError
+from npt.measure import write_json_atomically
+
+SEED = 1  # a part of every hash
+NOTE = "this split was made here; figures on it do not compare with the literature's."
+
+
+def make(row: Row, folder: Path) -> Lists:
+    """The lists of a data set from its folders or official files.
+
+    Raises NPTError where those are missing or cannot be read.
+    """
+    for name in row.needs:
+        if not (folder / name).is_file():
+            instead = f", or put {row.split} into {folder}" if row.split else ""
+            raise NPTError(f"{folder / name} is missing: fetch {row.name}'s {name}{instead}.")
+    try:
+        lists = MAKERS[row.made_from](row, folder)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise NPTError(
+            f"The official files of {row.name} in {folder} cannot be read "
+            f"({type(error).__name__}: {error}): fetch {', '.join(row.needs)} again."
+        ) from error
+    for part in PARTS:
+        if not lists[part]:
+            raise NPTError(f"There are no images for {part} of {row.name} in {folder}: add some.")
+    return lists
+
+
+def save(row: Row, folder: Path, lists: Lists) -> None:
+    """Writes lists that were made as the split file, whole or not at all.
+
+    It says what it is, so that every run that reads it warns. Warns where it cannot be written.
+    """
+    file = folder / row.split
+    home = next(address for address, place in row.sources if place.endswith(row.split))
+    note = f"{NOTE} Theirs is at {home}."
+    try:
+        write_json_atomically(file, {"note": note, **lists})
+        print(f"Made {file}")
+    except OSError as error:
+        warnings.warn(
+            f"{file} is missing and cannot be written ({error.strerror}): {note}", stacklevel=2
+        )
+
+
+# --------------------------------------------------------------------------- dividing
+def divided(images: Iterable[Image]) -> Lists:
+    """Half of each class for training, a fifth for validation, the rest for testing.
+
+    A class of one image is trained; one of two or three is also tested.
+    """
+    lists: Lists = {part: [] for part in PARTS}
+    for group in _classes(images):
+        n = len(group)
+        train = max(1, min(round(n / 2), n - 2))
+        val = max(0, min(round(n / 5), n - train - 1))
+        lists["train"] += group[:train]
+        lists["val"] += group[train : train + val]
+        lists["test"] += group[train + val :]
+    return lists
+
+
+def held_out(trainval: Iterable[Image], test: list[Image]) -> Lists:
+    """A fifth of each class of `trainval`, at least one image, for validation."""
+    lists: Lists = {"train": [], "val": [], "test": test}
+    for group in _classes(trainval):
+        val = max(1, round(len(group) / 5))
+        lists["val"] += group[:val]
+        lists["train"] += group[val:]
+    return lists
+
+
+def _classes(images: Iterable[Image]) -> list[list[Image]]:
+    """The images of each class by label, shuffled."""
+    groups: dict[int, list[Image]] = {}
+    for image in images:
+        groups.setdefault(image.label, []).append(image)
+    return [sorted(groups[label], key=_hash) for label in sorted(groups)]
+
+
+def _hash(image: Image) -> bytes:
+    return hashlib.sha256(f"{SEED}:{image.path}".encode("utf-8", "surrogateescape")).digest()
+
+
+# --------------------------------------------------------------------------- official files
+def _folders(row: Row, folder: Path) -> Lists:
+    where = folder / row.images
+    tree = {name: files for name, files in scan(where).items() if name not in row.ignored}
+    names = {name: row.renamed.get(name, name) for name in tree}
+    return divided(labelled(tree, numbered(tree), names, where))
+
+
+def _pets(row: Row, folder: Path) -> Lists:
+    """Lines "<Breed_name>_<number> <class from 1> <species> <breed>"."""
+
+    def read(name: str) -> list[Image]:
+        found = []
+        for line in _lines(folder / name):
+            if not line.startswith("#"):
+                stem, number, *_ = line.split()
+                breed = stem.rpartition("_")[0].lower()
+                found.append(Image(f"{stem}.jpg", int(number) - 1, breed))
+        return found
+
+    trainval, test = map(read, row.needs)
+    return held_out(trainval, test)
+
+
+def _cars(row: Row, folder: Path) -> Lists:
+    """Class names end with the year, which comes first in a prompt."""
+    meta, train, test = (folder / name for name in row.needs)
+    names = []
+    for name in _mat(meta, "class_names"):
+        words = str(name).split(" ")
+        names.append(" ".join([words[-1], *words[:-1]]))
+
+    def read(file: Path, images: str) -> list[Image]:
+        return [
+            Image(f"{images}/{car['fname']}", int(car["class"]) - 1, names[int(car["class"]) - 1])
+            for car in _mat(file, "annotations")
+        ]
+
+    return held_out(read(train, "cars_train"), read(test, "cars_test"))
+
+
+def _flowers(row: Row, folder: Path) -> Lists:
+    """The labels of image_00001.jpg, image_00002.jpg, ..., from 1, and their names."""
+    labels, names = (folder / name for name in row.needs)
+    called = json.loads(names.read_text(encoding="utf-8"))
+    return divided(
+        Image(f"image_{k:05d}.jpg", int(label) - 1, called[str(int(label))])
+        for k, label in enumerate(_mat(labels, "labels"), start=1)
+    )
+
+
+def _aircraft(row: Row, folder: Path) -> Lists:
+    """Lines "<number> <class name>"; the class names are listed in order of their labels."""
+    variants, *parts = (folder / name for name in row.needs)
+    labels = {name: label for label, name in enumerate(_lines(variants))}
+
+    def read(file: Path) -> list[Image]:
+        pairs = (line.split(" ", 1) for line in _lines(file))
+        return [Image(f"{number}.jpg", labels[name], name) for number, name in pairs]
+
+    return dict(zip(PARTS, map(read, parts), strict=True))
+
+
+def _sun(row: Row, folder: Path) -> Lists:
+    """Lines "/a/<scene>/<kind>/<image>.jpg": the class is called "<kind> <scene>"."""
+    classes, train, test = (folder / name for name in row.needs)
+    labels = {name: label for label, name in enumerate(_lines(classes))}
+
+    def read(file: Path) -> list[Image]:
+        found = []
+        for line in _lines(file):
+            scene = line.rpartition("/")[0]
+            words = scene.split("/")[2:]
+            found.append(Image(line[1:], labels[scene], " ".join(reversed(words))))
+        return found
+
+    return held_out(read(train), read(test))
+
+
+def _ucf(row: Row, folder: Path) -> Lists:
+    """Lines "<Action>/<video>.avi"; the middle frame of each video lies in <Ac_tion>/."""
+    actions, train, test = (folder / name for name in row.needs)
+    numbered = (line.split() for line in _lines(actions))
+    labels = {action: int(number) - 1 for number, action in numbered}
+
+    def read(file: Path) -> list[Image]:
+        found = []
+        for line in _lines(file):
+            action, video = line.split()[0].split("/")
+            name = "_".join(re.findall("[A-Z][^A-Z]*", action))
+            frame = video.removesuffix(".avi") + ".jpg"
+            found.append(Image(f"{name}/{frame}", labels[action], name))
+        return found
+
+    return held_out(read(train), read(test))
+
+
+def _lines(file: Path) -> list[str]:
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+def _mat(file: Path, name: str) -> list[Any]:
+    """The variable `name` of a MATLAB file, as a list."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise NPTError(
+            f"Reading {file} takes scipy: `pip install scipy`, or fetch the split file instead."
+        ) from error
+    try:
+        value = loadmat(file, simplify_cells=True)[name]
+    except Exception as error:  # scipy raises nearly anything on a damaged file
+        raise ValueError(f"{file.name}: {error}") from error
+    return list(value) if getattr(value, "ndim", 0) or isinstance(value, list) else [value]
+
+
+MAKERS: dict[str, Callable[[Row, Path], Lists]] = {
+    "folders": _folders,
+    "pets": _pets,
+    "cars": _cars,
+    "flowers": _flowers,
+    "aircraft": _aircraft,
+    "sun": _sun,
+    "ucf": _ucf,
+}

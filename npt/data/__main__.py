@@ -1,0 +1,164 @@
+"""`python -m npt.data check|prepare|show`: see `--help` of each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from npt import cli
+from npt.errors import NPTError
+
+EXIT_NOT_WHOLE = 1
+EXIT_INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(prog="python -m npt.data", description="The data sets on this disk.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    check = commands.add_parser("check", help="what is there, and where the rest comes from")
+    check.add_argument("names", nargs="*", metavar="NAME", help="data sets (all of the paper's)")
+    check.add_argument("--root", required=True, type=Path, help="folder of the data sets")
+    check.add_argument("--deep", action="store_true", help="decode every image")
+    check.set_defaults(do=check_command)
+
+    prepare = commands.add_parser("prepare", help="download, verify, and put into place")
+    prepare.add_argument("names", nargs="+", metavar="NAME", help="data sets, or CLIP models")
+    prepare.add_argument("--root", type=Path, help="folder of the data sets")
+    prepare.set_defaults(do=prepare_command)
+
+    show = commands.add_parser("show", help="class counts before and after imbalance")
+    show.add_argument("name", metavar="NAME", help="a data set, or the yaml of one")
+    show.add_argument("--root", default="", help="folder of the data sets")
+    show.add_argument("--ratios", type=float, nargs="+", default=[0.05, 0.01], metavar="RATIO")
+    show.add_argument("--shots", type=int, default=16, help="images of the largest class; -1: all")
+    show.add_argument("--classes", choices=["all", "base", "new"], default="all")
+    show.add_argument("--order", choices=["label", "random", "frequency"], default="label")
+    show.add_argument("--seed", type=int, default=1, help="of the random order")
+    show.add_argument("--all", action="store_true", help="list every class of a large data set")
+    show.add_argument("--output", type=Path, help="picture to write (<data set>_classes.png)")
+    show.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys")
+    show.set_defaults(do=show_command)
+    return parser
+
+
+def find_row(name: str) -> Any:
+    """The catalog's row of a data set, by its name or its config's, in any case."""
+    from npt.datasets.catalog import CATALOG
+
+    for row in CATALOG.values():
+        if name.casefold() in (row.name.casefold(), row.config):
+            return row
+    raise NPTError(f"there is no data set {name} to get; there are {', '.join(CATALOG)}")
+
+
+def check_command(args: argparse.Namespace) -> int:
+    cli.register()
+    from npt.data import check
+    from npt.datasets.catalog import CATALOG
+
+    if not args.root.is_dir():
+        raise NPTError(f"--root {args.root} is no folder: name the one that holds the data sets")
+    rows = [find_row(name) for name in args.names] or list(CATALOG.values())
+    reports = [check.survey(row, args.root.absolute(), args.deep) for row in rows]
+    print(check.table(reports, args.deep))
+    for report in reports:
+        lines = check.explain(report, args.root)
+        if lines:
+            print("\n" + "\n".join(lines))
+    return 0 if all(report.whole for report in reports) else EXIT_NOT_WHOLE
+
+
+def prepare_command(args: argparse.Namespace) -> int:
+    import clip
+
+    from npt.encoders.loading import fetch_openai
+
+    cli.register()
+    for name in args.names:
+        if name in clip.available_models():
+            print(f"{name}: {fetch_openai(name)}")
+        else:
+            _prepare_data(find_row(name), args.root)
+    return 0
+
+
+def _prepare_data(row: Any, root: Path | None) -> None:
+    from npt.data import check
+    from npt.data.prepare import prepare
+
+    if root is None:
+        raise NPTError(f"{row.name} needs --root: the folder that holds the data sets, or will")
+    root = root.expanduser().absolute()
+    problems = prepare(row, root)
+    report = check.survey(row, root)
+    if not report.usable:
+        raise problems[0] if problems else NPTError(check.explain(report, root)[1].strip())
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    print(check.table([report]))
+    if problems:
+        print("\n".join(check.explain(report, root)))
+
+
+def show_command(args: argparse.Namespace) -> int:
+    from npt.data import show
+
+    counts = show.count(_config(args), args.ratios)
+    print(show.table(counts, args.all))
+    output = args.output or Path(f"{counts.name}_classes.png")
+    show.draw(counts, output)
+    print(f"\nPicture in {output}")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> Any:
+    """The config of the data set that `show` is asked for."""
+    cli.register()
+    from dassl.config import get_cfg_default
+    from dassl.data.datasets import DATASET_REGISTRY
+    from npt.datasets.catalog import CATALOG
+
+    if not all(0 < ratio <= 1 for ratio in args.ratios):
+        raise NPTError(f"--ratios must be above 0 and at most 1, not {args.ratios}")
+    cfg = get_cfg_default()
+    known = {name.casefold(): name for name in DATASET_REGISTRY.registered_names()}
+    known |= {row.config: row.name for row in CATALOG.values()}
+    name = known.get(args.name.casefold()) or known.get(args.name.replace("_", ""))
+    if name:
+        cfg.DATASET.NAME = name
+    elif args.name.endswith(".yaml"):
+        cli.merge_file(cfg, args.name)
+    else:
+        raise NPTError(
+            f"there is no data set {args.name}: give the yaml of one, or one of "
+            + ", ".join(sorted(known.values()))
+        )
+    cli.merge_pairs(
+        cfg,
+        [
+            *("DATASET.ROOT", args.root, "DATASET.NUM_SHOTS", args.shots, "SEED", args.seed),
+            *("DATASET.SUBSAMPLE_CLASSES", args.classes, "DATASET.IMBALANCE_ORDER", args.order),
+            *args.opts,
+        ],
+    )
+    cfg.freeze()
+    return cfg
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return args.do(args)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return cli.report(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""Downloads from a host on the loopback that misbehaves as real ones do."""
+
+import hashlib
+import random
+import socket
+
+import pytest
+from file_server import Host, serving
+
+from npt.data import download
+from npt.data.download import fetch
+from npt.errors import NPTError
+
+CONTENT = random.Random(0).randbytes(300_000)
+SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def host(monkeypatch):
+    monkeypatch.setattr(download, "PAUSE", 0)
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as host:
+        host.files["a.zip"] = CONTENT
+        yield host
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "data" / "a.zip"
+
+
+def ranges(host: Host) -> list[str]:
+    return [wanted for _, wanted in host.asked]
+
+
+def is_alone(file) -> bool:
+    return [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("checksum", ["", MD5, SHA256])
+def test_a_file_comes_whole_and_nothing_stays_beside_it(host, file, checksum):
+    assert fetch(host.url("a.zip"), file, checksum) == file
+    assert file.read_bytes() == CONTENT
+    assert is_alone(file)
+
+
+def test_what_is_there_is_verified_and_not_fetched_again(host, file):
+    fetch(host.url("a.zip"), file, MD5)
+    fetch(host.url("a.zip"), file, MD5)
+    assert len(host.asked) == 1
+    file.write_bytes(CONTENT[:-1])
+    with pytest.raises(NPTError, match="delete the file"):
+        fetch(host.url("a.zip"), file, MD5)
+    assert len(host.asked) == 1
+
+
+@pytest.mark.parametrize("etag", ["", '"v1"'])
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(host, file, etag):
+    host.etags["a.zip"] = etag
+    host.cuts["a.zip"] = [100_000, 50_000]
+    fetch(host.url("a.zip"), file, SHA256)
+    assert ranges(host) == ["", "bytes=100000-", "bytes=150000-"]
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_later_attempt_continues_an_earlier_one(host, file):
+    host.etags["a.zip"] = '"v1"'
+    host.cuts["a.zip"] = [1000, *[0] * download.ATTEMPTS]
+    with pytest.raises(NPTError, match=r"keeps breaking off.*continues where it stopped"):
+        fetch(host.url("a.zip"), file)
+    assert not file.exists()
+    host.cuts.clear()
+    fetch(host.url("a.zip"), file)
+    assert ranges(host)[-1] == "bytes=1000-"
+    assert file.read_bytes() == CONTENT and is_alone(file)
+
+
+def test_another_version_on_the_host_begins_anew(host, file):
+    """Its pieces must not be mixed, even where no checksum would tell."""
+    host.etags["a.zip"] = '"v1"'
+    host.cuts["a.zip"] = [1000, *[0] * download.ATTEMPTS]
+    with pytest.raises(NPTError):
+        fetch(host.url("a.zip"), file)
+    host.cuts.clear()
+    host.files["a.zip"], host.etags["a.zip"] = CONTENT[::-1], '"v2"'
+    fetch(host.url("a.zip"), file)
+    assert file.read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"weak"'])
+def test_without_version_and_checksum_nothing_is_continued(host, file, etag):
+    host.etags["a.zip"] = etag
+    host.cuts["a.zip"] = [1000]
+    fetch(host.url("a.zip"), file)
+    assert ranges(host) == ["", ""]
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_host_that_knows_no_ranges_sends_all_again(host, file):
+    host.deaf.add("a.zip")
+    host.cuts["a.zip"] = [1000]
+    fetch(host.url("a.zip"), file, MD5)
+    assert ranges(host) == ["", "bytes=1000-"]
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_part_that_was_whole_already_is_kept(host, file):
+    """The process was killed between the last byte and the new name."""
+    file.parent.mkdir()
+    file.with_name("a.zip.part").write_bytes(CONTENT)
+    fetch(host.url("a.zip"), file, MD5)
+    assert file.read_bytes() == CONTENT and ranges(host) == [f"bytes={len(CONTENT)}-"]
+
+
+def test_a_part_that_is_too_long_is_thrown_away(host, file):
+    file.parent.mkdir()
+    file.with_name("a.zip.part").write_bytes(CONTENT + b"more")
+    fetch(host.url("a.zip"), file, MD5)
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_part_of_something_else_is_thrown_away(host, file):
+    file.parent.mkdir()
+    file.with_name("a.zip.part").write_bytes(b"something else")
+    fetch(host.url("a.zip"), file, MD5)
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_wrong_file_is_deleted_and_named(host, file):
+    host.files["a.zip"] = CONTENT[::-1]
+    with pytest.raises(NPTError, match=f"does not have the checksum {SHA256}"):
+        fetch(host.url("a.zip"), file, SHA256)
+    assert not list(file.parent.iterdir())
+
+
+def test_a_busy_host_is_asked_again(host, file):
+    host.statuses["a.zip"] = [503, 429]
+    fetch(host.url("a.zip"), file, MD5)
+    assert len(host.asked) == 3
+
+
+def test_a_missing_file_is_said_at_once(host, file):
+    with pytest.raises(NPTError, match="answers 404"):
+        fetch(host.url("b.zip"), file)
+    assert len(host.asked) == 1 and not file.exists()
+
+
+def test_a_web_page_is_no_file(host, file):
+    """Google Drive's way to say that a file was asked for too often."""
+    host.types["a.zip"] = "text/html; charset=utf-8"
+    with pytest.raises(NPTError, match="web page in place of the file"):
+        fetch(host.url("a.zip"), file)
+
+
+def test_redirections_are_followed_with_the_place_to_go_on_from(host, file):
+    host.redirects["r.zip"] = host.url("a.zip")
+    host.cuts["a.zip"] = [1000]
+    fetch(host.url("r.zip"), file, MD5)
+    assert host.asked[-1] == ("a.zip", "bytes=1000-")
+    assert file.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.zip", "file:///etc/hostname"])
+def test_only_http_is_fetched(host, file, target):
+    host.redirects["r.zip"] = target
+    with pytest.raises(NPTError):
+        fetch(host.url("r.zip"), file)
+    with pytest.raises(NPTError, match="no http or https address"):
+        fetch(target, file)
+    assert not file.exists()
+
+
+def test_a_refused_connection_is_one_sentence(file, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(NPTError, match=rf"127.0.0.1:{port} cannot be reached") as caught:
+        fetch(f"http://127.0.0.1:{port}/a.zip", file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_said_before_it_is_full(host, file, monkeypatch):
+    usage = download.shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(NPTError, match="make room"):
+        fetch(host.url("a.zip"), file)
+
+
+def test_clip_comes_by_the_same_way(host, tmp_path, monkeypatch):
+    """With the checksum that its address holds; half a file of clip's own download is replaced."""
+    import clip
+
+    from npt.encoders.loading import fetch_openai
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = f"{SHA256.removeprefix('sha256:')}/ViT-B-16.pt"
+    host.files[path] = CONTENT
+    monkeypatch.setitem(clip.clip._MODELS, "ViT-B/16", host.url(path))
+    half = tmp_path / ".cache" / "clip" / "ViT-B-16.pt"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(CONTENT[:1000])
+    assert fetch_openai("ViT-B/16") == half and half.read_bytes() == CONTENT
+    fetch_openai("ViT-B/16")
+    assert len(host.asked) == 1

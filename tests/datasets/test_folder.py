@@ -1,0 +1,218 @@
+"""Own images: any layout, balance and names."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import layouts
+import pytest
+import yaml
+
+import npt  # noqa: F401  (makes `dassl` importable)
+from dassl.config import get_cfg_default
+from dassl.data import data_manager
+from npt.datasets.folder import CustomFolder
+from npt.datasets.splits import divided
+from npt.errors import NPTError
+
+SIZES = {"bus": 20, "fire_engine": 10, "tram": 5}
+
+
+def put(folder, sizes, start=0):
+    for name, count in sizes.items():
+        for k in range(start, start + count):
+            layouts.put_image(folder / name / f"{k}.jpg")
+
+
+def load(root, **dataset):
+    cfg = get_cfg_default()
+    cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.SEED = "CustomFolder", str(root), 1
+    for key, value in dataset.items():
+        cfg.DATASET[key] = value
+    cfg.freeze()
+    return data_manager.build_dataset(cfg)
+
+
+def counts(items):
+    return [n for _, n in sorted(Counter(item.label for item in items or []).items())]
+
+
+def names_of(items):
+    return {Path(item.impath).relative_to(Path(item.impath).parents[1]) for item in items}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    put(tmp_path, SIZES)
+    return tmp_path
+
+
+@pytest.fixture
+def parts(tmp_path):
+    for part, share in (("train", 1), ("val", 5), ("test", 2)):
+        put(tmp_path / part, {name: size // share for name, size in SIZES.items()})
+    return tmp_path
+
+
+def test_one_tree_is_divided_by_class_and_keeps_its_imbalance(tree):
+    data = load(tree)
+    assert data.classnames == ["bus", "fire engine", "tram"]
+    assert counts(data.train_x) == [10, 5, 2]  # round(5 / 2) is 2
+    assert counts(data.val) == [4, 2, 1]
+    assert counts(data.test) == [6, 3, 2]
+    assert data.class_frequency == {0: 10, 1: 5, 2: 2}
+    every = [*data.train_x, *data.val, *data.test]
+    assert len({item.impath for item in every}) == 35
+    folders = ["bus", "fire_engine", "tram"]
+    assert all(Path(item.impath).parent.name == folders[item.label] for item in every)
+
+
+def test_the_division_is_the_same_in_every_run_and_on_every_disk(tree, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    put(other, dict(reversed(SIZES.items())))
+    one, two = load(tree), load(other, NUM_SHOTS=1)
+    assert names_of(one.test) == names_of(two.test)
+
+
+def test_another_image_hardly_moves_the_others(tree):
+    before = load(tree).test
+    layouts.put_image(tree / "bus" / "new.jpg")
+    assert len(names_of(before) - names_of(load(tree).test)) <= 2
+
+
+def test_parts_of_ones_own(parts):
+    data = load(parts)
+    assert counts(data.train_x) == [20, 10, 5]
+    assert counts(data.val) == [4, 2, 1]
+    assert counts(data.test) == [10, 5, 2]
+    assert all("/val/" in item.impath for item in data.val)
+
+
+def test_without_a_test_folder_the_test_is_on_validation(parts):
+    for file in sorted((parts / "test").rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    (parts / "test").rmdir()
+    data = load(parts)
+    assert counts(data.test) == counts(data.val) == [4, 2, 1]
+
+
+def test_without_validation_there_is_none(tmp_path):
+    put(tmp_path / "train", SIZES)
+    put(tmp_path / "test", SIZES)
+    assert load(tmp_path).val is None
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    put(tmp_path, {"train": 10, "tram": 10})
+    assert load(tmp_path).classnames == ["train", "tram"]
+
+
+@pytest.mark.parametrize("name", ["valid", "notes"])
+def test_another_folder_beside_the_parts_is_named(parts, name):
+    put(parts / name, SIZES)
+    with pytest.raises(NPTError, match=rf"/{name} is beside train/"):
+        load(parts)
+
+
+def test_parts_without_class_folders_are_no_classes(tmp_path):
+    put(tmp_path, {"train": 10, "test": 10})
+    with pytest.raises(NPTError, match="has no folders: sort the images"):
+        load(tmp_path)
+
+
+def test_shots_base_and_new(tree):
+    data = load(tree, NUM_SHOTS=3, SUBSAMPLE_CLASSES="base")
+    assert data.classnames == ["bus", "fire engine"]
+    assert counts(data.train_x) == [3, 3] and counts(data.val) == [3, 2]
+    assert load(tree, SUBSAMPLE_CLASSES="new").classnames == ["tram"]
+
+
+def test_its_config_keeps_rare_classes_rare_when_more_imbalance_is_asked_for(parts, repository):
+    file = repository / "configs" / "datasets" / "custom_folder.yaml"
+    config = yaml.safe_load(file.read_text())["DATASET"]
+    assert config.pop("NAME") == "CustomFolder"
+    put(parts / "train", {"tram": 40}, start=5)  # now the largest: 45, then bus 20, engines 10
+    data = load(parts, IMBALANCE_RATIO=0.04, **config)
+    # 45, 45 * 0.2 = 9 and 45 * 0.04 = 1.8 images, by falling natural size
+    assert counts(data.train_x) == [9, 1, 45]
+    assert data.classnames == ["bus", "fire engine", "tram"]
+
+
+@pytest.mark.parametrize("number", range(1, 41))
+def test_every_class_is_trained_and_from_two_images_on_tested(number):
+    from npt.datasets.base import Image
+
+    lists = divided([Image(f"{k}.jpg", 0, "x") for k in range(number)])
+    train, val, test = (len(lists[part]) for part in ("train", "val", "test"))
+    assert train + val + test == number and train >= 1 and (test >= 1) == (number >= 2)
+    if number >= 4:  # as the family rounds
+        assert (train, val) == (round(number * 0.5), round(number * 0.2))
+
+
+# --------------------------------------------------------------------------- names
+def test_names_from_a_text(tree):
+    (tree / "classnames.txt").write_text(
+        "bus city bus\nfire_engine\tfire truck\ntram tram car\nbicycle not here\n"
+    )
+    assert load(tree).classnames == ["city bus", "fire truck", "tram car"]
+
+
+def test_names_from_a_table(tree):
+    table = {"tram": "tram car", "bus": "city bus", "fire_engine": "fire_truck"}
+    (tree / "classnames.json").write_text(json.dumps(table))
+    assert load(tree).classnames == ["city bus", "fire_truck", "tram car"]
+
+
+def test_folders_whose_names_hold_spaces(tmp_path):
+    put(tmp_path, {"red fox": 4, "red": 4})
+    (tmp_path / "classnames.txt").write_text("red a colour\nred fox an animal\n")
+    assert load(tmp_path).classnames == ["a colour", "an animal"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [("classnames.txt", "bus a bus\ntram a tram", "no name for the class folder fire_engine"),
+     ("classnames.txt", "bus\nfire_engine x\ntram y", "has no name for the class folder bus"),
+     ("classnames.json", '{"bus": ""}', "has no name for the class folder bus"),
+     ("classnames.json", '["bus"]', "cannot be read"),
+     ("classnames.json", "{", "cannot be read")],
+)  # fmt: skip
+def test_names_that_are_wrong(tree, file, text, says):
+    (tree / file).write_text(text)
+    with pytest.raises(NPTError, match=says) as error:
+        load(tree)
+    assert file in str(error.value)
+
+
+# --------------------------------------------------------------------------- what is wrong
+def test_no_folder(tmp_path):
+    with pytest.raises(NPTError, match=r"CustomFolder needs DATASET\.ROOT"):
+        load("")
+    with pytest.raises(NPTError, match="nowhere is missing"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(NPTError, match="has no folders"):
+        load(tmp_path)
+
+
+def test_an_empty_class_and_a_class_that_is_only_tested(parts):
+    (parts / "train" / "van").mkdir()
+    with pytest.raises(NPTError, match="train/van holds no image"):
+        load(parts)
+    (parts / "train" / "van").rmdir()
+    layouts.put_image(parts / "test" / "van" / "1.jpg")
+    with pytest.raises(NPTError, match="test/van has no counterpart in training"):
+        load(parts)
+
+
+def test_nothing_to_test_with(tmp_path):
+    put(tmp_path / "train", SIZES)
+    with pytest.raises(NPTError, match="no image to test with"):
+        load(tmp_path)
+
+
+def test_other_files_are_left_out_with_a_warning(tree):
+    (tree / "bus" / "film.mp4").write_text("")
+    (tree / "tram" / "list.csv").write_text("")
+    with pytest.warns(UserWarning, match=r"^2 files in .* such as bus/film\.mp4"):
+        lists = CustomFolder.lists(tree)
+    assert sum(map(len, lists.values())) == 35
