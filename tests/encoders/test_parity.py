@@ -123,6 +123,9 @@ def test_few_layers(layers):
     compare(fast, slow, prompts, generator)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.1."), reason="CLIP's own attention refuses autocast here"
+)
 def test_gradients_in_bfloat16_are_as_good_as_the_plain_ones():
     lengths = [1 + k % 5 for k in range(150)]
     texts = place_context(random_prompts(2, lengths, 4), 4)
