@@ -70,9 +70,10 @@ def download(name: str) -> CLIP:
     try:
         fetch_openai(name)
         return clip.load(name, device="cpu", jit=False)[0]
-    except (OSError, RuntimeError) as error:
+    except (NPTError, OSError, RuntimeError) as error:
+        reason = str(error).rstrip(".")
         raise NPTError(
-            f"CLIP {name} is neither in ~/.cache/clip nor can it be downloaded ({error}); "
+            f"CLIP {name} is neither in ~/.cache/clip nor can it be downloaded ({reason}); "
             "fetch its file elsewhere and set MODEL.BACKBONE.NAME to the path, or use 'tiny'"
         ) from error
 

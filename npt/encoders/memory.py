@@ -8,7 +8,7 @@ CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
-def activation_bytes(layers: int, width: int, itemsize: int, keys_per_query: float = 1.5) -> float:
+def activation_bytes(layers: int, width: int, itemsize: int, keys_per_query: float) -> float:
     """Bytes that one token's way through the layers keeps for backward.
 
     In units of `width`, a layer keeps its input, the query, what attention gave, the input of the

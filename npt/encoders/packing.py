@@ -29,6 +29,13 @@ class ClassPrompts(NamedTuple):
     slots: Tensor | None = None
     class_specific: bool = False
 
+    def split(self, size: int) -> list["ClassPrompts"]:
+        """The prompts of `size` classes each, on the CPU."""
+        tokens = self.tokens.cpu().split(size)
+        slots = [None] * len(tokens) if self.slots is None else self.slots.cpu().split(size)
+        pairs = zip(tokens, slots, strict=True)
+        return [ClassPrompts(*pair, self.class_specific) for pair in pairs]
+
 
 @dataclass
 class Packing:

@@ -1,5 +1,6 @@
 """CLIP's text encoder for class prompts with learned context vectors."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,43 +46,36 @@ class TextEncoder(nn.Module):
         self.class_chunk = class_chunk
         self.n_classes = len(prompts.tokens)
         self.n_ctx = 0 if prompts.slots is None else prompts.slots.shape[1]
-        device = clip_model.token_embedding.weight.device
         with torch.inference_mode(False), torch.no_grad():  # buffers must be fit for training
-            self.chunks = nn.ModuleList(
-                Chunk(clip_model, part, group, self.dtype) for part in self._parts(prompts, device)
-            )
+            self.chunks = nn.ModuleList(self._chunks(clip_model, prompts, group))
         self._cached: tuple | None = None
 
-    def _parts(self, prompts: ClassPrompts, device: torch.device) -> list[ClassPrompts]:
-        tokens, slots, class_specific = prompts
-        size = self.class_chunk
-        if size == 0:  # so many that a quarter of the memory is enough for one image
-            longest = int(tokens.argmax(dim=-1).max()) + 1
-            a_class = longest * self._activation_bytes(4.0 if class_specific else 1.5)
-            size = int(min(max(free_bytes(device) / 4 / a_class, LEAST), len(tokens)))
-        return [
-            ClassPrompts(
-                tokens[i : i + size].cpu(),
-                None if slots is None else slots[i : i + size].cpu(),
-                class_specific,
-            )
-            for i in range(0, len(tokens), size)
-        ]
+    def _chunks(self, clip_model: CLIP, prompts: ClassPrompts, group: int) -> list["Chunk"]:
+        """All classes, cut by `class_chunk`, or so that an image needs a quarter of the memory."""
+        size = self.class_chunk or self.n_classes
+        chunks = [Chunk(clip_model, part, group, self.dtype) for part in prompts.split(size)]
+        if self.class_chunk:
+            return chunks
+        allowed = free_bytes(clip_model.token_embedding.weight.device) / 4
+        pieces = sum(map(self._kept_bytes, chunks)) / max(allowed, 1)
+        if pieces <= 1 or size <= LEAST:
+            return chunks
+        size = max(LEAST, math.ceil(size / pieces))
+        return [Chunk(clip_model, part, group, self.dtype) for part in prompts.split(size)]
 
     @property
     def dtype(self) -> torch.dtype:
         return self.transformer.resblocks[0].attn.in_proj_weight.dtype
 
-    def _activation_bytes(self, keys_per_query: float) -> float:
+    def _kept_bytes(self, chunk: "Chunk") -> float:
         layers, width = len(self.transformer.resblocks), self.text_projection.shape[0]
-        return activation_bytes(layers, width, self.dtype.itemsize, keys_per_query)
+        a_token = activation_bytes(layers, width, self.dtype.itemsize, chunk.keys_per_query)
+        return chunk.n_tokens * a_token
 
     @property
     def kept_bytes(self) -> float:
         """About what a training step keeps for backward, for each image."""
-        return sum(
-            chunk.n_tokens * self._activation_bytes(chunk.keys_per_query) for chunk in self.chunks
-        )
+        return sum(map(self._kept_bytes, self.chunks))
 
     def forward(self, ctx: Tensor | None = None, deep: Sequence[Tensor] = ()) -> Tensor:
         """Features (K, E), not normalised; (B, K, E) where ctx has an image dimension.

@@ -1,4 +1,3 @@
-import clip
 import numpy as np
 import pytest
 import torch
@@ -81,9 +80,9 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
 
 def test_no_network(monkeypatch, tmp_path):
     def offline(*args, **kwargs):
-        raise OSError("Name or service not known")
+        raise NPTError("the host cannot be reached.")
 
-    monkeypatch.setattr(clip.clip.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(loading, "fetch", offline)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(NPTError, match=r"ViT-B/16 .*MODEL.BACKBONE.NAME"):
         load_clip("ViT-B/16")
