@@ -73,14 +73,12 @@ def check_command(args: argparse.Namespace) -> int:
 
 
 def prepare_command(args: argparse.Namespace) -> int:
-    import clip
-
-    from npt.encoders.loading import fetch_openai
+    from npt.encoders import loading
 
     cli.register()
     for name in args.names:
-        if name in clip.available_models():
-            print(f"{name}: {fetch_openai(name)}")
+        if name in loading.clip.available_models():
+            print(f"{name}: {loading.fetch_openai(name)}")
         else:
             _prepare_data(find_row(name), args.root)
     return 0
