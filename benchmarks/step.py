@@ -243,7 +243,7 @@ def measure(
     once = timed(plain) if plain else 4.0  # a first step also pays for memory it is first to touch
     times: dict[str, list[float]] = {"plain": [], "fast": []}
     rates = [product_rate(precision)]
-    rounds = max(1 if once > SLOW else 3, int(seconds / 2 / (once + warm)))
+    rounds = max(1 if max(once, 4 * warm) > SLOW else 3, int(seconds / 2 / (once + warm)))
     for _ in range(rounds):
         if plain:
             times["plain"].append(timed(plain))
