@@ -374,28 +374,10 @@ def table(results: list[dict]) -> str:
         if "plain_gib" in r:
             memory = f"{r['plain_gib']:.2f} -> {memory}"
         ratio = f"{r['ratio']:.1f}x" if r["plain_s"] is not None else ""
-        rows.append(
-            [
-                *key(r),
-                plain,
-                f"{r['fast_s']:.3f}",
-                ratio,
-                memory,
-                f"{100 * r['share_of_floor']:.0f}%",
-            ]
-        )
-    head = [
-        "method",
-        "phase",
-        "K",
-        "B",
-        "plain s",
-        "fast s",
-        "ratio",
-        "peak GiB",
-        "laid out",
-        "floor / time",
-    ]
+        laid_out, share = f"{r['laid_out_gib']:.2f}", f"{100 * r['share_of_floor']:.0f}%"
+        rows.append([*key(r), plain, f"{r['fast_s']:.3f}", ratio, memory, laid_out, share])
+    head = ["method", "phase", "K", "B", "plain s", "fast s", "ratio"]
+    head += ["peak GiB", "laid out", "floor / time"]
     return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
