@@ -43,6 +43,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "MODEL": {
         "CLASS_CHUNK": 0,  # classes a training step takes at a time; 0: as many as memory allows
         "PLAIN_ENCODERS": False,  # the usual 77-token computation, to compare with
+        "ACCELERATE": False,  # a host's own text encoder computed the fast way: npt.accelerate
     },
     "DATASET": {
         "SUBSAMPLE_CLASSES": "all",

@@ -1,8 +1,13 @@
-"""Reading image and text features from a model's own forward pass, by hooks on its two encoders."""
+"""The image and text features of a model's own forward pass.
+
+They are read by hooks on the model's two encoders, or where a model computes them elsewhere, by an
+adapter: a function `(model, batch) -> Features` that is called right after that pass.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -10,34 +15,67 @@ import torch
 from torch import Tensor, nn
 
 from npt.errors import NPTError
+from npt.losses import unit_rows
+
+ENCODERS = ("image_encoder", "text_encoder")
+HOW_TO_ADAPT = (
+    "write an adapter, a function (model, batch) -> npt.Features(image, text), and hand it to "
+    'npt.register("<trainer>", features=...): see docs/plugin.md'
+)
 
 
 class Features(NamedTuple):
-    """What one forward pass of a CLIP model encoded, as the encoders gave it (not normalised)."""
+    """What one forward pass of a CLIP model encoded; the lengths of the rows do not matter.
 
-    image: Tensor  # (B, D)
-    text: Tensor  # (K, D), or (B, K, D) where every image has texts of its own
+    In what an adapter returns, None stands for what the model's encoder gives.
+    """
+
+    image: Tensor | None  # (B, D)
+    text: Tensor | None  # (K, D), or (B, K, D) where every image has texts of its own
+
+
+Adapter = Callable[[nn.Module, dict[str, Any]], Features]
 
 
 class FeatureTap:
-    """Records the outputs of `model.text_encoder` and `model.image_encoder` while it is entered.
+    """Hears the outputs of `model.text_encoder` and `model.image_encoder` while it is entered.
 
-    `take()` hands out, and forgets, what was recorded since the last call: one forward pass of the
-    model. A text encoder that is called image by image, as upstream CoCoOp does, gives (B, K, D).
-    An encoder that is also run without gradient in a pass that has one (for a frozen teacher, say)
-    is read from the calls with gradient. NPTError where the model lacks one of the attributes.
+    `take()` hands out, and forgets, what was heard since the last call: one forward pass of the
+    model. What it makes of the text encoder's outputs:
+
+    - (K, D): the texts of all images; (B, K, D), or one (K, D) an image as in CoCoOp: of each;
+    - several (K, D), or (N, K, D): N prompts a class, averaged; so are (N, D), one for each class;
+    - none: those heard last, where they had no gradient (a model that keeps its text features).
+
+    Several for each image or several prompts a class: where the numbers do not tell, the model is
+    run once more with one image. An encoder that also runs without gradient in a pass that has one
+    (a frozen teacher, say) is read from the calls with gradient. NPTError where a feature cannot be
+    had.
     """
 
-    def __init__(self, model: nn.Module):
-        inner = unwrap(model)
-        self._encoders = {name: _encoder(inner, name) for name in ("image_encoder", "text_encoder")}
+    def __init__(self, model: nn.Module, adapter: Adapter | None = None):
+        self.model, self.adapter = model, adapter
+        found = {name: getattr(unwrap(model), name, None) for name in ENCODERS}
+        self._encoders = {k: v for k, v in found.items() if isinstance(v, nn.Module)}
+        if adapter is None:
+            for name in ENCODERS:
+                if name not in self._encoders:
+                    raise NPTError(
+                        f"{type(unwrap(model)).__name__} has no module `{name}` to read features "
+                        f"from; {HOW_TO_ADAPT}."
+                    )
         self._handles: list[Any] = []
         self._lock = threading.Lock()  # DataParallel runs its replicas, and their hooks, in threads
-        self._outputs: dict[str, list[Tensor]] = {name: [] for name in self._encoders}
+        self._heard: dict[str, list[Tensor]] = {name: [] for name in ENCODERS}
+        self._call: tuple[tuple, dict[str, Any]] = ((), {})  # what the model was called with last
+        self._kept_text: Tensor | None = None  # the last texts without gradient
+        self._texts_per_image: bool | None = None  # once it is known
 
     def __enter__(self) -> FeatureTap:
         for name, encoder in self._encoders.items():
             self._handles.append(encoder.register_forward_hook(self._recorder(name)))
+        remember = self.model.register_forward_pre_hook(self._remember, with_kwargs=True)
+        self._handles.append(remember)
         return self
 
     def __exit__(
@@ -51,36 +89,133 @@ class FeatureTap:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was recorded."""
-        for outputs in self._outputs.values():
+        """Forget what was heard."""
+        for outputs in self._heard.values():
             outputs.clear()
+        self._call = ((), {})
 
-    def take(self) -> Features:
-        """The features of the pass recorded last; NPTError where they cannot be told."""
-        images, texts = (_read(self._outputs[name]) for name in self._outputs)
-        self.clear()
-        for name, found in (("image_encoder", images), ("text_encoder", texts)):
-            if not found:
+    def take(self, batch: dict[str, Any] | None = None, classes: int | None = None) -> Features:
+        """The features of the pass heard last.
+
+        batch: what the adapter is given, its tensors moved to where the model is
+        classes: K, where it is known
+        """
+        heard = {name: list(outputs) for name, outputs in self._heard.items()}
+        try:
+            return self._take(heard, batch, classes)
+        finally:
+            self.clear()
+
+    def _take(
+        self, heard: dict[str, list[Tensor]], batch: dict[str, Any] | None, classes: int | None
+    ) -> Features:
+        image = text = None
+        if self.adapter is not None:
+            image, text = self._adapted(batch or {})
+        if image is not None and text is not None:
+            return Features(image, text.to(image.device))
+        images, texts = (_by_device(heard[name]) for name in ENCODERS)
+        if not texts and text is None and self._kept_text is not None and images:
+            texts = {device: [self._kept_text] for device in images}
+        for name, given, outputs in zip(ENCODERS, (image, text), (images, texts), strict=True):
+            if given is None and not outputs:
                 raise NPTError(
                     f"The model's {name} was not run as a module in this forward pass, so its "
-                    f"features cannot be read; let the model call self.{name}(...)."
+                    f"features cannot be read; let the model call self.{name}(...), or "
+                    f"{HOW_TO_ADAPT}."
                 )
-        devices = sorted(set(images) & set(texts))
-        if not devices:
-            raise NPTError("The model's image_encoder and text_encoder run on different devices.")
-        home = images[devices[0]][0].device
-        parts = [_pass(images[device], texts[device]) for device in devices]
-        image = torch.cat([part.image.to(home) for part in parts])  # (B, D)
-        if parts[0].text.dim() == 2:  # replicas of one set of texts: the first tells all
-            return Features(image, parts[0].text)
-        return Features(image, torch.cat([part.text.to(home) for part in parts]))
+        if image is None:
+            of_devices = [_images(outputs) for outputs in images.values()]
+            home = of_devices[0].device
+            image = torch.cat([x.to(home) for x in of_devices])  # (B, D)
+            counts = dict(zip(images, map(len, of_devices), strict=True))
+        else:
+            counts = {device: len(image) for device in texts}
+        if text is None:
+            of_devices = [
+                self._texts(outputs, counts.get(device, 0), classes)
+                for device, outputs in texts.items()
+            ]
+            text = of_devices[0].to(image.device)  # replicas of one set of texts: one tells all
+            if text.dim() == 3:
+                text = torch.cat([x.to(image.device) for x in of_devices])
+            self._kept_text = text if text.dim() == 2 and not text.requires_grad else None
+        return Features(image, text.to(image.device))
+
+    def _adapted(self, batch: dict[str, Any]) -> Features:
+        model = unwrap(self.model)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        found = self.adapter(model, moved)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise NPTError(
+                f"The adapter {_name(self.adapter)} returned a {type(found).__name__}, where "
+                "npt.Features(image, text) is due."
+            )
+        image, text = found
+        fits = (image is None or image.dim() == 2) and (text is None or text.dim() in (2, 3))
+        if not fits or (None not in found and text.dim() == 3 and len(text) != len(image)):
+            shapes = ", ".join("None" if x is None else str(tuple(x.shape)) for x in found)
+            raise NPTError(
+                f"The adapter {_name(self.adapter)} returned features of shapes {shapes}, where "
+                "image (B, D) and text (K, D) or (B, K, D) are due."
+            )
+        return Features(image, text)
+
+    def _texts(self, outputs: list[Tensor], images: int, classes: int | None) -> Tensor:
+        """(K, D) or (images, K, D) out of what the text encoder gave on one device."""
+        alike = all(x.shape == outputs[0].shape for x in outputs)
+        x = outputs[0] if len(outputs) == 1 else torch.stack(outputs) if alike else None
+        if x is None or x.dim() not in (2, 3):
+            raise _unreadable(outputs, images)
+        if x.dim() == 2:
+            if classes is not None and len(x) != classes:
+                raise _unreadable(outputs, images, classes)
+            return x
+        sets, rows = x.shape[:2]
+        if rows == (classes or rows):
+            if sets == images and self._are_of_images(images):
+                return x
+            if sets != classes and not self._texts_per_image:
+                return unit_rows(x).mean(0)
+        elif sets == classes:  # class by class
+            return unit_rows(x).mean(1)
+        raise _unreadable(outputs, images, classes)
+
+    def _are_of_images(self, images: int) -> bool:
+        """Whether as many sets of texts as images are the images', and not so many prompts."""
+        if self._texts_per_image is None:
+            if images == 1:
+                return True  # the same either way
+            self._texts_per_image = self._sets_for_one_image() == 1
+        return self._texts_per_image
+
+    def _sets_for_one_image(self) -> int:
+        """How many sets of texts the model encodes for the first image of its last call."""
+        args, kwargs = self._call
+        size = next((len(x) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), 0)
+
+        def first(x: Any) -> Any:
+            return x[:1] if isinstance(x, Tensor) and x.dim() and len(x) == size else x
+
+        for outputs in self._heard.values():
+            outputs.clear()
+        model = unwrap(self.model)
+        devices = {p.device for p in model.parameters() if p.is_cuda}
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            model(*map(first, args), **{k: first(v) for k, v in kwargs.items()})
+        heard = self._heard["text_encoder"]
+        return len(heard[0]) if len(heard) == 1 and heard[0].dim() == 3 else len(heard)
+
+    def _remember(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._call = (args, kwargs)
 
     def _recorder(self, name: str) -> Any:
         def record(module: nn.Module, args: Any, output: Any) -> None:
             tensor = output[0] if isinstance(output, (tuple, list)) and output else output
             if isinstance(tensor, Tensor):
                 with self._lock:
-                    self._outputs[name].append(tensor)
+                    self._heard[name].append(tensor)
 
         return record
 
@@ -91,42 +226,37 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, parallel) else model
 
 
-def _encoder(model: nn.Module, name: str) -> nn.Module:
-    encoder = getattr(model, name, None)
-    if not isinstance(encoder, nn.Module):
-        raise NPTError(
-            f"{type(model).__name__} has no module `{name}`; NPT and its measures read the "
-            "features of CoOp-family models from their image_encoder and text_encoder."
-        )
-    return encoder
-
-
-def _read(outputs: list[Tensor]) -> dict[int, list[Tensor]]:
+def _by_device(outputs: list[Tensor]) -> dict[int, list[Tensor]]:
     """Outputs by device, in order; only those with gradient, where some have it."""
     learning = [x for x in outputs if x.requires_grad]
     by_device: dict[int, list[Tensor]] = {}
     for x in learning or outputs:
         by_device.setdefault(-1 if x.device.index is None else x.device.index, []).append(x)
-    return by_device
+    return dict(sorted(by_device.items()))
 
 
-def _pass(images: list[Tensor], texts: list[Tensor]) -> Features:
-    """One forward pass on one device."""
-    if len(images) > 1 and not images[0].requires_grad:
-        images = images[:1]
-    if len(images) > 1 or images[0].dim() != 2:
-        shapes = ", ".join(str(tuple(x.shape)) for x in images)
+def _images(outputs: list[Tensor]) -> Tensor:
+    """(B, D) of one device."""
+    if len(outputs) > 1 and not outputs[0].requires_grad:
+        outputs = outputs[:1]
+    if len(outputs) > 1 or outputs[0].dim() != 2:
+        shapes = ", ".join(str(tuple(x.shape)) for x in outputs)
         raise NPTError(
-            f"The image_encoder gave {shapes} in one forward pass, where NPT reads one (B, D)."
+            f"The image_encoder gave {shapes} in one forward pass, where NPT reads one (B, D); "
+            f"{HOW_TO_ADAPT}."
         )
-    image = images[0]
-    if len(texts) == 1 and texts[0].dim() in (2, 3):
-        return Features(image, texts[0])
-    if len(texts) == len(image) and all(x.shape == texts[0].shape for x in texts):
-        return Features(image, torch.stack(texts))  # (B, K, D)
-    shapes = ", ".join(str(tuple(x.shape)) for x in texts[:3])
-    raise NPTError(
-        f"The text_encoder ran {len(texts)} times for {len(image)} images in one forward pass "
-        f"({shapes}{', ...' if len(texts) > 3 else ''}), where NPT reads one (K, D), one "
-        "(B, K, D), or one (K, D) an image."
+    return outputs[0]
+
+
+def _unreadable(outputs: list[Tensor], images: int, classes: int | None = None) -> NPTError:
+    shapes = ", ".join(str(tuple(x.shape)) for x in outputs[:3])
+    more = ", ..." if len(outputs) > 3 else ""
+    known = "" if classes is None else f" of {classes} classes"
+    return NPTError(
+        f"The text_encoder ran {len(outputs)} times for {images} images{known} in one forward pass "
+        f"({shapes}{more}), which NPT cannot tell apart into classes; {HOW_TO_ADAPT}."
     )
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", repr(function))

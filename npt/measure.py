@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from npt.errors import NPTError
-from npt.features import FeatureTap
+from npt.features import Adapter, FeatureTap
 from npt.geometry import (
     language_collapse_degree,
     multimodal_isomorphism_degree,
@@ -43,7 +43,7 @@ class Collected(NamedTuple):
 class Recorder:
     """Gathers, batch by batch, what the measures of a split need."""
 
-    def __init__(self, model: Any, train_counts: Sequence[int] | None = None):
+    def __init__(self, tap: FeatureTap | None, train_counts: Sequence[int] | None = None):
         self.train_counts = train_counts
         self.why_not = ""  # why there are no features, once that is known
         self._labels: list[Tensor] = []
@@ -53,15 +53,11 @@ class Recorder:
         self._text_sum: Tensor | float = 0.0  # (K, D) sum over images of unit text features
         self._last_text: tuple[Tensor, Tensor] | None = None  # shared texts, and their degrees
         self._num_classes = 0
-        self._tap: FeatureTap | None = None
-        try:
-            self._tap = FeatureTap(model)
-        except NPTError as error:
-            self.why_not = str(error)
+        self._tap = tap
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While entered, the model's features are recorded for the next `add`."""
+        """While entered, the model's features are heard for the next `add`."""
         if self._tap is None:
             yield
         else:
@@ -69,15 +65,15 @@ class Recorder:
                 yield
 
     @torch.no_grad()
-    def add(self, output: Tensor, labels: Tensor) -> None:
-        """One batch: logits (B, K) and labels (B,), and the features heard while it was run."""
+    def add(self, output: Tensor, labels: Tensor, batch: dict[str, Any] | None = None) -> None:
+        """Logits (B, K) and labels (B,) of a batch, and the features heard while it was run."""
         self._labels.append(labels.cpu())
         self._predictions.append(output.max(1)[1].cpu())
         self._num_classes = output.shape[1]
         if self._tap is None or self.why_not:
             return
         try:
-            self._add_features(*self._tap.take(), labels)
+            self._add_features(*self._tap.take(batch, self._num_classes), labels)
         except (NPTError, ValueError) as error:
             self.why_not = str(error)
 
@@ -176,6 +172,8 @@ class Measured:
     Private names begin with `_measure`, so as not to meet those of the trainers it is mixed into.
     """
 
+    features_adapter: Adapter | None = None  # where the model's encoders do not give its features
+
     def __init__(self, *args: Any, **kwargs: Any):
         self.results: dict[str, Results] = {}
         self.train_counts: list[int] | None = None  # of each class, once they are known
@@ -235,7 +233,7 @@ class Measured:
 
     @torch.no_grad()
     def _measure_run(self, split: str | None) -> Recorder:
-        recorder = Recorder(getattr(self, "model", None), self.train_counts)
+        recorder = self._measure_recorder()
         name = self._measure_split(split)
         loader = self.val_loader if name == "val" else self.test_loader
         self.set_model_mode("eval")
@@ -243,27 +241,52 @@ class Measured:
         with torch.random.fork_rng(devices=[]), recorder.listening():
             for batch in loader:
                 inputs, labels = self.parse_batch_test(batch)
-                recorder.add(self.model_inference(inputs), labels)
+                recorder.add(self.model_inference(inputs), labels, batch)
         return recorder
+
+    def _measure_tap(self) -> FeatureTap:
+        """One for the model there is now, as it comes to know what texts that model has."""
+        model = getattr(self, "model", None)
+        if not isinstance(model, nn.Module):
+            raise NPTError(
+                f"{type(self).__name__} has no module `model` whose features NPT could read; set "
+                "self.model in the trainer's build_model."
+            )
+        tap = getattr(self, "_measure_tap_of_model", None)
+        if tap is None or tap.model is not model:
+            tap = self._measure_tap_of_model = FeatureTap(model, self.features_adapter)
+        return tap
+
+    def _measure_recorder(self) -> Recorder:
+        try:
+            return Recorder(self._measure_tap(), self.train_counts)
+        except NPTError as error:
+            recorder = Recorder(None, self.train_counts)
+            recorder.why_not = str(error)
+            return recorder
 
     @contextmanager
     def _measure_listen(self) -> Iterator[Recorder]:
         """Listens in on the evaluator, which sees every batch whatever a host has overridden."""
-        recorder = Recorder(getattr(self, "model", None), self.train_counts)
-        evaluator = self.evaluator
-        process = evaluator.process
+        recorder = self._measure_recorder()
+        evaluator, last = self.evaluator, {}
+        process, parse = evaluator.process, self.parse_batch_test
+
+        def parsed(batch: dict[str, Any]) -> Any:
+            last.update(batch)
+            return parse(batch)
 
         def observed(output: Any, labels: Tensor) -> Any:
             value = process(output, labels)
-            recorder.add(output, labels)
+            recorder.add(output, labels, last)
             return value
 
-        evaluator.process = observed
+        evaluator.process, self.parse_batch_test = observed, parsed
         try:
             with recorder.listening():
                 yield recorder
         finally:
-            del evaluator.process
+            del evaluator.process, self.parse_batch_test
 
     def _measure_split(self, split: str | None) -> str:
         """As the engine has it: anything but a validation set that exists means the test set."""

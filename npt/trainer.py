@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from npt import config
 from npt.errors import NPTError
-from npt.features import Features, FeatureTap
+from npt.features import HOW_TO_ADAPT, Features, FeatureTap
 from npt.geometry import language_collapse_degree, multimodal_isomorphism_degree
 from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
 from npt.measure import Measured
+
+DERIVED = ("token_prefix", "token_suffix")  # buffers made of a model's own class names
 
 
 class Terms(NamedTuple):
@@ -36,22 +38,30 @@ class Terms(NamedTuple):
 class NPTMixin(Measured):
     """Put before a trainer class: `class MaPLeNPT(NPTMixin, MaPLe)`. L = L_host + w1 LC + w2 MI.
 
-    The trainer needs `self.model` with modules `text_encoder` and `image_encoder`; in a training
-    step the model returns a scalar loss, logits (B, K), or a tuple that begins with one of them.
-    Where a step runs the model more than once, the first pass with gradient carries the terms.
+    The trainer needs `self.model`, whose features are read as `npt.features` says. In a training
+    step the model returns a scalar loss, logits (B, K), or a tuple, list or dict with either: a
+    scalar that comes first is taken for the loss, else the terms join whatever the host's backward
+    pass reaches. Where a step runs the model more than once, the first pass with gradient carries
+    the terms; where it goes backward more than once through that pass (ProGrad), the last time.
     """
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
         config.check(cfg, required="TRAINER.NPT")
 
+    def register_model(
+        self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
+    ) -> None:
+        super().register_model(name, model, optim, sched)
+        if isinstance(model, nn.Module):  # whoever loads a checkpoint, and however
+            model._register_load_state_dict_pre_hook(_fit_state_dict, with_module=True)
+
     def forward_backward(self, batch: dict[str, Any], *more: Any) -> dict[str, Any]:
-        model = getattr(self, "model", None)
-        if not isinstance(model, nn.Module):
-            raise NPTError(f"{type(self).__name__} has no `model` whose features NPT could read.")
-        step = _Step(self.cfg.TRAINER.NPT, batch["label"], getattr(self, "scaler", None))
-        with FeatureTap(model) as tap:
-            handle = model.register_forward_hook(step.hook(tap))
+        tap = self._measure_tap()
+        classes, scaler = getattr(self, "num_classes", None), getattr(self, "scaler", None)
+        step = _Step(self.cfg.TRAINER.NPT, batch, classes, scaler)
+        with tap:
+            handle = tap.model.register_forward_hook(step.hook(tap))
             try:
                 summary = super().forward_backward(batch, *more)
             finally:
@@ -59,50 +69,79 @@ class NPTMixin(Measured):
         return step.summary(summary or {})
 
 
+def _fit_state_dict(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Lets a checkpoint fit: without `module.` of DataParallel, with this model's class names."""
+    wrapped = state and all(key.startswith("module.") for key in state)
+    if wrapped and not prefix and not hasattr(module, "module"):
+        for key in list(state):
+            state[key.removeprefix("module.")] = state.pop(key)
+    own = dict(module.named_buffers())
+    for key in list(state):
+        name = key.removeprefix(prefix)
+        if name.rpartition(".")[2] in DERIVED and name in own:
+            state[key] = own[name]
+
+
 class _Step:
     """One training step: adds the terms to the model's output, and knows what was added."""
 
-    def __init__(self, npt: Any, labels: Tensor, scaler: Any):
-        self.npt, self.labels, self.scaler = npt, labels, scaler
+    def __init__(self, npt: Any, batch: dict[str, Any], classes: int | None, scaler: Any):
+        self.npt, self.batch, self.classes, self.scaler = npt, batch, classes, scaler
+        self.labels: Tensor = batch["label"]
+        self.begun = False
         self.terms: Terms | None = None
-        self.output: Tensor | None = None  # the host's own loss or logits, detached
+        self.own_loss: Tensor | None = None  # the host's, as far as the model's output tells
         self.to_loss = False
+        self.carried: _Carried | None = None
 
     def hook(self, tap: FeatureTap) -> Callable[[nn.Module, Any, Any], Any]:
         def add_terms(model: nn.Module, args: Any, output: Any) -> Any:
-            if self.terms is not None or not torch.is_grad_enabled():
+            if self.begun:
+                return None
+            if not torch.is_grad_enabled():
                 tap.clear()
                 return None
-            first = output[0] if isinstance(output, (tuple, list)) and output else output
-            self.to_loss = isinstance(first, Tensor) and first.dim() == 0
-            if not self.to_loss and not (isinstance(first, Tensor) and first.dim() == 2):
+            self.begun = True
+            items = _Items(output)
+            loss = items.loss()
+            self.to_loss = loss is not None
+            reached = items.with_gradient()
+            if loss is None and not reached:
                 raise NPTError(
-                    f"{type(model).__name__} returned {_describe(first)} in a training step, where "
-                    "NPT can only add its terms to a scalar loss or to logits (B, K)."
+                    f"{type(model).__name__} returned {_describe(output)} in a training step, "
+                    "where NPT can only add its terms to a scalar loss or to logits (B, K)."
                 )
-            self.output = first.detach()
-            self.terms = terms = take_terms(tap.take(), self.labels, self.npt)
+            logits = items.logits(len(self.labels))
+            self.own_loss = _own_loss(loss, logits, self.labels)
+            classes = self.classes if logits is None else logits.shape[1]
+            self.terms = terms = take_terms(tap.take(self.batch, classes), self.labels, self.npt)
             if self.npt.W1 == 0 and self.npt.W2 == 0:
                 return None  # bit for bit the wrapped trainer
-            if self.to_loss:
-                changed = first + terms.weighted
-            else:
-                changed = _Carry.apply(first, terms.weighted, self.scaler)
-            return changed if first is output else _with_first(output, changed)
+            if loss is not None:
+                return items.replaced({0: loss + terms.weighted})
+            self.carried = carried = _Carried(terms.weighted, self.scaler)
+            return items.replaced({i: carried.by(x) for i, x in reached.items()})
 
         return add_terms
 
     def summary(self, host: dict[str, Any]) -> dict[str, Any]:
         """The host's entries; `loss` is the total, `loss_clip` what the host minimises itself."""
-        if self.terms is None or self.output is None:
+        if self.terms is None:
             raise NPTError(
                 "The trainer's forward_backward did not run self.model with gradients, so NPT had "
-                "no forward pass to add its terms to."
+                "no forward pass to add its terms to; let it call self.model(...)."
+            )
+        if self.carried is not None and not self.carried.done:
+            raise NPTError(
+                "The trainer's backward pass did not reach what its model returned"
+                + (" without keeping the graph" if self.carried.met else "")
+                + ", so the terms of NPT went nowhere; let it minimise a loss of the model's "
+                "output, and keep the graph (retain_graph) only where another backward pass follows"
             )
         lc, mi, lcd, mid, weighted, own = torch.stack(
-            [x.detach().float() for x in self.terms] + [self._own_loss()]
+            [x.detach().float() for x in (*self.terms, self.own_loss)]
         ).tolist()  # one copy from the device
-        if "loss" in host:  # it knows of terms added to a loss, and not of those logits carry
+        if "loss" in host:  # it knows of terms added to a loss, and not of those carried
             total = float(host["loss"]) + (0.0 if self.to_loss else weighted)
             own = total - weighted
         else:
@@ -110,31 +149,89 @@ class _Step:
         ours = {"loss": total, "loss_clip": own, "loss_lc": lc, "loss_mi": mi, "lcd": lcd}
         return {**ours, "mid": mid, **{k: v for k, v in host.items() if k not in ours}}
 
-    def _own_loss(self) -> Tensor:
-        output = self.output.float()
-        if self.to_loss:
-            return output
-        return F.cross_entropy(output, self.labels.to(output.device))
+
+class _Items:
+    """What a model returned: a tensor, or the values of a tuple, list or dict."""
+
+    def __init__(self, output: Any):
+        self.output = output
+        if isinstance(output, dict):
+            self.values = list(output.values())
+        else:
+            self.values = list(output) if isinstance(output, (tuple, list)) else [output]
+
+    def loss(self) -> Tensor | None:
+        """The first value, if it is a scalar."""
+        first = self.values[0] if self.values else None
+        return first if isinstance(first, Tensor) and first.dim() == 0 else None
+
+    def with_gradient(self) -> dict[int, Tensor]:
+        return {
+            i: x for i, x in enumerate(self.values) if isinstance(x, Tensor) and x.requires_grad
+        }
+
+    def logits(self, images: int) -> Tensor | None:
+        """The first value (B, K), if there is one before any other tensor but scalars."""
+        tensors = [x for x in self.values if isinstance(x, Tensor) and x.dim() > 0]
+        fits = tensors and tensors[0].dim() == 2 and len(tensors[0]) == images
+        return tensors[0] if fits and self.loss() is None else None
+
+    def replaced(self, new: dict[int, Tensor]) -> Any:
+        """The output with some of its values replaced."""
+        values = [new.get(i, x) for i, x in enumerate(self.values)]
+        if isinstance(self.output, dict):
+            return type(self.output)(zip(self.output, values, strict=True))
+        if hasattr(self.output, "_fields"):  # a named tuple
+            return type(self.output)(*values)
+        return type(self.output)(values) if isinstance(self.output, (tuple, list)) else values[0]
+
+
+class _Carried:
+    """The weighted terms on their way into a backward pass that is not ours."""
+
+    def __init__(self, weighted: Tensor, scaler: Any):
+        self.weighted, self.scaler = weighted, scaler
+        self.met = self.done = False
+
+    def by(self, x: Tensor) -> Tensor:
+        """x, in whose backward pass the terms get their gradient too."""
+        return _Carry.apply(x, self.weighted, self)
+
+    def gradient(self) -> Tensor | None:
+        """Of the terms, once: on the last way back, which is the one that keeps no graph."""
+        self.met = True
+        if self.done or _keeps_graph():
+            return None
+        self.done = True
+        one = torch.ones_like(self.weighted)
+        # The host's loss comes multiplied by its GradScaler's factor; so must the terms.
+        return one if self.scaler is None else self.scaler.scale(one)
 
 
 class _Carry(torch.autograd.Function):
-    """Logits, unchanged, in whose backward pass the weighted terms get their gradient too."""
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weighted: Tensor, carried: _Carried) -> Tensor:
+        ctx.carried = carried
+        return x.view_as(x)
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, weighted: Tensor, scaler: Any) -> Tensor:
-        ctx.scaler = scaler
-        ctx.like = weighted.detach()
-        return logits.view_as(logits)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        return grad, ctx.carried.gradient(), None
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        one = torch.ones_like(ctx.like)
-        # The host's loss comes multiplied by its GradScaler's factor; so must the terms.
-        return grad, one if ctx.scaler is None else ctx.scaler.scale(one), None
+
+def _keeps_graph() -> bool:
+    """Whether the backward pass that runs now keeps its graph; torch before 2.2 does not tell."""
+    told = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return bool(told and told())
 
 
 def take_terms(features: Features, labels: Tensor, npt: Any) -> Terms:
     """Both terms of a batch under the node TRAINER.NPT; without a graph where the weight is 0."""
+    if len(features.image) != len(labels):
+        raise NPTError(
+            f"{len(features.image)} images were encoded for a batch of {len(labels)} labels; "
+            f"{HOW_TO_ADAPT}."
+        )
     labels = labels.to(features.text.device, non_blocking=True)
     with torch.set_grad_enabled(npt.W1 > 0):
         lc = language_collapse_loss(features.text, npt.E_W, npt.REDUCTION)
@@ -148,60 +245,16 @@ def take_terms(features: Features, labels: Tensor, npt: Any) -> Terms:
     return Terms(lc, mi, lcd, mid, weighted)
 
 
-def _with_first(output: Any, first: Tensor) -> Any:
-    """A tuple, named tuple or list with its first item replaced."""
-    if hasattr(output, "_fields"):
-        return type(output)(first, *output[1:])
-    return type(output)([first, *output[1:]])
+def _own_loss(loss: Tensor | None, logits: Tensor | None, labels: Tensor) -> Tensor:
+    """The model's loss, the cross-entropy of its logits, or NaN where it returned neither."""
+    if loss is not None:
+        return loss.detach().float()
+    if logits is None:
+        return torch.full((), float("nan"), device=labels.device)
+    return F.cross_entropy(logits.detach().float(), labels.to(logits.device))
 
 
 def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     return f"a {type(value).__name__}"
-
-
-# ---- registration
-
-
-def npt_class(base: str) -> type:
-    """The NPT trainer around the trainer registered as `base`: the host's, else ours."""
-    from dassl.engine import TRAINER_REGISTRY
-
-    names = TRAINER_REGISTRY.registered_names()
-    if base not in names:
-        import npt.trainers  # noqa: F401  registers ours, under names that are still free
-
-        names = TRAINER_REGISTRY.registered_names()
-    wrappable = [name for name in names if isinstance(TRAINER_REGISTRY.get(name), type)]
-    if base not in wrappable:
-        said = f'"{base}"' if base else "empty"
-        raise NPTError(
-            f"The trainer to wrap is {said}, but it must be one of {', '.join(wrappable)}; set it "
-            "by TRAINER.NPT.BASE for the trainer NPT."
-        )
-    return type(f"{base}NPT", (NPTMixin, TRAINER_REGISTRY.get(base)), {})
-
-
-def CoCoOpNPT(cfg: Any) -> Any:
-    """The trainer CoCoOpNPT; what it wraps is looked up now, when a host has registered its own."""
-    return npt_class("CoCoOp")(cfg)
-
-
-def MaPLeNPT(cfg: Any) -> Any:
-    """The trainer MaPLeNPT."""
-    return npt_class("MaPLe")(cfg)
-
-
-def NPT(cfg: Any) -> Any:
-    """NPT around the trainer that TRAINER.NPT.BASE names."""
-    return npt_class(cfg.TRAINER.NPT.get("BASE", ""))(cfg)
-
-
-def register() -> None:
-    """Register the three names with the engine; safe to repeat."""
-    from dassl.engine import TRAINER_REGISTRY
-
-    for build in (CoCoOpNPT, MaPLeNPT, NPT):
-        if build.__name__ not in TRAINER_REGISTRY.registered_names():
-            TRAINER_REGISTRY.register(build)

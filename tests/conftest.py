@@ -38,7 +38,7 @@ def repository() -> Path:
     return ROOT
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run this Python with arguments, from any folder; single-threaded, output captured."""
 

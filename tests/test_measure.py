@@ -15,6 +15,7 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.optim import build_lr_scheduler, build_optimizer
 from npt.errors import NPTError
+from npt.features import FeatureTap
 from npt.geometry import (
     language_collapse_degree,
     multimodal_isomorphism_degree,
@@ -368,7 +369,7 @@ def test_shot_groups_are_geometric_thirds(counts, many, medium, few):
 
 def test_one_image_a_class_and_one_class_leave_gaps_not_errors(capsys):
     model = Towers(3)
-    recorder = Recorder(model, [5, 0, 1])
+    recorder = Recorder(FeatureTap(model), [5, 0, 1])
     with recorder.listening():
         recorder.add(model(torch.randn(2, 3, 8, 8)), torch.tensor([1, 1]))
     found = recorder.results()

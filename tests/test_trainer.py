@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from yacs.config import CfgNode as CN
 
-import npt  # noqa: F401  lets dassl be imported
+import npt
 from dassl.engine import TRAINER_REGISTRY
-from npt import trainer as npt_trainer
+from npt import registry
 from npt.errors import NPTError
 from npt.features import FeatureTap
 from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
@@ -309,15 +309,16 @@ def test_what_cannot_be_wrapped_is_told_in_a_sentence():
             super().__init__(cfg)
             del self.model
 
-    with pytest.raises(NPTError, match="no `model`"):
+    with pytest.raises(NPTError, match="no module `model`"):
         wrapped(Headless, config()).forward_backward(batch)
 
 
 def test_a_model_that_returns_neither_loss_nor_logits_is_refused():
-    trainer = wrapped(Host, config())
-    trainer.model.forward = lambda image, label: trainer.model.image_encoder(image)[None]
-    with pytest.raises(NPTError, match="scalar loss or to logits"):
-        trainer.forward_backward(batches()[0])
+    for returned in ("nothing", torch.zeros(B, K), {"note": 1}, ()):
+        trainer = wrapped(Host, config())
+        trainer.model.forward = lambda image, label, it=returned: it
+        with pytest.raises(NPTError, match=r"scalar loss or to logits"):
+            trainer.forward_backward(batches()[0])
 
 
 def test_encoders_that_are_bypassed_are_named():
@@ -361,13 +362,266 @@ def test_a_teacher_without_gradient_is_not_mistaken_for_the_student():
 
 
 def test_calls_that_fit_nothing_are_refused():
-    def twice(model):
+    def uneven(model):
         model.image_encoder(torch.ones(3, 6))
-        for _ in range(2):
-            model.text_encoder(torch.zeros(D))
+        for rows in (1, 2):
+            model.text_encoder(torch.zeros(rows, 1, D))
 
     with pytest.raises(NPTError, match="text_encoder ran 2 times for 3 images"):
-        run(TwoTowers(), twice)
+        run(TwoTowers(), uneven)
+
+    def too_many(model):
+        model.image_encoder(torch.ones(3, 6))
+        model.text_encoder(torch.zeros(D))
+
+    with (
+        pytest.raises(NPTError, match=r"of 4 classes .* \(model, batch\)"),
+        FeatureTap(TwoTowers()) as tap,
+    ):
+        too_many(tap.model)
+        tap.take(classes=4)
+
+
+# ---- several prompts a class, kept texts, adapters
+
+
+class Prompts(TwoTowers):
+    """N prompts a class, run one by one, all at once, or class by class."""
+
+    def __init__(self, count, how="one by one"):
+        super().__init__("logits")
+        self.how, self.shifts = how, nn.Parameter(torch.randn(count, D))
+
+    def each(self):
+        """(N, K, D)"""
+        return torch.tanh(self.text_encoder.table + self.shifts[:, None])
+
+    def forward(self, image, label=None):
+        z = F.normalize(self.image_encoder(image), dim=-1)
+        if self.how == "one by one":
+            text = torch.stack([self.text_encoder(shift) for shift in self.shifts])
+        elif self.how == "at once":
+            text = self.text_encoder(self.shifts[:, None])
+        else:
+            each = self.each().transpose(0, 1)  # (K, N, D)
+            encode = self.text_encoder.forward
+            self.text_encoder.forward = lambda x: x
+            text = torch.stack([self.text_encoder(x) for x in each]).transpose(0, 1)
+            self.text_encoder.forward = encode
+        text = F.normalize(F.normalize(text, dim=-1).mean(0), dim=-1)
+        return 10 * z @ text.T
+
+
+class Several(Host):
+    def __init__(self, cfg, *args):
+        super().__init__(cfg)
+        torch.manual_seed(0)
+        self.model = Prompts(*args)
+        self.optim = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("how", ["one by one", "at once", "class by class"])
+@pytest.mark.parametrize("count", [2, B, K + 2])
+def test_several_prompts_a_class_are_averaged(count, how):
+    """B prompts are not mistaken for those of B images."""
+    cfg = config()
+    (batch,) = batches()
+    reference = Several(cfg, count, how)
+    each = reference.model.each()
+    text = F.normalize(each, dim=-1).mean(0)
+    image = reference.model.image_encoder(batch["img"])
+    lc = language_collapse_loss(text, 1.0, "class")
+    mi = multimodal_isomorphism_loss(image, text, batch["label"], 1.0, 2.0, "class")
+    (reference.loss(batch) + 0.3 * lc + 0.8 * mi).backward()
+    trainer = wrapped(Several, cfg, count, how)
+    summary = trainer.forward_backward(batch)
+    assert summary["loss_lc"] == pytest.approx(lc.item(), rel=1e-5)
+    assert summary["loss_mi"] == pytest.approx(mi.item(), rel=1e-5)
+    expected = reference.model.shifts.grad
+    torch.testing.assert_close(trainer.model.shifts.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_asking_the_model_leaves_the_random_state_alone():
+    trainer = wrapped(Several, config(), B)
+    forward = trainer.model.forward
+    trainer.model.forward = lambda *args: forward(*args) + torch.rand(())
+    torch.manual_seed(3)
+    trainer.forward_backward(batches()[0])
+    one = torch.rand(())
+    torch.manual_seed(3)
+    torch.rand(())  # the pass of the step itself
+    assert one == torch.rand(())
+
+
+class Keeping(Host):
+    """Encodes its texts once, without gradient, like prompts in the image encoder alone."""
+
+    class Model(TwoTowers):
+        kept = None
+
+        def forward(self, image, label=None):
+            if self.kept is None:
+                with torch.no_grad():
+                    self.kept = F.normalize(self.text_encoder(torch.zeros(D)), dim=-1)
+            return 10 * F.normalize(self.image_encoder(image), dim=-1) @ self.kept.T
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.model.__class__ = self.Model
+
+
+def test_kept_texts_are_those_heard_before():
+    trainer = wrapped(Keeping, config())
+    text = trainer.model.text_encoder(torch.zeros(D)).detach()
+    for batch in batches(3):
+        image = trainer.model.image_encoder(batch["img"])
+        mi = multimodal_isomorphism_loss(image, text, batch["label"], 1.0, 2.0, "class")
+        summary = trainer.forward_backward(batch)
+        assert summary["loss_mi"] == pytest.approx(mi.item(), rel=1e-5)
+
+
+def test_texts_that_learn_are_not_taken_for_kept_ones():
+    trainer = wrapped(Host, config(), "logits")
+    trainer.forward_backward(batches()[0])
+    trainer.model.forward = lambda image, label: trainer.model.image_encoder(image)[:, :K]
+    with pytest.raises(NPTError, match="text_encoder was not run"):
+        trainer.forward_backward(batches()[0])
+
+
+def adapted(features, model=None):
+    return type("HostNPT", (NPTMixin, Host), {"features_adapter": staticmethod(features)})(config())
+
+
+def test_an_adapter_s_features_are_taken_and_none_of_them_is_the_encoder_s():
+    (batch,) = batches()
+    plain = wrapped(Host, config()).forward_backward(batch)
+    seen = []
+
+    def text_only(model, batch):
+        seen.append((type(model), sorted(batch)))
+        return npt.Features(None, model.text_encoder(model.prompt_learner.bias))
+
+    def both(model, batch):
+        return npt.Features(model.image_encoder(batch["img"]), text_only(model, batch).text)
+
+    for adapter in (text_only, both):
+        assert adapted(adapter).forward_backward(batch) == pytest.approx(plain)
+    assert seen == [(TwoTowers, ["img", "label"])] * 2
+    other = adapted(lambda model, batch: (None, torch.eye(K, D)))
+    assert other.forward_backward(batch)["loss_lc"] != plain["loss_lc"]
+
+
+@pytest.mark.parametrize(
+    "returned, said",
+    [
+        (torch.zeros(2), r"returned a Tensor, where npt\.Features"),
+        (npt.Features(torch.zeros(B), None), r"shapes \(4,\), None"),
+        (npt.Features(torch.zeros(B, D), torch.zeros(2, K, D)), r"\(4, 8\), \(2, 5, 8\)"),
+        (npt.Features(torch.zeros(2, D), torch.zeros(K, D)), "2 images were encoded for a batch"),
+    ],
+)
+def test_an_adapter_that_returns_something_else_is_told(returned, said):
+    with pytest.raises(NPTError, match=said):
+        adapted(lambda model, batch: returned).forward_backward(batches()[0])
+
+
+# ---- tuples, and several backward passes
+
+
+def test_the_terms_find_the_loss_wherever_it_is_among_what_is_returned():
+    class Second(Host):
+        def loss(self, batch):
+            _, loss = self.model(batch["img"], batch["label"])
+            return loss
+
+    def forward(model, image, label):
+        logits = TwoTowers.forward(model, image)
+        return logits.detach(), F.cross_entropy(logits, label)
+
+    (batch,) = batches()
+    plain = wrapped(Host, config(), "logits")
+    expected = plain.forward_backward(batch)
+    for output in (tuple, list, lambda x: dict(zip(("logits", "loss"), x, strict=True))):
+        trainer = wrapped(Second, config(), "logits")
+        model = trainer.model
+        model.forward = lambda *args, model=model, output=output: output(forward(model, *args))
+        if output not in (tuple, list):
+            trainer.loss = lambda batch, model=model: model(batch["img"], batch["label"])["loss"]
+        summary = trainer.forward_backward(batch)
+        assert summary == pytest.approx(expected)
+        for a, b in zip(model.parameters(), plain.model.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
+
+
+class TwoBackward(Host):
+    """Two losses of one pass, one after the other, with what lies between them up to `first`."""
+
+    def forward_backward(self, batch):
+        output = self.model(batch["img"], batch["label"])
+        self.optim.zero_grad()
+        output.square().mean().backward(retain_graph=True)
+        self.first = self.model.prompt_learner.bias.grad.clone()
+        F.cross_entropy(output, batch["label"]).backward()
+        return {}
+
+
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"), reason="torch is older"
+)
+def test_of_several_backward_passes_the_last_carries_the_terms():
+    (batch,) = batches()
+    cfg = config()
+    plain, ours = TwoBackward(cfg, "logits"), wrapped(TwoBackward, cfg, "logits")
+    ours.forward_backward(batch)
+    lc, mi = plain_terms(plain.model, batch, cfg.TRAINER.NPT)
+    (0.3 * lc + 0.8 * mi).backward()
+    terms = plain.model.prompt_learner.bias.grad.clone()
+    plain.forward_backward(batch)
+    bias = ours.model.prompt_learner.bias
+    torch.testing.assert_close(ours.first, plain.first)
+    expected = plain.model.prompt_learner.bias.grad + terms
+    torch.testing.assert_close(bias.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_terms_that_would_be_lost_are_not_lost_in_silence():
+    class Detached(Host):
+        def loss(self, batch):
+            self.model(batch["img"], batch["label"])
+            return self.model.prompt_learner.bias.sum()
+
+    class Keeps(Host):
+        def forward_backward(self, batch):
+            self.loss(batch).backward(retain_graph=True)
+            return {}
+
+    with pytest.raises(NPTError, match="did not reach what its model returned, so"):
+        wrapped(Detached, config(), "logits").forward_backward(batches()[0])
+    if hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"):
+        with pytest.raises(NPTError, match="without keeping the graph"):
+            wrapped(Keeps, config(), "logits").forward_backward(batches()[0])
+
+
+# ---- checkpoints
+
+
+class Registered(Host):
+    def register_model(self, name="model", model=None, optim=None, sched=None):
+        self.registered = model
+
+
+def test_loading_drops_the_prefix_of_data_parallel_and_keeps_own_class_names():
+    trainer = wrapped(Registered, config())
+    model = nn.ModuleDict({"prompt_learner": nn.Linear(2, 2)})
+    model["prompt_learner"].register_buffer("token_prefix", torch.ones(3, 1))
+    trainer.register_model("model", model)
+    assert trainer.registered is model
+    state = {f"module.{key}": x.clone() + 1 for key, x in model.state_dict().items()}
+    state["module.prompt_learner.token_prefix"] = torch.zeros(7, 1)  # of seven other classes
+    kept = dict(state)
+    model.load_state_dict(state)
+    assert torch.equal(model["prompt_learner"].weight, kept["module.prompt_learner.weight"])
+    assert torch.equal(model["prompt_learner"].token_prefix, torch.ones(3, 1))
+    assert state == kept  # the caller's own is not changed
 
 
 def test_the_model_inside_data_parallel_is_found():
@@ -384,7 +638,7 @@ def test_the_model_inside_data_parallel_is_found():
 
 
 def test_the_three_names_are_registered_and_registering_again_is_harmless():
-    npt_trainer.register()
+    registry.install()
     names = TRAINER_REGISTRY.registered_names()
     assert {"CoCoOpNPT", "MaPLeNPT", "NPT"} <= set(names)
     assert len(names) == len(set(names))
@@ -404,6 +658,30 @@ def test_npt_wraps_the_trainer_that_base_names():
     assert trainer.forward_backward(batches()[0])["loss_mi"] > 0
 
 
+def test_every_trainer_has_an_npt_name_even_if_it_comes_later():
+    npt.register("LaterHost")  # and one that is registered before there is such a trainer
+    for name in ("LateHost", "LaterHost"):
+        assert name not in TRAINER_REGISTRY.registered_names()
+        TRAINER_REGISTRY.register(type(name, (Host,), {}))
+        assert f"{name}NPT" in TRAINER_REGISTRY.registered_names()
+        trainer = TRAINER_REGISTRY.get(f"{name}NPT")(config())
+        assert isinstance(trainer, NPTMixin) and type(trainer).__name__ == f"{name}NPT"
+    with pytest.raises(KeyError):
+        TRAINER_REGISTRY.get("NobodyNPT")
+
+
+def test_a_registered_adapter_serves_every_way_to_name_the_trainer():
+    TRAINER_REGISTRY.register(type("OddHost", (Host,), {}))
+    npt.register("OddHost", features=lambda model, batch: (None, torch.eye(K, D)))
+    cfg = config()
+    cfg.TRAINER.NPT.BASE = "OddHost"
+    (batch,) = batches()
+    for name in ("OddHostNPT", "NPT"):
+        summary = TRAINER_REGISTRY.get(name)(cfg).forward_backward(batch)
+        expected = language_collapse_loss(torch.eye(K, D), 1.0, "class")
+        assert summary["loss_lc"] == pytest.approx(expected.item())
+
+
 @pytest.mark.parametrize("base", ["", "NoSuchTrainer", "MaPLeNPT"])
 def test_npt_without_a_base_names_those_there_are(base):
     cfg = config()
@@ -414,5 +692,5 @@ def test_npt_without_a_base_names_those_there_are(base):
 
 def test_ours_are_wrapped_where_a_host_has_none():
     for base in ("CoCoOp", "MaPLe"):
-        cls = npt_trainer.npt_class(base)
+        cls = registry.npt_class(base)
         assert issubclass(cls, TRAINER_REGISTRY.get(base)) and cls.__name__ == f"{base}NPT"

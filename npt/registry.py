@@ -1,0 +1,78 @@
+"""The names under which the engine finds NPT trainers.
+
+`CoCoOpNPT`, `MaPLeNPT` and `NPT` are registered; and `<Name>NPT` is found for every trainer
+`<Name>` that a host registers, before or after npt is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npt.errors import NPTError
+from npt.features import Adapter
+from npt.trainer import NPTMixin
+
+SUFFIX = "NPT"
+_adapters: dict[str, Adapter] = {}  # by the name of the trainer whose features they read
+
+
+def register(base: str, features: Adapter | None = None) -> None:
+    """Register `<base>NPT`: NPT around the trainer `base`, which may itself be registered later.
+
+    features: for a model that does not compute its features in an `image_encoder` and a
+    `text_encoder` of its own, a function (model, batch) -> npt.Features; see docs/plugin.md. It is
+    used wherever `base` is wrapped, and replaces one given before.
+    """
+    if features is not None:
+        _adapters[base] = features
+    _register(base + SUFFIX, lambda cfg: npt_class(base)(cfg))
+
+
+def install() -> None:
+    """Make the engine know the names; safe to repeat."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    for base in ("CoCoOp", "MaPLe"):
+        register(base)
+    _register(SUFFIX, lambda cfg: npt_class(cfg.TRAINER.NPT.get("BASE", ""))(cfg))
+    kind = type(TRAINER_REGISTRY)
+    if not issubclass(kind, Resolving):  # in place, as hosts hold this very object
+        TRAINER_REGISTRY.__class__ = type(kind.__name__, (Resolving, kind), {})
+
+
+def npt_class(base: str) -> type:
+    """The NPT trainer around the trainer registered as `base`: the host's, else ours."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    if base not in TRAINER_REGISTRY.registered_names():
+        import npt.trainers  # noqa: F401  registers ours, under names that are still free
+    names = [n for n in TRAINER_REGISTRY.registered_names() if not n.endswith(SUFFIX)]
+    if base not in names:
+        said = f'"{base}"' if base else "empty"
+        raise NPTError(
+            f"The trainer to wrap is {said}, but it must be one of {', '.join(names)}; set it "
+            "by TRAINER.NPT.BASE for the trainer NPT."
+        )
+    features = {"features_adapter": staticmethod(_adapters[base])} if base in _adapters else {}
+    return type(base + SUFFIX, (NPTMixin, TRAINER_REGISTRY.get(base)), features)
+
+
+class Resolving:
+    """Put before the class of the engine's registry: finds `<Name>NPT` where there is `<Name>`."""
+
+    def registered_names(self) -> list[str]:
+        names = list(super().registered_names())
+        derived = [name + SUFFIX for name in names if not name.endswith(SUFFIX)]
+        return names + [name for name in derived if name not in names]
+
+    def get(self, name: str) -> Any:
+        names, base = super().registered_names(), name.removesuffix(SUFFIX)
+        return npt_class(base) if name not in names and base in names else super().get(name)
+
+
+def _register(name: str, build: Any) -> None:
+    from dassl.engine import TRAINER_REGISTRY
+
+    if name not in TRAINER_REGISTRY.registered_names():
+        build.__name__ = build.__qualname__ = name
+        TRAINER_REGISTRY.register(build)

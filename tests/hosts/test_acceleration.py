@@ -1,0 +1,314 @@
+"""npt.accelerate on host models: the host's own results, faster, or its own computation."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import npt
+from npt.acceleration import Accelerated
+
+NAMES = ["red", "dark green", "blue", "off white", "very dark sky blue", "red wine"]
+REPO = Path(__file__).parent / "repo"
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The host's models, without its trainers."""
+    spec = importlib.util.spec_from_file_location("host_models", REPO / "trainers" / "models.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def build(models, host_clip, monkeypatch):
+    """A model of the host, its prompts drawn anew, nothing but them with gradients."""
+    monkeypatch.setenv(models.CLIP_FILE, host_clip)
+
+    def make(kind=None, csc=False, n=4, names=NAMES, learned="prompt_learner", **more):
+        torch.manual_seed(0)
+        cfg = SimpleNamespace(TRAINER=SimpleNamespace(HOST=SimpleNamespace(N_CTX=n, CSC=csc)))
+        model = (kind or models.CustomCLIP)(cfg, names, models.load_clip_to_cpu(), **more)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(any(x in name for x in learned.split()))
+        return model
+
+    return make
+
+
+def calls(model):
+    """How often the text transformer itself is run."""
+    seen = []
+    model.text_encoder.transformer.register_forward_hook(lambda *_: seen.append(1))
+    model.text_encoder.transformer.resblocks[0].register_forward_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def step(model, seed=1):
+    """The logits of some images, and the gradients of what is learned."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(3, 3, 32, 32, generator=generator)
+    model.zero_grad()
+    logits = model(image)
+    F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+    return logits.detach(), {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model, other):
+    logits, gradients = step(model)
+    expected, of_host = step(other)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert gradients.keys() == of_host.keys()
+    for name, g in of_host.items():
+        torch.testing.assert_close(gradients[name], g, rtol=1e-3, atol=1e-4 * float(g.abs().max()))
+
+
+@pytest.fixture
+def kinds(models):
+    class Conditional(models.CustomCLIP):
+        def make_learner(self, classnames, clip_model):
+            super().make_learner(classnames, clip_model)
+            self.prompt_learner.meta = nn.Linear(64, self.prompt_learner.ctx.shape[-1])
+
+        def forward(self, image):
+            images, learner = self.images(image), self.prompt_learner
+            rows = []
+            for shift, own in zip(learner.meta(images), images, strict=True):
+                prompts = learner.with_context(learner.ctx + shift)
+                texts = self.text_encoder(prompts, self.tokenized_prompts)
+                rows.append(self.logits(own, F.normalize(texts, dim=-1)))
+            return torch.stack(rows)
+
+    class Deep(models.CustomCLIP):
+        rounds = False
+
+        def make_learner(self, classnames, clip_model):
+            super().make_learner(classnames, clip_model)
+            learner = self.prompt_learner
+            learner.deep = nn.ParameterList(
+                nn.Parameter(torch.randn_like(learner.ctx) * 0.1) for _ in range(2)
+            )
+
+        def texts(self):
+            learner, tokens = self.prompt_learner, self.tokenized_prompts
+            return F.normalize(self.text_encoder(learner(), tokens, learner.deep), dim=-1)
+
+    class DeepInLayers(models.CustomCLIP):
+        def __init__(self, *args):
+            super().__init__(*args)
+            for layer in self.text_encoder.transformer.resblocks[1:3]:
+                layer.VPT_shallow = nn.Parameter(torch.randn_like(self.prompt_learner.ctx) * 0.1)
+
+    return {
+        "shared": (models.CustomCLIP, {}),
+        "per class": (models.CustomCLIP, {"csc": True}),
+        "per image": (Conditional, {}),
+        "deep": (Deep, {}),
+        "deep in layers": (DeepInLayers, {"learned": "prompt_learner VPT_shallow"}),
+    }
+
+
+KINDS = ["shared", "per class", "per image", "deep", "deep in layers"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_gradients_are_the_host_s(build, kinds, kind):
+    cls, options = kinds[kind]
+    plain, fast = build(cls, **options), build(cls, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert npt.accelerate(fast)
+        assert_same(fast, plain)  # the first pass, which is checked
+        seen = calls(fast)
+        assert_same(fast, plain)
+        assert not seen  # CLIP's own layers do not run any more
+        for model in (plain, fast):
+            with torch.no_grad():
+                for parameter in model.prompt_learner.parameters():
+                    parameter.add_(0.01)
+        assert_same(fast, plain)
+        assert not seen
+
+
+def test_rounding_to_half_of_deep_prompts_is_learned(build, kinds, models):
+    """MaPLe's layers round deep prompts to half, whatever the precision."""
+    cls, _ = kinds["deep"]
+
+    class Rounding(cls):
+        def texts(self):
+            learner, tokens = self.prompt_learner, self.tokenized_prompts
+            return F.normalize(self.text_encoder(learner(), tokens, learner.deep), dim=-1)
+
+    class RoundingEncoder(models.TextEncoder):
+        def forward(self, prompts, tokens, deep=()):
+            return super().forward(prompts, tokens, [p.half() for p in deep])
+
+    plain, fast = build(Rounding), build(Rounding)
+    for model in (plain, fast):
+        model.text_encoder.__class__ = RoundingEncoder
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert npt.accelerate(fast)
+        expected, _ = step(plain)
+        step(fast)
+        seen = calls(fast)
+        logits, _ = step(fast)
+    assert not seen
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_in_a_test_texts_are_encoded_once(build):
+    model = build()
+    npt.accelerate(model)
+    with torch.no_grad():
+        first = model(torch.randn(2, 3, 32, 32))
+        runs = []
+        fast = model.text_encoder._npt_fast.encoder
+        encode = fast._encode
+        fast._encode = lambda *args: runs.append(1) or encode(*args)
+        for _ in range(3):
+            model(torch.randn(2, 3, 32, 32))
+        assert not runs
+        model.prompt_learner.ctx.add_(0.1)
+        assert not torch.equal(model(torch.zeros(2, 3, 32, 32)), first)
+        assert len(runs) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_keep_their_names(build, kinds, kind):
+    cls, options = kinds[kind]
+    model, plain = build(cls, **options), build(cls, **options)
+    npt.accelerate(model)
+    step(model)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert [n for n, _ in model.named_modules()] == [n for n, _ in plain.named_modules()]
+    assert type(model.text_encoder).__name__ == type(plain.text_encoder).__name__
+    assert_same(copy.deepcopy(model), plain)
+
+
+def test_new_class_names_are_noticed(build):
+    model, plain = build(), build()
+    npt.accelerate(model)
+    step(model)
+    other = build(names=["cat", "brown dog", "fish", "bird", "grey mouse", "whale"])
+    for m in (model, plain):
+        m.prompt_learner.token_prefix = other.prompt_learner.token_prefix
+        m.prompt_learner.token_suffix = other.prompt_learner.token_suffix
+        m.tokenized_prompts = other.tokenized_prompts
+    assert_same(model, plain)
+
+
+def test_autocast(build):
+    plain, fast = build(), build()
+    npt.accelerate(fast)
+    with warnings.catch_warnings(), torch.autocast("cpu", dtype=torch.bfloat16):
+        warnings.simplefilter("error")
+        step(fast)
+        seen = calls(fast)
+        logits, _ = step(fast)
+        expected, _ = step(plain)
+    assert not seen
+    torch.testing.assert_close(logits.float(), expected.float(), rtol=0.05, atol=0.5)
+
+
+# ---- what it must not touch
+
+
+def stepped_aside(model, plain, match):
+    """It warns once, and computes as the host does from then on."""
+    with pytest.warns(UserWarning, match=match) as told:
+        assert_same(model, plain)
+        assert_same(model, plain)
+    assert len(told) == 1
+
+
+def test_a_text_encoder_that_does_more_is_left_alone(build, models):
+    class More(models.TextEncoder):
+        def forward(self, prompts, tokenized_prompts):
+            return super().forward(prompts, tokenized_prompts) * 1.5 + 0.1
+
+    model, plain = build(), build()
+    for m in (model, plain):
+        m.text_encoder.__class__ = More
+    assert npt.accelerate(model)
+    stepped_aside(model, plain, "text features differ")
+
+
+def test_gradients_that_differ_are_seen_though_values_agree(build, models):
+    class Stopped(models.TextEncoder):
+        def forward(self, prompts, tokenized_prompts):
+            half = (prompts + prompts.detach()) / 2
+            return super().forward(half, tokenized_prompts)
+
+    model, plain = build(), build()
+    for m in (model, plain):
+        m.text_encoder.__class__ = Stopped
+    assert npt.accelerate(model)
+    stepped_aside(model, plain, "gradients of its prompts differ")
+
+
+def test_a_trained_text_encoder_is_left_alone(build):
+    model, plain = build(learned="prompt_learner ln_2"), build(learned="prompt_learner ln_2")
+    with pytest.warns(UserWarning, match="not accelerated"):
+        assert not npt.accelerate(model)
+    assert_same(model, plain)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "first layer", "no learner", "no encoder"])
+def test_an_unknown_layout_is_left_alone(build, kind):
+    model = build()
+    layers = model.text_encoder.transformer.resblocks
+    if kind == "adapter":
+        layers[1].adapter = nn.Linear(4, 4)
+    elif kind == "first layer":
+        layers[0].VPT_shallow = nn.Parameter(torch.zeros(4, 4))
+    elif kind == "no learner":
+        del model.prompt_learner.token_suffix
+    else:
+        model.text_encoder = None
+    before = type(model.text_encoder)
+    with pytest.warns(UserWarning, match="is not accelerated: ") as told:
+        assert npt.accelerate(model) is False
+    assert len(told) == 1 and type(model.text_encoder) is before
+
+
+def test_accelerating_twice_is_accelerating_once(build):
+    model = build()
+    assert npt.accelerate(model) and npt.accelerate(nn.DataParallel(model))
+    assert type(model.text_encoder).__mro__.count(Accelerated) == 1
+
+
+def test_our_own_models_are_as_fast_already():
+    from trainer_kit import build, config
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert npt.accelerate(build(config("CoOp", "tiny"), ["a", "b"]).model)
+
+
+# ---- by the config
+
+
+@pytest.mark.parametrize("trainer", ["CoCoOp", "MaPLeNPT", "PromptSRCNPT"])
+def test_the_key_accelerates_any_trainer(trained, trainer):
+    plain, fast = trained(trainer), trained(trainer, "MODEL.ACCELERATE", True)
+    assert "accelerated" not in fast.done.stderr
+    for key, value in plain.weights.items():
+        torch.testing.assert_close(fast.weights[key], value, rtol=1e-3, atol=1e-5)
+    assert fast.accuracy == plain.accuracy
+
+
+def test_the_key_warns_once_where_it_cannot(trained):
+    told = trained("VPT", "MODEL.ACCELERATE", True).done.stderr
+    assert told.count("is not accelerated: it has no prompt_learner with") == 1

@@ -1,0 +1,207 @@
+"""NPT in a host repository: every pattern trains end to end, with nothing in the host edited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hosts_kit import Run
+
+from npt.engine import EMBEDDED
+
+REPO = Path(__file__).parent / "repo"
+PATTERNS = {
+    "CoOp": "logits",
+    "Parallel": "a model inside DataParallel",
+    "Amp": "autocast and a scaler",
+    "CoCoOp": "texts of each image's own, a loss in training",
+    "MaPLe": "prompts in both encoders, a loss in training",
+    "KgCoOp": "a tuple of logits and a score, a loss of the trainer's own",
+    "PromptSRC": "a tuple that begins with the loss, more losses",
+    "ProGrad": "two backward passes",
+    "Ensemble": "several prompts a class, as many as images in a batch",
+    "VPT": "text features kept from the first pass",
+}
+
+
+@pytest.mark.parametrize("trainer", PATTERNS)
+def test_every_pattern_trains_and_tests(trained, trainer):
+    run = trained(f"{trainer}NPT")
+    assert f"Loading trainer: {trainer}NPT" in run.done.stdout
+    assert "loss_lc" in run.done.stdout and "loss_mi" in run.done.stdout
+    measures = run.result["results"]["test"]
+    assert run.result["train_counts"] == [2] * 8
+    assert all(measures[name] is not None for name in ("lcd", "mid", "nc1", "nc2", "nc3"))
+    assert measures["accuracy"] == pytest.approx(run.accuracy, abs=0.05)
+
+
+@pytest.mark.parametrize("trainer", ["CoCoOp", "MaPLe"])
+def test_without_weights_it_is_the_host_s_trainer_bit_for_bit(trained, trainer):
+    alone = trained(trainer)
+    wrapped = trained(f"{trainer}NPT", "TRAINER.NPT.W1", 0, "TRAINER.NPT.W2", 0)
+    assert alone.accuracy == wrapped.accuracy
+    assert alone.weights.keys() == wrapped.weights.keys()
+    assert all(torch.equal(wrapped.weights[key], x) for key, x in alone.weights.items())
+    changed = [key for key, x in trained(f"{trainer}NPT").weights.items() if "ctx" in key]
+    assert not any(
+        torch.equal(alone.weights[k], trained(f"{trainer}NPT").weights[k]) for k in changed
+    )
+
+
+def test_any_trainer_is_wrapped_by_name_of_its_base(trained):
+    by_name, by_base = trained("KgCoOpNPT"), trained("NPT", "TRAINER.NPT.BASE", "KgCoOp")
+    assert by_name.accuracy == by_base.accuracy
+    assert torch.equal(by_name.weights["ctx"], by_base.weights["ctx"])
+
+
+def test_import_npt_works_wherever_it_stands(host, trained, tmp_path):
+    source = (REPO / "train.py").read_text()
+    first = source.replace('"""The host', 'import npt\n"""The host', 1)
+    last = source.replace("\n\ndef extend_cfg", "\nimport npt\n\n\ndef extend_cfg", 1)
+    assert first != source != last
+    for name, text in (("first", first), ("last", last)):
+        script = tmp_path / f"{name}.py"
+        script.write_text(f"import sys\nsys.path[:0] = [{str(REPO)!r}, {str(EMBEDDED)!r}]\n{text}")
+        done = host("MaPLeNPT", tmp_path / name, program=(script,))
+        assert done.returncode == 0, done.stderr
+        run = Run(done, tmp_path / name)
+        assert run.accuracy == trained("MaPLeNPT").accuracy
+        for key, x in trained("MaPLeNPT").weights.items():
+            assert torch.equal(run.weights[key], x)
+
+
+def test_the_host_s_own_packages_are_what_it_imports(trained):
+    """Its `trainers` and `datasets`, wherever npt has folders of these names."""
+    told = trained("MaPLe").done.stdout
+    assert "Loading dataset: Dots" in told and "IMBALANCE_RATIO: 1.0" in told
+
+
+def test_the_host_s_data_are_thinned(trained):
+    run = trained("CoOpNPT", "DATASET.NUM_SHOTS", 16, "DATASET.IMBALANCE_RATIO", 0.1)
+    assert "Imbalance ratio 0.1 (label order): 128 ->" in run.done.stdout
+    counts = run.result["train_counts"]
+    assert counts[0] == 16 and counts[-1] == 1 and counts == sorted(counts, reverse=True)
+
+
+def test_wrong_settings_are_a_sentence(host, tmp_path):
+    done = host("CoOpNPT", tmp_path, "TRAINER.NPT.W1", -1.0)
+    assert done.returncode == 2 and "TRAINER.NPT.W1 is -1.0" in done.stderr
+    assert "Traceback" not in done.stderr
+    unknown = host("Nobody", tmp_path)
+    assert "KgCoOpNPT" in unknown.stderr  # among the names there are
+
+
+# ---- features that are not where they usually are
+
+
+def test_a_model_without_text_encoder_says_how_to_write_an_adapter(host, tmp_path):
+    done = host("TaskResNPT", tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "Residual has no module `text_encoder`" in done.stderr
+    assert "npt.register(" in done.stderr and "docs/plugin.md" in done.stderr
+
+
+ADAPTER = """
+import npt
+npt.register("TaskRes", features=lambda model, batch: npt.Features(None, model.texts()))
+"""
+
+
+def test_an_adapter_reads_them(host, tmp_path):
+    script = tmp_path / "adapted.py"
+    source = (REPO / "train.py").read_text()
+    script.write_text(f"import sys\nsys.path.insert(0, {str(REPO)!r})\n{ADAPTER}\n{source}")
+    run = Run(host("TaskResNPT", tmp_path / "out", program=(script,)), tmp_path / "out")
+    assert run.done.returncode == 0, run.done.stderr
+    measures = run.result["results"]["test"]
+    assert measures["lcd"] > 0 and measures["mid"] is not None
+    assert run.weights["moved"].abs().max() > 0
+
+
+# ---- checkpoints
+
+
+@pytest.fixture
+def tested(host, tmp_path):
+    """What a trainer tells of a checkpoint."""
+
+    def run(trainer: str, model: Path, *pairs: object) -> Run:
+        flags = ("--eval-only", "--model-dir", model, "--load-epoch", 2)
+        done = host(trainer, tmp_path / "tested", *pairs, flags=flags)
+        assert done.returncode == 0, done.stderr
+        return Run(done, tmp_path / "tested")
+
+    return run
+
+
+@pytest.mark.parametrize("trainer", ["MaPLe", "CoCoOp"])
+def test_checkpoints_go_both_ways(trained, tested, trainer):
+    for maker, reader in ((trainer, f"{trainer}NPT"), (f"{trainer}NPT", trainer)):
+        made = trained(maker)
+        assert tested(reader, made.output).accuracy == made.accuracy
+
+
+def test_a_checkpoint_serves_other_classes(trained, tested):
+    base = trained("MaPLeNPT", "DATASET.SUBSAMPLE_CLASSES", "base").output
+    new = ("DATASET.SUBSAMPLE_CLASSES", "new")
+    by_host = tested("MaPLe", base, *new)
+    assert tested("MaPLeNPT", base, *new).accuracy == by_host.accuracy
+
+
+def test_a_checkpoint_out_of_data_parallel_is_read(trained, tested, tmp_path):
+    made = trained("PromptSRC")
+    file = tmp_path / "run" / made.checkpoint.relative_to(made.output)
+    file.parent.mkdir(parents=True)
+    saved = torch.load(made.checkpoint, weights_only=True)
+    saved["state_dict"] = {f"module.{key}": x for key, x in saved["state_dict"].items()}
+    torch.save(saved, file)
+    assert tested("PromptSRCNPT", tmp_path / "run").accuracy == made.accuracy
+
+
+# ---- the program
+
+
+def test_run_tells_what_is_missing(python, tmp_path):
+    for arguments, said in (
+        ([], "a script comes first"),
+        (["--trainer", "X"], "a script comes first"),
+        (["nowhere.py"], "there is no script 'nowhere.py'"),
+    ):
+        done = python("-m", "npt.run", *arguments, cwd=tmp_path)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert "usage" in python("-m", "npt.run", "--help", cwd=tmp_path).stdout
+
+
+def test_run_is_python_to_the_script(python, tmp_path):
+    (tmp_path / "beside.py").write_text("NAME = 'beside'\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "script.py").write_text(
+        "import sys, beside, dassl\n"
+        "print(__name__, sys.argv[1:], beside.NAME, __file__, sys.path[0])\n"
+        "sys.exit(3)\n"
+    )
+    done = python("-m", "npt.run", tmp_path / "script.py", "--a", "1", cwd=tmp_path / "sub")
+    assert done.returncode == 3
+    told = f"__main__ ['--a', '1'] beside {tmp_path / 'script.py'} {tmp_path}"
+    assert done.stdout.strip() == told
+
+
+def test_a_bug_of_the_host_keeps_its_traceback(python, tmp_path):
+    (tmp_path / "script.py").write_text("{}['missing']\n")
+    done = python("-m", "npt.run", "script.py", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "KeyError" in done.stderr
+
+
+def test_an_engine_in_the_host_s_folder_is_found(python, tmp_path):
+    """Hosts that carry a Dassl of their own keep it, wherever they are run from."""
+    (tmp_path / "dassl").symlink_to(EMBEDDED / "dassl")
+    (tmp_path / "script.py").write_text("import dassl; print(dassl.__file__)\n")
+    done = python("-m", "npt.run", tmp_path / "script.py", cwd="/")
+    assert done.stdout.startswith(str(tmp_path)), done.stdout + done.stderr
+
+
+def test_import_npt_is_light(python):
+    heavy = "matplotlib pandas scipy sklearn tensorboard tensorflow submitit rich hypothesis"
+    code = f"import npt, sys; print([m for m in {heavy.split()} if m in sys.modules])"
+    assert python("-c", code).stdout.strip() == "[]"

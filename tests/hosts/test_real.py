@@ -1,0 +1,228 @@
+"""The same on real hosts: set COOP_REPO, MAPLE_REPO, PROMPTSRC_REPO or KGCOOP_REPO to a checkout.
+
+With DASSL_REPO, too, each runs on that Dassl as well as on the embedded engine. CLIP has ViT-B/16's
+widths and random weights, images are small: what is tested is that every step works, and agrees.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import layouts
+import pytest
+import torch
+from clip.model import CLIP
+from hosts_kit import Run
+
+from npt.acceleration import accelerate  # noqa: F401  (the import must not need a host)
+from npt.engine import broken_on_this_torch
+
+BOOT = Path(__file__).with_name("boot.py")
+SMALL = [
+    *("INPUT.SIZE", "(32, 32)", "DATALOADER.NUM_WORKERS", 0, "OPTIM.MAX_EPOCH", 2),
+    *("DATASET.NUM_SHOTS", 2, "DATALOADER.TRAIN_X.BATCH_SIZE", 2, "TRAIN.PRINT_FREQ", 1),
+]
+
+
+class Host(NamedTuple):
+    """How a trainer of a host is run.
+
+    variable: of the environment, which names the checkout; config: its yaml; settings: KEY VALUE
+    adapter: an expression of the text features, of `model`; accelerated: if npt.accelerate knows it
+    """
+
+    variable: str
+    trainer: str
+    config: str
+    settings: tuple[object, ...]
+    adapter: str = ""
+    accelerated: bool = True
+
+
+HOSTS = [
+    Host(
+        "COOP_REPO",
+        "CoOp",
+        "CoOp/vit_b16.yaml",
+        ("TRAINER.COOP.PREC", "fp32"),
+    ),
+    Host(
+        "COOP_REPO",
+        "CoOp",
+        "CoOp/vit_b16.yaml",
+        ("TRAINER.COOP.PREC", "fp32", "TRAINER.COOP.CSC", True),
+    ),
+    Host(
+        "COOP_REPO",
+        "CoOp",
+        "CoOp/vit_b16.yaml",
+        ("TRAINER.COOP.PREC", "fp32", "TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"),
+    ),
+    Host(
+        "COOP_REPO",
+        "CoCoOp",
+        "CoCoOp/vit_b16_c4_ep10_batch1_ctxv1.yaml",
+        ("TRAINER.COCOOP.PREC", "fp32"),
+    ),
+    Host(
+        "MAPLE_REPO",
+        "MaPLe",
+        "MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml",
+        ("TRAINER.MAPLE.PROMPT_DEPTH", 3),
+    ),
+    Host(
+        "MAPLE_REPO",
+        "IVLP",
+        "IVLP/vit_b16_c2_ep5_batch4_2+2ctx.yaml",
+        ("TRAINER.IVLP.PROMPT_DEPTH_VISION", 3, "TRAINER.IVLP.PROMPT_DEPTH_TEXT", 3),
+    ),
+    Host(
+        "MAPLE_REPO",
+        "VPT",
+        "VPT/vit_b16_c2_ep5_batch4_4.yaml",
+        (),
+        adapter="model.embeddings.return_fixed_embeddings()",
+        accelerated=False,
+    ),
+    Host(
+        "PROMPTSRC_REPO",
+        "PromptSRC",
+        "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx.yaml",
+        ("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", 3, "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", 3),
+    ),
+    Host("KGCOOP_REPO", "KgCoOp", "KgCoOp/vit_b16_ep100_ctxv1.yaml", ()),
+]
+ENGINES = ("embedded", "dassl")
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory) -> str:
+    """A CLIP of ViT-B/16's widths, three layers, for images of 32 pixels."""
+    torch.manual_seed(0)
+    model = CLIP(512, 32, 3, 768, 16, 77, 49408, 512, 8, 3)
+    path = tmp_path_factory.mktemp("clip") / "random.pt"
+    torch.save({name: x.half() for name, x in model.state_dict().items()}, path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def eurosat(tmp_path_factory) -> str:
+    root = tmp_path_factory.mktemp("data")
+    truth = layouts.build("EuroSAT", root)
+    layouts.put_split("EuroSAT", root, truth)
+    return str(root)
+
+
+@pytest.fixture(scope="session")
+def started(python, clip_file, eurosat):
+    """Start a host's train.py with these settings."""
+
+    def run(
+        host: Host,
+        engine: str,
+        trainer: str,
+        output: Path,
+        *pairs: object,
+        more: tuple[object, ...] = (),
+    ) -> Run:
+        repo = Path(os.environ[host.variable]).resolve()
+        flags = ["--root", eurosat, "--seed", 1, "--trainer", trainer, "--output-dir", output]
+        flags += ["--dataset-config-file", "configs/datasets/eurosat.yaml"]
+        flags += ["--config-file", f"configs/trainers/{host.config}"]
+        environment = {"NPT_ENGINE": "embedded"}
+        settings = [*SMALL]
+        if engine == "dassl":
+            dassl = Path(os.environ["DASSL_REPO"]).resolve()
+            paths = [str(dassl), os.environ.get("PYTHONPATH", "")]
+            environment = {"NPT_ENGINE": "installed", "PYTHONPATH": os.pathsep.join(paths)}
+            if broken_on_this_torch(dassl / "dassl"):  # its warm-up does not run on this torch
+                settings += ["OPTIM.WARMUP_EPOCH", -1]
+        program = (BOOT, clip_file, host.adapter or "", "train.py")
+        opts = [*more, *settings, *host.settings, *pairs]
+        done = python(*program, *flags, *opts, cwd=repo, **environment)
+        return Run(done, output)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(started, tmp_path_factory):
+    """A finished training, run once for all tests."""
+
+    @cache
+    def run(host: Host, engine: str, trainer: str, *pairs: object) -> Run:
+        found = started(host, engine, trainer, tmp_path_factory.mktemp(trainer) / "out", *pairs)
+        assert found.done.returncode == 0, found.done.stderr[-3000:]
+        return found
+
+    return run
+
+
+def name(case: object) -> str:
+    if isinstance(case, Host):
+        return "-".join(str(x) for x in (case.trainer, *case.settings[2:]))
+    return str(case)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request) -> str:
+    if request.param == "dassl" and "DASSL_REPO" not in os.environ:
+        pytest.skip("DASSL_REPO does not name a checkout of Dassl")
+    return request.param
+
+
+@pytest.fixture(params=HOSTS, ids=name)
+def host(request) -> Host:
+    if request.param.variable not in os.environ:
+        pytest.skip(f"{request.param.variable} does not name a checkout")
+    return request.param
+
+
+def test_it_trains_with_npt(trained, host, engine):
+    run = trained(host, engine, f"{host.trainer}NPT")
+    assert "loss_lc" in run.done.stdout
+    measures = run.result["results"]["test"]
+    assert all(measures[name] is not None for name in ("lcd", "mid", "nc1"))
+    wanted = "embedded" if engine == "embedded" else "installed"
+    assert run.result["versions"]["engine"].startswith(wanted)
+
+
+def test_without_weights_it_is_the_host_s_trainer(trained, host, engine):
+    alone = trained(host, engine, host.trainer)
+    none = ("TRAINER.NPT.W1", 0, "TRAINER.NPT.W2", 0)
+    wrapped = trained(host, engine, f"{host.trainer}NPT", *none)
+    assert alone.accuracy == wrapped.accuracy
+    assert alone.weights.keys() == wrapped.weights.keys()
+    for key, x in alone.weights.items():
+        assert torch.equal(wrapped.weights[key], x), key
+
+
+def test_checkpoints_go_both_ways(trained, started, tmp_path, host, engine):
+    for maker, reader in (("", "NPT"), ("NPT", "")):
+        made = trained(host, engine, host.trainer + maker)
+        flags = ("--eval-only", "--model-dir", made.output, "--load-epoch", 2)
+        read = started(host, engine, host.trainer + reader, tmp_path / reader, more=flags)
+        assert read.done.returncode == 0, read.done.stderr[-3000:]
+        assert read.accuracy == made.accuracy
+
+
+def test_it_is_accelerated(trained, host, engine):
+    if not host.accelerated:
+        pytest.skip("of no kind that npt.accelerate knows")
+    plain = trained(host, engine, f"{host.trainer}NPT")
+    fast = trained(host, engine, f"{host.trainer}NPT", "MODEL.ACCELERATE", True)
+    assert "accelerated" not in fast.done.stderr
+    for key, x in plain.weights.items():
+        scale = float(x.float().abs().max())
+        torch.testing.assert_close(
+            fast.weights[key].float(), x.float(), rtol=2e-2, atol=2e-2 * scale
+        )
+
+
+def test_its_data_are_thinned(trained, host, engine):
+    ratio = ("DATASET.NUM_SHOTS", 4, "DATASET.IMBALANCE_RATIO", 0.25)
+    run = trained(host, engine, f"{host.trainer}NPT", *ratio)
+    assert run.result["train_counts"][0] == 4 and run.result["train_counts"][-1] == 1
