@@ -1,6 +1,5 @@
 """The family's trainers, registered under names that no host has taken."""
 
-import npt.encoders  # noqa: F401  first, as it imports clip without its warning
 from dassl.engine import TRAINER_REGISTRY
 from npt.trainers.cocoop import CoCoOp
 from npt.trainers.coop import CoOp

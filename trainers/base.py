@@ -5,7 +5,6 @@ import os
 from typing import Any
 
 import torch
-from clip.model import CLIP, convert_weights
 from torch import Tensor, nn
 
 from dassl.data import DataManager
@@ -13,6 +12,7 @@ from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 from npt.encoders import ClassPrompts, build_encoders, load_clip
+from npt.encoders.openai import CLIP, convert_weights
 from npt.errors import NPTError
 from npt.measure import Measured
 from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned

@@ -2,10 +2,10 @@
 
 from collections import OrderedDict
 
-from clip.model import CLIP
 from torch import Tensor, nn
 
 from npt.encoders import ClassPrompts
+from npt.encoders.openai import CLIP
 from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (

@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dassl.metrics import compute_accuracy
 from npt.encoders import ClassPrompts
+from npt.encoders.openai import CLIP
 from npt.encoders.packing import LAYOUTS, place_context
 from npt.errors import NPTError
 from npt.trainers.base import PromptTrainer

@@ -4,10 +4,10 @@ import copy
 from typing import Any
 
 import torch
-from clip.model import CLIP
 from torch import Tensor, nn
 
 from npt.encoders import ClassPrompts
+from npt.encoders.openai import CLIP
 from npt.encoders.packing import place_context
 from npt.errors import NPTError
 from npt.trainers.base import PromptTrainer

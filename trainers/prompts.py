@@ -1,12 +1,12 @@
 """What all prompt learners share: the model around them, prompt texts, first context vectors."""
 
-import clip
+from typing import Any
+
 import torch
-from clip.model import CLIP, VisionTransformer
-from clip.simple_tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from npt.encoders.openai import CLIP, VisionTransformer, clip
 from npt.errors import NPTError
 
 CONTEXT_STD = 0.02  # of random first context vectors
@@ -81,7 +81,7 @@ def name_length(name: str) -> int:
     return len(_tokenizer().encode(readable(name)))
 
 
-def _tokenizer() -> SimpleTokenizer:
+def _tokenizer() -> Any:
     return clip.clip._tokenizer  # the one that clip.tokenize uses
 
 

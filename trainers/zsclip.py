@@ -1,8 +1,7 @@
 """Zero-shot CLIP with hand-written prompts (Radford et al., 2021)."""
 
-from clip.model import CLIP
-
 from npt.encoders import ClassPrompts
+from npt.encoders.openai import CLIP
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import PromptLearner, readable, tokenize
 

@@ -1,16 +1,10 @@
 """CLIP with prompts, exact and fast: the loader and the two encoders every trainer here uses."""
 
-import warnings
-
-with warnings.catch_warnings():  # clip's own import of pkg_resources concerns nobody here
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-    import clip  # noqa: F401
-
-from clip.model import CLIP
 from torch import nn
 
 from npt.encoders.image import ImageEncoder
 from npt.encoders.loading import load_clip
+from npt.encoders.openai import CLIP
 from npt.encoders.packing import ClassPrompts
 from npt.encoders.plain import PlainImageEncoder, PlainTextEncoder
 from npt.encoders.text import TextEncoder

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from clip.model import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from npt.encoders.linear import affine, laid_out, product_dtype
+from npt.encoders.openai import ResidualAttentionBlock
 from npt.errors import NPTError
 
 GELU_SLOPE = 1.702  # CLIP's x * sigmoid(1.702 x)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from clip.model import VisionTransformer
 from torch import Tensor, nn
 
 from npt.encoders.blocks import layer_norm, run_layers
+from npt.encoders.openai import VisionTransformer
 from npt.errors import NPTError
 
 

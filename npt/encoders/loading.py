@@ -9,13 +9,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import clip
 import numpy as np
 import torch
-from clip.model import CLIP, build_model
 from torch import Tensor
 
 from npt.data.download import fetch, has_checksum
+from npt.encoders.openai import CLIP, build_model, clip
 from npt.errors import NPTError
 
 TINY_FILE = Path(__file__).with_name("tiny_clip.npz")

@@ -6,9 +6,9 @@ What the fast encoders must reproduce: for tests, benchmarks, and MODEL.PLAIN_EN
 from collections.abc import Sequence
 
 import torch
-from clip.model import CLIP, VisionTransformer
 from torch import Tensor, nn
 
+from npt.encoders.openai import CLIP, VisionTransformer
 from npt.encoders.packing import ClassPrompts
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from clip.model import CLIP
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
@@ -14,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from npt.encoders.blocks import layer_norm, run_layers
 from npt.encoders.linear import product_dtype, version
 from npt.encoders.memory import activation_bytes, free_bytes
+from npt.encoders.openai import CLIP
 from npt.encoders.packing import GROUP, ClassPrompts, pack
 from npt.errors import NPTError
 

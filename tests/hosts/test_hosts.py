@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,26 @@ def test_import_npt_is_light(python):
     heavy = "matplotlib pandas scipy sklearn tensorboard tensorflow submitit rich hypothesis"
     code = f"import npt, sys; print([m for m in {heavy.split()} if m in sys.modules])"
     assert python("-c", code).stdout.strip() == "[]"
+
+
+def test_our_trainers_run_beside_a_changed_clip(python, tmp_path):
+    """In hosts like MaPLe's, whose own `clip` builds its models with more arguments."""
+    import clip
+
+    changed = tmp_path / "clip"
+    shutil.copytree(Path(clip.__file__).parent, changed)
+    source = (changed / "model.py").read_text()
+    assert "def build_model(state_dict: dict):" in source
+    source = source.replace("build_model(state_dict: dict)", "build_model(state_dict, design)")
+    (changed / "model.py").write_text(source)
+    code = (
+        "from npt.encoders import load_clip; import clip, npt.trainers;"
+        "print(clip.__file__, load_clip('tiny').visual.input_resolution)"
+    )
+    done = python("-W", "ignore", "-c", code, cwd=tmp_path)
+    assert done.stdout.split() == [str(changed / "__init__.py"), "32"], done.stderr
+    hidden = "import sys; from importlib.machinery import PathFinder as P; find = P.find_spec;"
+    hidden += "P.find_spec = lambda name, path=None, *a: find(name, path, *a) if name != 'clip' "
+    hidden += "or path is None else None;"
+    alone = python("-W", "ignore", "-c", hidden + code, cwd=tmp_path)
+    assert "is a changed copy, and OpenAI's" in alone.stderr and "clip-anytorch" in alone.stderr
