@@ -13,6 +13,7 @@ compared with those of the host's own computation.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ DEEP_PROMPT = "VPT_shallow"  # the name of a layer's own prompt in independent V
 PARTS = ("transformer", "positional_embedding", "ln_final", "text_projection")
 TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.float64: (1e-9, 1e-8)}  # features, gradients
 TOLERANCE_IN_HALF = (2e-2, 5e-2)
+LAYOUTS = 4  # sets of prompts that are kept at a time
 
 
 def accelerate(model: nn.Module) -> bool:
@@ -81,11 +83,24 @@ def install() -> None:
 class Accelerated:
     """Put before the class of a host's text encoder."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         own = super().forward
+        if kwargs:
+            bound = inspect.signature(own).bind(*args, **kwargs)
+            args, kwargs = bound.args, bound.kwargs
         if kwargs or getattr(self, "_is_replica", False):
             return own(*args, **kwargs)
         return self._npt_fast(own, *args)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copied and saved as the host's own kind, which can be accelerated again."""
+        kind = type(self).__mro__[2]
+        state = {key: x for key, x in self.__dict__.items() if key != "_npt_fast"}
+        return _new, (kind,), state
+
+
+def _new(kind: type) -> Any:
+    return kind.__new__(kind)
 
 
 class _StepAside(Exception):
@@ -97,109 +112,129 @@ class _Fast:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.on = True
-        self.encoder: Any = None  # npt.encoders.TextEncoder for the prompts seen last
-        self.rounds = False  # whether deep prompts are rounded to half, as MaPLe's code does
-        self.checked: set[bool] = set()  # with, without gradients
+        self.layouts: list[_Layout] | None = []  # None: given up
 
-    def __call__(self, own: Callable[..., Tensor], *args: Any) -> Tensor:
-        if not self.on:
+    def __call__(self, own: Callable[..., Any], *args: Any) -> Any:
+        if self.layouts is None:
             return own(*args)
         try:
             return self._answer(own, *args)
         except _StepAside as reason:
-            self.on, self.encoder = False, None
+            self.layouts = None
             warnings.warn(
                 f"{type(self.model).__name__} is no longer accelerated: {reason}.", stacklevel=2
             )
             return own(*args)
 
-    def _answer(self, own: Callable[..., Tensor], *args: Any) -> Tensor:
+    def _answer(self, own: Callable[..., Any], *args: Any) -> Any:
+        from npt.encoders.linear import product_dtype
+
         prompts, tokens, deep = _understood(args)
-        if not self._fits(prompts, tokens):
-            self._prepare(prompts, tokens)
-        deep = deep or self._deep_of_layers()
-        learning = torch.is_grad_enabled() and (
-            prompts.requires_grad or any(p.requires_grad for p in deep)
-        )
-        if learning in self.checked:
-            return self._features(prompts, deep)
+        encoder = self.model.text_encoder
+        if _hooked(encoder.transformer):
+            raise _StepAside("somebody listens to the layers of its text_encoder")
+        layers = encoder.transformer.resblocks
+        deep = deep or [getattr(x, DEEP_PROMPT) for x in layers if hasattr(x, DEEP_PROMPT)]
+        layout = next((x for x in self.layouts if x.fits(prompts, tokens)), None)
+        if layout is None:
+            if len(self.layouts) == LAYOUTS:
+                raise _StepAside("its classes, or the words around them, change too often")
+            layout = _tried(_Layout, self.model, prompts, tokens)
+            self.layouts.append(layout)
+        learned = [p for p in self.model.parameters() if p.requires_grad]
+        learning = torch.is_grad_enabled() and any(x.requires_grad for x in (prompts, *deep))
+        ids = [id(p) for p in learned] if learning else []
+        state = (encoder.training, product_dtype(prompts), *ids)
+        if state in layout.checked:
+            return layout.features(prompts, deep)
         right = own(*args)
-        for self.rounds in (False, True) if deep and prompts.dtype != torch.half else (False,):
-            features = self._features(prompts, deep)
-            difference = self._difference(right, features, learning)
-            if not difference:
-                self.checked.add(learning)
-                return features
-        raise _StepAside(difference)
+        features = _tried(layout.check, right, prompts, deep, learned if learning else [])
+        layout.checked.add(state)
+        return features
 
-    def _features(self, prompts: Tensor, deep: Sequence[Tensor]) -> Tensor:
-        ctx = prompts if self.class_specific else prompts[:1]
-        places = self.slots[: len(ctx), :, None].expand(-1, -1, prompts.shape[-1])
-        ctx = ctx.gather(1, places)  # (K or 1, n, D)
-        deep = [p.half() if self.rounds else p for p in deep]
-        return self.encoder(ctx if self.class_specific else ctx[0], deep)
 
-    # ---- what is fixed in the prompts
+class _Layout:
+    """What is fixed in a set of prompts, laid out; the rest are context vectors."""
 
-    def _prepare(self, prompts: Tensor, tokens: Tensor) -> None:
-        """Find the context vectors of the prompts and lay out the rest."""
+    def __init__(self, model: nn.Module, prompts: Tensor, tokens: Tensor):
         from npt.encoders import ClassPrompts, TextEncoder
         from npt.encoders.packing import place_context
 
-        learner = self.model.prompt_learner
+        encoder, learner = model.text_encoder, model.prompt_learner
         n = prompts.shape[1] - learner.token_prefix.shape[1] - learner.token_suffix.shape[1]
         where = getattr(learner, "class_token_position", "end")
         lengths = getattr(learner, "name_lens", None)
         if learner.token_prefix.shape[1] != 1 or n < 1 or (where != "end" and not lengths):
             raise _StepAside("its prompts are not a start token, context vectors, and the rest")
-        self.given = tokens
-        ids, _, _ = placed = place_context(tokens.cpu(), n, where, lengths)
+        self.checked: set[tuple] = set()  # under which circumstances it was found to agree
+        self.rounds = False  # whether deep prompts are rounded to half, as MaPLe's code does
+        self.positions = encoder.positional_embedding
         ctx = getattr(learner, "ctx", None)
-        per_class = isinstance(ctx, Tensor) and ctx.dim() == 3
-        self.slots = placed.slots.to(prompts.device)
-        self.class_specific = per_class or not self._alike(prompts)
-        vocabulary, ids = ids.unique(return_inverse=True)  # sorted, so EOT stays the largest
-        length = ids.argmax(dim=-1) + 1
-        fixed = torch.arange(ids.shape[1]) < length[:, None]  # (K, 77)
-        fixed.scatter_(1, placed.slots, False)
-        self.fixed = fixed.to(prompts.device)
-        with torch.no_grad():
-            self.words = prompts[self.fixed].clone()  # (T, D)
+        with torch.inference_mode(False), torch.no_grad():
+            self.given, prompts = tokens.clone(), prompts.detach().clone()
+            ids, slots, _ = place_context(self.given.cpu(), n, where, lengths)
+            self.slots = slots.to(prompts.device)
+            self.class_specific = isinstance(ctx, Tensor) and ctx.dim() == 3
+            self.class_specific = self.class_specific or not self._alike(prompts)
+            vocabulary, ids = ids.unique(return_inverse=True)  # sorted: EOT stays the largest
+            fixed = torch.arange(ids.shape[1]) <= ids.argmax(dim=-1)[:, None]  # (K, 77)
+            self.fixed = fixed.scatter(1, slots, False).to(prompts.device)
+            self.words = prompts[self.fixed]  # (T, D)
+            self.old_positions = self.positions.detach().clone()
+            rows = ids.to(prompts.device)[self.fixed]
             table = prompts.new_zeros(len(vocabulary), prompts.shape[-1])
-            table[ids.to(prompts.device)[self.fixed]] = self.words
-            if not torch.equal(table[ids.to(prompts.device)[self.fixed]], self.words):
+            table[rows] = self.words
+            if not torch.equal(table[rows], self.words):
                 raise _StepAside("its prompts have other words than their token ids say")
-        parts = _Clip(self.model.text_encoder, table)
-        self.encoder = TextEncoder(parts, ClassPrompts(ids, placed.slots, self.class_specific))
-        self.encoder.to(prompts.device)
-        self.checked.clear()
+        parts = _Clip(encoder, table)
+        self.encoder = TextEncoder(parts, ClassPrompts(ids, slots, self.class_specific))
 
-    def _fits(self, prompts: Tensor, tokens: Tensor) -> bool:
-        """Whether what is laid out is still what these prompts have beside their contexts."""
-        if self.encoder is None or prompts.device != self.slots.device:
+    def fits(self, prompts: Tensor, tokens: Tensor) -> bool:
+        """Whether these prompts have the same beside their context vectors."""
+        if prompts.device != self.words.device or prompts.dtype != self.words.dtype:
             return False
-        if tokens is not self.given and not (
-            tokens.shape == self.given.shape and torch.equal(tokens, self.given)
-        ):
+        if tokens.shape != self.given.shape or not torch.equal(tokens, self.given):
             return False
-        words = prompts.detach()[self.fixed]
-        fits = words.dtype == self.words.dtype and torch.equal(words, self.words)
-        return fits and (self.class_specific or self._alike(prompts))
+        prompts = prompts.detach()
+        return (
+            torch.equal(prompts[self.fixed], self.words)
+            and torch.equal(self.positions, self.old_positions)
+            and (self.class_specific or self._alike(prompts))
+        )
 
     def _alike(self, prompts: Tensor) -> bool:
         """Whether all classes have the same context vectors."""
-        places = self.slots[:, :, None].expand(-1, -1, prompts.shape[-1])
-        ctx = prompts.detach().gather(1, places)
+        ctx = self._context(prompts)
         return torch.equal(ctx, ctx[:1].expand_as(ctx))
 
-    def _deep_of_layers(self) -> list[Tensor]:
-        layers = self.model.text_encoder.transformer.resblocks
-        return [getattr(x, DEEP_PROMPT) for x in layers if hasattr(x, DEEP_PROMPT)]
+    def _context(self, prompts: Tensor) -> Tensor:
+        """(K, n, D)"""
+        places = self.slots[: len(prompts), :, None].expand(-1, -1, prompts.shape[-1])
+        return prompts.gather(1, places)
+
+    def features(self, prompts: Tensor, deep: Sequence[Tensor]) -> Tensor:
+        """(K, E), with gradients through the context vectors and deep prompts."""
+        ctx = self._context(prompts if self.class_specific else prompts[:1])
+        deep = [p.half() if self.rounds else p for p in deep]
+        return self.encoder(ctx if self.class_specific else ctx[0], deep)
 
     # ---- the check
 
-    def _difference(self, right: Tensor, features: Tensor, learning: bool) -> str:
+    def check(
+        self, right: Any, prompts: Tensor, deep: Sequence[Tensor], learned: list[Tensor]
+    ) -> Tensor:
+        """Our features; _StepAside where they, or gradients of what is learned, differ."""
+        if not isinstance(right, Tensor):
+            raise _StepAside(f"its text_encoder returns a {type(right).__name__}")
+        difference = ""
+        for self.rounds in (False, True) if deep and prompts.dtype != torch.half else (False,):
+            features = self.features(prompts, deep)
+            difference = self._difference(right, features, learned)
+            if not difference:
+                return features
+        raise _StepAside(difference)
+
+    def _difference(self, right: Tensor, features: Tensor, learned: list[Tensor]) -> str:
         """How the host's own results differ from ours; empty where they do not."""
         if right.shape != features.shape or right.dtype != features.dtype:
             return f"its text features are {tuple(right.shape)} of {right.dtype}"
@@ -209,13 +244,27 @@ class _Fast:
         far = _distance([right], [features])
         if not far <= of_features:
             return f"its text features differ by {far:.1e}"
-        if not learning:
+        if not learned:
             return ""
-        learned = [p for p in self.model.parameters() if p.requires_grad]
         generator = torch.Generator().manual_seed(0)  # a run's draws are its own
         cotangent = torch.randn(features.shape, generator=generator).to(features)
         far = _distance(*(_gradients(x, learned, cotangent) for x in (right, features)))
         return "" if far <= of_gradients else f"gradients of its prompts differ by {far:.1e}"
+
+
+def _tried(function: Callable[..., Any], *args: Any) -> Any:
+    """What a first attempt gives; whatever goes wrong in it is a reason to step aside."""
+    try:
+        return function(*args)
+    except _StepAside:
+        raise
+    except Exception as error:
+        raise _StepAside(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether hooks hang on a module or what is in it."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 
 
 class _Clip:
@@ -252,6 +301,8 @@ def _strange(model: nn.Module, encoder: Any) -> str:
         return "it has no prompt_learner with token_prefix and token_suffix"
     if any(p.requires_grad for n, p in encoder.named_parameters() if DEEP_PROMPT not in n):
         return "weights of its text_encoder are trained"
+    if _hooked(encoder.transformer):
+        return "somebody listens to the layers of its text_encoder"
     prompted = []
     for layer in encoder.transformer.resblocks:
         names = {name for name, _ in layer.named_parameters()}
@@ -270,7 +321,9 @@ def _understood(args: tuple) -> tuple[Tensor, Tensor, list[Tensor]]:
     if fits:
         prompts, tokens = args[:2]
         fits = prompts.dim() == 3 and tokens.shape == prompts.shape[:2]
-    deep = list(args[2]) if fits and len(args) == 3 else []
+    given = args[2] if fits and len(args) == 3 else None
+    deep = [] if given is None else given
+    deep = list(deep) if isinstance(deep, (list, tuple, nn.ParameterList, Tensor)) else [None]
     if not fits or not all(isinstance(p, Tensor) and p.dim() == 2 for p in deep):
         raise _StepAside("its text_encoder is not called with (prompts, token ids[, deep prompts])")
     return prompts, tokens, deep

@@ -8,7 +8,7 @@ only the root learns something: `freeze()` checks values, and merging takes `1` 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from yacs.config import CfgNode
@@ -78,14 +78,19 @@ CHECKS: dict[str, Check] = {
     "DATASET.IMBALANCE_ORDER": _one_of(*ORDERS),
     "DATASET.SUBSAMPLE_CLASSES": _one_of("all", "base", "new"),
 }
+# The others concern our own trainers, which check them: a host's may mean something else by them.
+WHOEVER_TRAINS = [
+    k for k in CHECKS if k.startswith(("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE"))
+]
 
 
-def check(cfg: CfgNode, required: str = "") -> None:
+def check(cfg: CfgNode, required: str = "", keys: Iterable[str] = CHECKS) -> None:
     """NPTError where a key holds what it must not, or one that begins with `required` is missing.
 
     Other missing keys are let pass: a host may have put a node of its own in the place of ours.
     """
-    for key, (good, allowed) in CHECKS.items():
+    for key in keys:
+        good, allowed = CHECKS[key]
         value = _find(cfg, key)
         if value is None:
             if required and key.startswith(required):
@@ -109,7 +114,7 @@ class CheckedRoot(CfgNode):
 
     def _immutable(self, is_immutable: bool) -> None:
         if is_immutable:
-            check(self)
+            check(self, keys=WHOEVER_TRAINS)
         super()._immutable(is_immutable)
 
     def merge_from_list(self, cfg_list: list[Any]) -> None:

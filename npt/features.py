@@ -70,6 +70,7 @@ class FeatureTap:
         self._call: tuple[tuple, dict[str, Any]] = ((), {})  # what the model was called with last
         self._kept_text: Tensor | None = None  # the last texts without gradient
         self._texts_per_image: bool | None = None  # once it is known
+        self._learned: dict[str, tuple[bool, ...]] = {}  # which calls of a pass had gradients
 
     def __enter__(self) -> FeatureTap:
         for name, encoder in self._encoders.items():
@@ -114,7 +115,7 @@ class FeatureTap:
             image, text = self._adapted(batch or {})
         if image is not None and text is not None:
             return Features(image, text.to(image.device))
-        images, texts = (_by_device(heard[name]) for name in ENCODERS)
+        images, texts = (self._by_device(name, heard[name]) for name in ENCODERS)
         if not texts and text is None and self._kept_text is not None and images:
             texts = {device: [self._kept_text] for device in images}
         for name, given, outputs in zip(ENCODERS, (image, text), (images, texts), strict=True):
@@ -124,23 +125,46 @@ class FeatureTap:
                     f"features cannot be read; let the model call self.{name}(...), or "
                     f"{HOW_TO_ADAPT}."
                 )
+        counts = {device: len(image) for device in texts} if image is not None else {}
         if image is None:
-            of_devices = [_images(outputs) for outputs in images.values()]
-            home = of_devices[0].device
-            image = torch.cat([x.to(home) for x in of_devices])  # (B, D)
-            counts = dict(zip(images, map(len, of_devices), strict=True))
-        else:
-            counts = {device: len(image) for device in texts}
+            of_devices = {device: _images(outputs) for device, outputs in images.items()}
+            counts = {device: len(x) for device, x in of_devices.items()}
+            image = _together(list(of_devices.values()))  # (B, D)
         if text is None:
-            of_devices = [
-                self._texts(outputs, counts.get(device, 0), classes)
-                for device, outputs in texts.items()
-            ]
-            text = of_devices[0].to(image.device)  # replicas of one set of texts: one tells all
-            if text.dim() == 3:
-                text = torch.cat([x.to(image.device) for x in of_devices])
+            text = self._all_texts(texts, counts, classes)
             self._kept_text = text if text.dim() == 2 and not text.requires_grad else None
         return Features(image, text.to(image.device))
+
+    def _by_device(self, name: str, outputs: list[Tensor]) -> dict[int, list[Tensor]]:
+        """Outputs by device, in order; only those with gradient, where some have it.
+
+        Where none has, as in tests, those in whose places there were gradients in training.
+        """
+        by_device: dict[int, list[Tensor]] = {}
+        for x in outputs:
+            by_device.setdefault(-1 if x.device.index is None else x.device.index, []).append(x)
+        for device, found in by_device.items():
+            learned = tuple(x.requires_grad for x in found)
+            if any(learned):
+                self._learned[name] = learned
+            places = self._learned.get(name, ())
+            if len(places) == len(found):
+                by_device[device] = [x for x, one in zip(found, places, strict=True) if one]
+            elif not all(places):  # some other number of calls, and some of them not to be read
+                raise _unreadable(name, found)
+        return dict(sorted(by_device.items()))
+
+    def _all_texts(
+        self, texts: dict[int, list[Tensor]], images: dict[int, int], classes: int | None
+    ) -> Tensor:
+        """(K, D) or (B, K, D) of all devices."""
+        found = [self._texts(x, images.get(device, 0), classes) for device, x in texts.items()]
+        if len(found) == 1:
+            return found[0]
+        single = all(images.get(device) == 1 for device in texts)
+        if all(x.dim() == 2 for x in found) and (not single or _same(found)):
+            return found[0]  # replicas of one set of texts: one tells all
+        return _together([x if x.dim() == 3 else x[None] for x in found])
 
     def _adapted(self, batch: dict[str, Any]) -> Features:
         model = unwrap(self.model)
@@ -167,10 +191,10 @@ class FeatureTap:
         alike = all(x.shape == outputs[0].shape for x in outputs)
         x = outputs[0] if len(outputs) == 1 else torch.stack(outputs) if alike else None
         if x is None or x.dim() not in (2, 3):
-            raise _unreadable(outputs, images)
+            raise _unreadable("text_encoder", outputs, images)
         if x.dim() == 2:
             if classes is not None and len(x) != classes:
-                raise _unreadable(outputs, images, classes)
+                raise _unreadable("text_encoder", outputs, images, classes)
             return x
         sets, rows = x.shape[:2]
         if rows == (classes or rows):
@@ -180,7 +204,7 @@ class FeatureTap:
                 return unit_rows(x).mean(0)
         elif sets == classes:  # class by class
             return unit_rows(x).mean(1)
-        raise _unreadable(outputs, images, classes)
+        raise _unreadable("text_encoder", outputs, images, classes)
 
     def _are_of_images(self, images: int) -> bool:
         """Whether as many sets of texts as images are the images', and not so many prompts."""
@@ -202,8 +226,14 @@ class FeatureTap:
             outputs.clear()
         model = unwrap(self.model)
         devices = {p.device for p in model.parameters() if p.is_cuda}
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            model(*map(first, args), **{k: first(v) for k, v in kwargs.items()})
+        training = {module: module.training for module in model.modules()}
+        model.eval()  # no statistics, queues or counters of the host's move
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices):
+                model(*map(first, args), **{k: first(v) for k, v in kwargs.items()})
+        finally:
+            for module, mode in training.items():
+                module.training = mode
         heard = self._heard["text_encoder"]
         return len(heard[0]) if len(heard) == 1 and heard[0].dim() == 3 else len(heard)
 
@@ -226,13 +256,15 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, parallel) else model
 
 
-def _by_device(outputs: list[Tensor]) -> dict[int, list[Tensor]]:
-    """Outputs by device, in order; only those with gradient, where some have it."""
-    learning = [x for x in outputs if x.requires_grad]
-    by_device: dict[int, list[Tensor]] = {}
-    for x in learning or outputs:
-        by_device.setdefault(-1 if x.device.index is None else x.device.index, []).append(x)
-    return dict(sorted(by_device.items()))
+def _together(parts: list[Tensor]) -> Tensor:
+    """What several devices hold, on the first of them."""
+    return torch.cat([x.to(parts[0].device) for x in parts])
+
+
+def _same(texts: list[Tensor]) -> bool:
+    """Whether devices hold the same features, up to rounding."""
+    first = unit_rows(texts[0].detach())
+    return all(torch.allclose(unit_rows(x.detach()).to(first), first, atol=1e-2) for x in texts)
 
 
 def _images(outputs: list[Tensor]) -> Tensor:
@@ -248,13 +280,16 @@ def _images(outputs: list[Tensor]) -> Tensor:
     return outputs[0]
 
 
-def _unreadable(outputs: list[Tensor], images: int, classes: int | None = None) -> NPTError:
+def _unreadable(
+    name: str, outputs: list[Tensor], images: int | None = None, classes: int | None = None
+) -> NPTError:
     shapes = ", ".join(str(tuple(x.shape)) for x in outputs[:3])
     more = ", ..." if len(outputs) > 3 else ""
-    known = "" if classes is None else f" of {classes} classes"
+    known = "" if images is None else f" for {images} images"
+    known += "" if classes is None else f" of {classes} classes"
     return NPTError(
-        f"The text_encoder ran {len(outputs)} times for {images} images{known} in one forward pass "
-        f"({shapes}{more}), which NPT cannot tell apart into classes; {HOW_TO_ADAPT}."
+        f"The {name} ran {len(outputs)} times{known} in one forward pass ({shapes}{more}), which "
+        f"NPT cannot tell apart into what the model classifies with; {HOW_TO_ADAPT}."
     )
 
 

@@ -1,7 +1,7 @@
 """The names under which the engine finds NPT trainers.
 
-`CoCoOpNPT`, `MaPLeNPT` and `NPT` are registered; and `<Name>NPT` is found for every trainer
-`<Name>` that a host registers, before or after npt is imported.
+`CoCoOpNPT`, `MaPLeNPT` and `NPT` are there; and `<Name>NPT` is for every trainer `<Name>` that a
+host registers, before or after npt is imported. A host's own trainer of such a name comes first.
 """
 
 from __future__ import annotations
@@ -13,31 +13,34 @@ from npt.features import Adapter
 from npt.trainer import NPTMixin
 
 SUFFIX = "NPT"
+_bases = {"CoCoOp": None, "MaPLe": None}  # whose names are there before the trainers themselves
 _adapters: dict[str, Adapter] = {}  # by the name of the trainer whose features they read
 
 
 def register(base: str, features: Adapter | None = None) -> None:
-    """Register `<base>NPT`: NPT around the trainer `base`, which may itself be registered later.
+    """Have `<base>NPT`: NPT around the trainer `base`, which may itself be registered later.
 
     features: for a model that does not compute its features in an `image_encoder` and a
     `text_encoder` of its own, a function (model, batch) -> npt.Features; see docs/plugin.md. It is
     used wherever `base` is wrapped, and replaces one given before.
     """
+    _bases[base] = None
     if features is not None:
         _adapters[base] = features
-    _register(base + SUFFIX, lambda cfg: npt_class(base)(cfg))
 
 
 def install() -> None:
     """Make the engine know the names; safe to repeat."""
     from dassl.engine import TRAINER_REGISTRY
 
-    for base in ("CoCoOp", "MaPLe"):
-        register(base)
-    _register(SUFFIX, lambda cfg: npt_class(cfg.TRAINER.NPT.get("BASE", ""))(cfg))
     kind = type(TRAINER_REGISTRY)
     if not issubclass(kind, Resolving):  # in place, as hosts hold this very object
         TRAINER_REGISTRY.__class__ = type(kind.__name__, (Resolving, kind), {})
+
+
+def by_base(cfg: Any) -> Any:
+    """The trainer `NPT`: around the one that TRAINER.NPT.BASE names."""
+    return npt_class(cfg.TRAINER.NPT.get("BASE", ""))(cfg)
 
 
 def npt_class(base: str) -> type:
@@ -58,21 +61,20 @@ def npt_class(base: str) -> type:
 
 
 class Resolving:
-    """Put before the class of the engine's registry: finds `<Name>NPT` where there is `<Name>`."""
+    """Put before the class of the engine's registry: finds NPT trainers by their names."""
 
     def registered_names(self) -> list[str]:
         names = list(super().registered_names())
-        derived = [name + SUFFIX for name in names if not name.endswith(SUFFIX)]
-        return names + [name for name in derived if name not in names]
+        bases = [name for name in (*names, *_bases) if not name.endswith(SUFFIX)]
+        return list(dict.fromkeys([*names, SUFFIX, *(base + SUFFIX for base in bases)]))
 
     def get(self, name: str) -> Any:
         names, base = super().registered_names(), name.removesuffix(SUFFIX)
-        return npt_class(base) if name not in names and base in names else super().get(name)
+        if name in names or base == name:
+            return super().get(name)
+        if name == SUFFIX:
+            return by_base
+        return npt_class(base) if base in names or base in _bases else super().get(name)
 
-
-def _register(name: str, build: Any) -> None:
-    from dassl.engine import TRAINER_REGISTRY
-
-    if name not in TRAINER_REGISTRY.registered_names():
-        build.__name__ = build.__qualname__ = name
-        TRAINER_REGISTRY.register(build)
+    def __contains__(self, name: str) -> bool:
+        return name in self.registered_names()

@@ -8,7 +8,9 @@ code that is not ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -47,26 +49,51 @@ class NPTMixin(Measured):
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
-        config.check(cfg, required="TRAINER.NPT")
+        config.check(cfg, required="TRAINER.NPT", keys=config.WHOEVER_TRAINS)
 
-    def register_model(
-        self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
-    ) -> None:
-        super().register_model(name, model, optim, sched)
-        if isinstance(model, nn.Module):  # whoever loads a checkpoint, and however
-            model._register_load_state_dict_pre_hook(_fit_state_dict, with_module=True)
+    def load_model(self, *args: Any, **kwargs: Any) -> Any:
+        with self._npt_fitting():
+            return super().load_model(*args, **kwargs)
+
+    def resume_model_if_exist(self, *args: Any, **kwargs: Any) -> Any:
+        with self._npt_fitting():
+            return super().resume_model_if_exist(*args, **kwargs)
+
+    @contextmanager
+    def _npt_fitting(self) -> Iterator[None]:
+        """While entered, checkpoints are made to fit whatever the host loads them into."""
+        models = [m for m in getattr(self, "_models", {}).values() if isinstance(m, nn.Module)]
+        handles = [
+            m._register_load_state_dict_pre_hook(_fit_state_dict, with_module=True) for m in models
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def forward_backward(self, batch: dict[str, Any], *more: Any) -> dict[str, Any]:
         tap = self._measure_tap()
-        classes, scaler = getattr(self, "num_classes", None), getattr(self, "scaler", None)
-        step = _Step(self.cfg.TRAINER.NPT, batch, classes, scaler)
+        classes = getattr(self, "num_classes", None)
+        step = _Step(self.cfg.TRAINER.NPT, batch, classes, _scaler_of(self))
         with tap:
             handle = tap.model.register_forward_hook(step.hook(tap))
             try:
                 summary = super().forward_backward(batch, *more)
             finally:
                 handle.remove()
+        for said in step.doubts():
+            if said not in self.__dict__.setdefault("_npt_warned", set()):
+                self._npt_warned.add(said)
+                warnings.warn(f"{type(self).__name__}: {said}.", stacklevel=2)
         return step.summary(summary or {})
+
+
+def _scaler_of(trainer: Any) -> Any:
+    """The trainer's GradScaler, whatever it calls it; None where it has none."""
+    kinds = (torch.cuda.amp.GradScaler, getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler))
+    found = [x for x in vars(trainer).values() if isinstance(x, kinds)]
+    return getattr(trainer, "scaler", None) or next(iter(found), None)
 
 
 def _fit_state_dict(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -88,7 +115,7 @@ class _Step:
     def __init__(self, npt: Any, batch: dict[str, Any], classes: int | None, scaler: Any):
         self.npt, self.batch, self.classes, self.scaler = npt, batch, classes, scaler
         self.labels: Tensor = batch["label"]
-        self.begun = False
+        self.passes = 0  # with gradient
         self.terms: Terms | None = None
         self.own_loss: Tensor | None = None  # the host's, as far as the model's output tells
         self.to_loss = False
@@ -96,12 +123,13 @@ class _Step:
 
     def hook(self, tap: FeatureTap) -> Callable[[nn.Module, Any, Any], Any]:
         def add_terms(model: nn.Module, args: Any, output: Any) -> Any:
-            if self.begun:
-                return None
             if not torch.is_grad_enabled():
-                tap.clear()
+                if not self.passes:
+                    tap.clear()
                 return None
-            self.begun = True
+            self.passes += 1
+            if self.passes > 1:
+                return None
             items = _Items(output)
             loss = items.loss()
             self.to_loss = loss is not None
@@ -117,12 +145,30 @@ class _Step:
             self.terms = terms = take_terms(tap.take(self.batch, classes), self.labels, self.npt)
             if self.npt.W1 == 0 and self.npt.W2 == 0:
                 return None  # bit for bit the wrapped trainer
-            if loss is not None:
-                return items.replaced({0: loss + terms.weighted})
+            if not terms.weighted.requires_grad:
+                return None  # what they measure does not learn
             self.carried = carried = _Carried(terms.weighted, self.scaler)
+            if loss is not None:
+                terms.weighted.register_hook(carried.arrived)
+                return items.replaced({0: loss + terms.weighted})
             return items.replaced({i: carried.by(x) for i, x in reached.items()})
 
         return add_terms
+
+    def doubts(self) -> list[str]:
+        """What looks as if the trainer were of a kind that this cannot serve."""
+        found = []
+        if self.passes > 1:
+            found.append(
+                "the model runs several times with gradients in a step, and only the first of "
+                "these passes has the terms of NPT"
+            )
+        if self.carried is not None and self.carried.factor not in (None, 1.0):
+            found.append(
+                "what the model returned first was multiplied on its way to the loss, and the "
+                "terms of NPT with it; a model should return its loss, or its logits, first"
+            )
+        return found
 
     def summary(self, host: dict[str, Any]) -> dict[str, Any]:
         """The host's entries; `loss` is the total, `loss_clip` what the host minimises itself."""
@@ -161,9 +207,10 @@ class _Items:
             self.values = list(output) if isinstance(output, (tuple, list)) else [output]
 
     def loss(self) -> Tensor | None:
-        """The first value, if it is a scalar."""
+        """The first value, if it is a scalar with gradient."""
         first = self.values[0] if self.values else None
-        return first if isinstance(first, Tensor) and first.dim() == 0 else None
+        scalar = isinstance(first, Tensor) and first.dim() == 0 and first.requires_grad
+        return first if scalar else None
 
     def with_gradient(self) -> dict[int, Tensor]:
         return {
@@ -192,6 +239,8 @@ class _Carried:
     def __init__(self, weighted: Tensor, scaler: Any):
         self.weighted, self.scaler = weighted, scaler
         self.met = self.done = False
+        self.factor: float | None = None  # of the terms in a loss, beside the scaler's
+        self._last_way = -1  # the backward pass that was met last
 
     def by(self, x: Tensor) -> Tensor:
         """x, in whose backward pass the terms get their gradient too."""
@@ -200,29 +249,38 @@ class _Carried:
     def gradient(self) -> Tensor | None:
         """Of the terms, once: on the last way back, which is the one that keeps no graph."""
         self.met = True
-        if self.done or _keeps_graph():
+        way, before = torch._C._current_graph_task_id(), self._last_way
+        self._last_way = way
+        keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+        if keeps is None and self.done and way != before:
+            raise NPTError(
+                "The trainer goes back more than once through a pass of its model, which NPT can "
+                f"only follow on torch 2.2 or newer; this is {torch.__version__}."
+            )
+        if self.done or (keeps is not None and keeps()):
             return None
         self.done = True
         one = torch.ones_like(self.weighted)
         # The host's loss comes multiplied by its GradScaler's factor; so must the terms.
         return one if self.scaler is None else self.scaler.scale(one)
 
+    def arrived(self, gradient: Tensor) -> None:
+        """Told of the gradient that terms added to a loss get."""
+        self.met = self.done = True
+        one = torch.ones_like(gradient)
+        factor = gradient / (one if self.scaler is None else self.scaler.scale(one))
+        self.factor = round(float(factor), 4)
+
 
 class _Carry(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weighted: Tensor, carried: _Carried) -> Tensor:
         ctx.carried = carried
-        return x.view_as(x)
+        return x.clone()  # no view, as some hosts adjust logits in place
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         return grad, ctx.carried.gradient(), None
-
-
-def _keeps_graph() -> bool:
-    """Whether the backward pass that runs now keeps its graph; torch before 2.2 does not tell."""
-    told = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return bool(told and told())
 
 
 def take_terms(features: Features, labels: Tensor, npt: Any) -> Terms:

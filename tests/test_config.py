@@ -62,7 +62,6 @@ def test_files_and_lists_merge_and_integers_do_for_floats(tmp_path):
         ("DATASET.IMBALANCE_RATIO", "0", r"\(0, 1\]"),
         ("DATASET.IMBALANCE_RATIO", "16", r"\(0, 1\]"),
         ("DATASET.IMBALANCE_ORDER", "size", "label, random, frequency"),
-        ("DATASET.SUBSAMPLE_CLASSES", "novel", "all, base, new"),
     ],
 )
 @pytest.mark.parametrize("copier", [lambda c: c, lambda c: c.clone(), copy.deepcopy])
@@ -71,6 +70,14 @@ def test_values_out_of_range_are_refused_when_frozen(key, value, allowed, copier
     cfg.merge_from_list([key, value])
     with pytest.raises(NPTError, match=rf"^{key} is .*must be .*{allowed}"):
         copier(cfg).freeze()
+
+
+def test_what_only_our_trainers_read_is_a_host_s_to_mean_otherwise():
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["DATASET.SUBSAMPLE_CLASSES", "few", "TRAINER.COOP.N_CTX", 0])
+    cfg.freeze()
+    with pytest.raises(NPTError, match=r"TRAINER\.COOP\.N_CTX is 0"):
+        config.check(cfg)
 
 
 def test_unknown_keys_and_wrong_types_stay_errors():

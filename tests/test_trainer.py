@@ -601,37 +601,185 @@ def test_terms_that_would_be_lost_are_not_lost_in_silence():
             wrapped(Keeps, config(), "logits").forward_backward(batches()[0])
 
 
+def test_a_scaler_is_found_by_whatever_name():
+    class Named(WithScaler):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.amp_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            self.scaler = None
+
+        def forward_backward(self, batch):
+            self.scaler, kept = self.amp_scaler, None
+            try:
+                return super().forward_backward(batch)
+            finally:
+                self.scaler = kept
+
+    (batch,) = batches()
+    for style in ("loss", "logits"):
+        plain = wrapped(Host, config(), style)
+        ours = wrapped(Named, config(), style)
+        plain.forward_backward(batch)
+        ours.forward_backward(batch)
+        for a, b in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_scalar_that_is_not_the_loss_is_told():
+    """A learned scale that comes before the logits, say, or a loss that the trainer never uses."""
+
+    class Scaled(Host):
+        def loss(self, batch):
+            scale, logits = self.model(batch["img"])
+            return F.cross_entropy(scale * logits, batch["label"])
+
+    (batch,) = batches()
+    trainer = wrapped(Scaled, config(), "logits")
+    model, forward = trainer.model, trainer.model.forward
+    model.scale = nn.Parameter(torch.tensor(2.0))
+    model.forward = lambda image: (model.scale * 1, forward(image))
+    with pytest.warns(UserWarning, match="multiplied on its way to the loss") as told:
+        trainer.forward_backward(batch)
+        trainer.forward_backward(batch)
+    assert len(told) == 1
+    model.forward = lambda image: (torch.tensor(2.0), forward(image))  # not learned: no loss
+    plain = wrapped(Host, config(), "logits")
+    plain.model.load_state_dict({k: v for k, v in model.state_dict().items() if k != "scale"})
+    plain.forward_backward(batch)
+    trainer.forward_backward(batch)
+
+    class Unused(Host):
+        def loss(self, batch):
+            _, logits = self.model(batch["img"], batch["label"])
+            return F.cross_entropy(logits, batch["label"])
+
+    trainer = wrapped(Unused, config(), "logits")
+    forward = trainer.model.forward
+
+    def both(image, label):
+        logits = forward(image)
+        return logits.sum(), logits
+
+    trainer.model.forward = both
+    with pytest.raises(NPTError, match="did not reach what its model returned"):
+        trainer.forward_backward(batch)
+
+
+def test_a_second_pass_with_gradients_is_told():
+    class Twice(Host):
+        def loss(self, batch):
+            return super().loss(batch) + super().loss(batch)
+
+    trainer = wrapped(Twice, config())
+    with pytest.warns(UserWarning, match="only the first of these passes") as told:
+        trainer.forward_backward(batches()[0])
+        trainer.forward_backward(batches()[0])
+    assert len(told) == 1
+
+
+def test_logits_may_be_adjusted_in_place():
+    class Adjusting(Host):
+        def loss(self, batch):
+            logits = self.model(batch["img"])
+            logits += torch.arange(K)
+            return F.cross_entropy(logits, batch["label"])
+
+    assert wrapped(Adjusting, config(), "logits").forward_backward(batches()[0])["loss"] > 0
+
+
+def test_on_an_older_torch_a_second_way_back_is_refused(monkeypatch):
+    name = "_get_current_graph_task_keep_graph"
+    if hasattr(torch._C._autograd, name):
+        monkeypatch.delattr(torch._C._autograd, name)
+    trainer = wrapped(TwoBackward, config(), "logits")
+    with pytest.raises(NPTError, match=r"torch 2\.2"):
+        trainer.forward_backward(batches()[0])
+
+
+def test_a_teacher_is_told_from_the_student_in_tests_too():
+    class Taught(TwoTowers):
+        def forward(self, image, label=None):
+            with torch.no_grad():
+                self.image_encoder(image + 1)
+                self.text_encoder(torch.ones(D))
+            self.own = self.text_encoder(self.prompt_learner.bias)
+            return self.image_encoder(image) @ self.own.T
+
+    model = Taught("logits")
+    with FeatureTap(model) as tap:
+        model(torch.ones(3, 6))
+        assert tap.take(classes=K).text is model.own
+        with torch.no_grad():
+            model(torch.ones(3, 6))
+        found = tap.take(classes=K)
+        assert found.text is model.own
+        assert torch.equal(found.image, model.image_encoder(torch.ones(3, 6)))
+
+
+# ---- several devices, as DataParallel has them
+
+
+class Devices(FeatureTap):
+    """Takes outputs that are marked with a device of their own for such."""
+
+    def _by_device(self, name, outputs):
+        found = {}
+        for x in outputs:
+            found.setdefault(x.device_number, []).append(x)
+        return found
+
+
+def of(device, *shape, fill=None):
+    x = torch.randn(shape) if fill is None else fill.clone()
+    x.device_number = device
+    return x
+
+
+@pytest.mark.parametrize("split", [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("per_image", [True, False])
+def test_texts_of_several_devices(split, per_image):
+    tap = Devices(TwoTowers())
+    shared, texts = torch.randn(K, D), []
+    for device, images in enumerate(split):
+        tap._heard["image_encoder"].append(of(device, images, D))
+        for _ in range(images if per_image else 1):
+            texts.append(of(device, K, D, fill=None if per_image else shared))
+    tap._heard["text_encoder"] += texts
+    tap._texts_per_image = per_image or None
+    found = tap.take(classes=K)
+    assert found.image.shape == (sum(split), D)
+    assert torch.equal(found.text, torch.stack(texts) if per_image else shared)
+
+
 # ---- checkpoints
 
 
-class Registered(Host):
-    def register_model(self, name="model", model=None, optim=None, sched=None):
-        self.registered = model
+class Loading(Host):
+    """Loads as hosts do, by names, and lets its model load by itself as well."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        learner = nn.Linear(2, 2)
+        learner.register_buffer("token_prefix", torch.ones(3, 1))
+        self._models = {"model": nn.ModuleDict({"prompt_learner": learner})}
+
+    def load_model(self, directory, epoch=None):
+        self._models["model"].load_state_dict(directory)
 
 
 def test_loading_drops_the_prefix_of_data_parallel_and_keeps_own_class_names():
-    trainer = wrapped(Registered, config())
-    model = nn.ModuleDict({"prompt_learner": nn.Linear(2, 2)})
-    model["prompt_learner"].register_buffer("token_prefix", torch.ones(3, 1))
-    trainer.register_model("model", model)
-    assert trainer.registered is model
+    trainer = wrapped(Loading, config())
+    model = trainer._models["model"]
     state = {f"module.{key}": x.clone() + 1 for key, x in model.state_dict().items()}
     state["module.prompt_learner.token_prefix"] = torch.zeros(7, 1)  # of seven other classes
     kept = dict(state)
-    model.load_state_dict(state)
+    trainer.load_model(state, epoch=3)
     assert torch.equal(model["prompt_learner"].weight, kept["module.prompt_learner.weight"])
     assert torch.equal(model["prompt_learner"].token_prefix, torch.ones(3, 1))
     assert state == kept  # the caller's own is not changed
-
-
-def test_the_model_inside_data_parallel_is_found():
-    model = TwoTowers()
-
-    def calls(parallel):
-        parallel(torch.ones(2, 6))
-
-    features = run(nn.DataParallel(model), calls)
-    assert features.image.shape == (2, D) and features.text.shape == (K, D)
+    own = {key: x + 1 for key, x in model.state_dict().items()}  # averages of weights, as PromptSRC
+    model.load_state_dict(own)
+    assert torch.equal(model["prompt_learner"].token_prefix, torch.full((3, 1), 2.0))
 
 
 # ---- registration

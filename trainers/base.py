@@ -11,6 +11,7 @@ from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
+from npt.config import check
 from npt.encoders import ClassPrompts, build_encoders, load_clip
 from npt.encoders.openai import CLIP, convert_weights
 from npt.errors import NPTError
@@ -45,6 +46,7 @@ class PromptTrainer(Measured, TrainerX):
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
+        check(cfg)
         if not self.node:
             return
         if self.node not in cfg.TRAINER:

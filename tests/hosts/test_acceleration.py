@@ -50,8 +50,9 @@ def build(models, host_clip, monkeypatch):
 def calls(model):
     """How often the text transformer itself is run."""
     seen = []
-    model.text_encoder.transformer.register_forward_hook(lambda *_: seen.append(1))
-    model.text_encoder.transformer.resblocks[0].register_forward_hook(lambda *_: seen.append(1))
+    layer = model.text_encoder.transformer.resblocks[0]
+    run = layer.forward
+    layer.forward = lambda *args: seen.append(1) or run(*args)
     return seen
 
 
@@ -174,7 +175,7 @@ def test_in_a_test_texts_are_encoded_once(build):
     with torch.no_grad():
         first = model(torch.randn(2, 3, 32, 32))
         runs = []
-        fast = model.text_encoder._npt_fast.encoder
+        fast = model.text_encoder._npt_fast.layouts[0].encoder
         encode = fast._encode
         fast._encode = lambda *args: runs.append(1) or encode(*args)
         for _ in range(3):
@@ -222,6 +223,104 @@ def test_autocast(build):
     torch.testing.assert_close(logits.float(), expected.float(), rtol=0.05, atol=0.5)
 
 
+def test_a_change_of_the_positions_is_noticed(build):
+    model, plain = build(), build()
+    npt.accelerate(model)
+    step(model)
+    with torch.no_grad():
+        for m in (model, plain):
+            m.text_encoder.positional_embedding.mul_(1.5)
+    assert_same(model, plain)
+
+
+def test_what_changes_after_the_check_is_checked_again(build, models):
+    class Dropping(models.TextEncoder):
+        def forward(self, prompts, tokenized_prompts):
+            features = super().forward(prompts, tokenized_prompts)
+            return features * (0.5 if self.training else 1.0)
+
+    model, plain = build(), build()
+    for m in (model, plain):
+        m.text_encoder.__class__ = Dropping
+        m.eval()
+    assert npt.accelerate(model)
+    assert_same(model, plain)
+    model.train(), plain.train()
+    stepped_aside(model, plain, "text features differ")
+
+
+def test_parameters_that_begin_to_learn_are_noticed(build):
+    model, plain = build(), build()
+    npt.accelerate(model)
+    assert_same(model, plain)
+    for m in (model, plain):
+        m.text_encoder.transformer.resblocks[0].ln_2.requires_grad_(True)
+    stepped_aside(model, plain, "give no gradient to CLIP's weights")
+
+
+def test_two_sets_of_prompts_are_both_known(build, models):
+    """A teacher's hand-written prompts through the text encoder of the student."""
+
+    class Taught(models.CustomCLIP):
+        def texts(self):
+            with torch.no_grad():
+                written = self.written(*self.by_hand)
+            return F.normalize(super().texts() + written, dim=-1)
+
+        def written(self, prompts, tokens):
+            return F.normalize(self.text_encoder(prompts, tokens), dim=-1)
+
+    def made():
+        model = build(Taught)
+        other = build(n=4, names=[f"photo of {name}" for name in NAMES])
+        with torch.no_grad():
+            model.by_hand = other.prompt_learner(), other.tokenized_prompts
+        return model
+
+    model, plain = made(), made()
+    npt.accelerate(model)
+    assert_same(model, plain)
+    seen = calls(model)
+    assert len(model.text_encoder._npt_fast.layouts) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(model, plain)
+    assert not seen
+
+
+def test_keywords_are_understood(build, models):
+    class ByName(models.CustomCLIP):
+        def texts(self):
+            tokens = self.tokenized_prompts
+            text = self.text_encoder(tokenized_prompts=tokens, prompts=self.prompt_learner())
+            return F.normalize(text, dim=-1)
+
+    model, plain = build(ByName), build(ByName)
+    npt.accelerate(model)
+    step(model)
+    seen = calls(model)
+    assert_same(model, plain)
+    assert not seen
+
+
+def test_a_first_pass_in_inference_mode_is_no_hindrance(build):
+    model, plain = build(), build()
+    npt.accelerate(model)
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, 32, 32))
+    assert_same(model, plain)
+
+
+def test_a_model_is_saved_as_the_host_s_own(build, tmp_path):
+    model, plain = build(), build()
+    npt.accelerate(model)
+    step(model)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert type(loaded.text_encoder) is type(plain.text_encoder)
+    assert_same(loaded, plain)
+
+
 # ---- what it must not touch
 
 
@@ -263,6 +362,63 @@ def test_a_trained_text_encoder_is_left_alone(build):
     with pytest.warns(UserWarning, match="not accelerated"):
         assert not npt.accelerate(model)
     assert_same(model, plain)
+
+
+def test_prompts_that_change_their_words_all_the_time_are_left_alone(build):
+    model, plain = build(), build()
+    npt.accelerate(model)
+    with pytest.warns(UserWarning, match="change too often") as told:
+        for _ in range(len(NAMES)):
+            for m in (model, plain):
+                m.prompt_learner.token_suffix = m.prompt_learner.token_suffix.roll(1, 0)
+                m.tokenized_prompts = m.tokenized_prompts.roll(1, 0)
+            assert_same(model, plain)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("returned", ["a tuple", "an error"])
+def test_whatever_goes_wrong_at_first_is_the_host_s_to_answer(build, models, returned):
+    class Odd(models.TextEncoder):
+        def forward(self, prompts, tokenized_prompts, more=None):
+            if more is not None and len(more) == 0:
+                raise RuntimeError("the host's own")
+            return (super().forward(prompts, tokenized_prompts),)
+
+    class Reading(models.CustomCLIP):
+        def texts(self):
+            more = None if returned == "a tuple" else ()
+            text = self.text_encoder(self.prompt_learner(), self.tokenized_prompts, more)
+            return F.normalize(text[0], dim=-1)
+
+    model, plain = build(Reading), build(Reading)
+    for m in (model, plain):
+        m.text_encoder.__class__ = Odd
+    npt.accelerate(model)
+    if returned == "a tuple":
+        stepped_aside(model, plain, "returns a tuple")
+    else:
+        with pytest.raises(RuntimeError, match="the host's own"):
+            step(model)
+
+
+def test_deep_prompts_of_another_length_are_left_alone(build, kinds):
+    cls, options = kinds["deep in layers"]
+    model, plain = build(cls, **options), build(cls, **options)
+    for m in (model, plain):
+        layer = m.text_encoder.transformer.resblocks[1]
+        layer.VPT_shallow = nn.Parameter(layer.VPT_shallow[:2].detach().clone())
+    npt.accelerate(model)
+    stepped_aside(model, plain, "do not fit prompts of 4 context positions")
+
+
+def test_layers_that_somebody_listens_to_are_left_alone(build):
+    model, plain = build(), build()
+    npt.accelerate(model)
+    step(model)
+    heard = []
+    model.text_encoder.transformer.resblocks[0].register_forward_hook(lambda *_: heard.append(1))
+    stepped_aside(model, plain, "somebody listens")
+    assert len(heard) == 2
 
 
 @pytest.mark.parametrize("kind", ["adapter", "first layer", "no learner", "no encoder"])

@@ -1,0 +1,101 @@
+"""A host model's training and test step, as the host computes it and under npt.accelerate.
+
+    python benchmarks/host.py --classes 100 --batch 1
+
+The models are those of the host repository among the tests, with ViT-B/16's shapes and random
+weights; both run in one process, by turns, and the figure is the ratio of median times. A first
+accelerated step, which computes both ways to compare them, is not counted.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from step import LAYERS, class_names
+from tabulate import tabulate
+from torch import nn
+from torch.nn import functional as F
+
+import npt
+from npt.encoders.openai import CLIP
+
+HOST = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "repo"
+KINDS = {"logits": "CoOp", "texts of each image": "Conditional", "deep prompts": "Deep"}
+
+
+def build(kind: str, classes: int) -> nn.Module:
+    """A model of the host's, with gradients for its prompts alone."""
+    sys.path.insert(0, str(HOST))
+    from trainers import methods, models
+
+    torch.manual_seed(0)
+    node = SimpleNamespace(N_CTX=4, CSC=False)
+    cfg = SimpleNamespace(TRAINER=SimpleNamespace(HOST=node, MAPLE=SimpleNamespace(DEPTH=9)))
+    cls = getattr(methods, kind, None) if kind != "CoOp" else models.CustomCLIP
+    model = cls(cfg, class_names(classes), models.load_clip_to_cpu())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("prompt_learner" in name)
+    return model
+
+
+def stepper(model: nn.Module, batch: int, train: bool) -> Callable[[], None]:
+    image, label = torch.randn(batch, 3, 224, 224), torch.zeros(batch, dtype=torch.long)
+
+    def step() -> None:
+        model.train(train)
+        if not train:
+            with torch.no_grad():
+                model(image)
+            return
+        model.zero_grad()
+        output = model(image, label) if "label" in model.forward.__code__.co_varnames else None
+        loss = F.cross_entropy(model(image), label) if output is None else output
+        loss.backward()
+
+    return step
+
+
+def timed(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    rows = []
+    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+        torch.manual_seed(0)
+        model = CLIP(512, 224, LAYERS, 768, 16, 77, 49408, 512, 8, LAYERS)
+        torch.save(model.state_dict(), file.name)
+        os.environ["HOST_CLIP"] = file.name
+        for what, kind in KINDS.items():
+            for train in (True, False):
+                plain, fast = build(kind, args.classes), build(kind, args.classes)
+                npt.accelerate(fast)
+                steps = [stepper(m, args.batch, train) for m in (plain, fast)]
+                for step in steps:
+                    step()
+                times = [[timed(step) for step in steps] for _ in range(args.rounds)]
+                host, ours = (statistics.median(column) for column in zip(*times, strict=True))
+                phase = "train" if train else "test"
+                ratio = f"{host / ours:.1f}x"
+                rows.append([what, phase, f"{host:.2f}", f"{ours:.3f}", ratio])
+                print(*rows[-1], file=sys.stderr)
+    head = ["host model", "phase", "host s", "accelerated s", "ratio"]
+    print(tabulate(rows, head, tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
