@@ -8,6 +8,7 @@ accelerated step, which computes both ways to compare them, is not counted.
 """
 
 import argparse
+import inspect
 import os
 import statistics
 import sys
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import torch
 from step import LAYERS, class_names
@@ -26,37 +27,34 @@ from torch.nn import functional as F
 import npt
 from npt.encoders.openai import CLIP
 
-HOST = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "repo"
-KINDS = {"logits": "CoOp", "texts of each image": "Conditional", "deep prompts": "Deep"}
+HOST = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "repo" / "trainers"
+KINDS = {"logits": "CustomCLIP", "texts of each image": "Conditional", "deep prompts": "Deep"}
 
 
-def build(kind: str, classes: int) -> nn.Module:
+def build(models: ModuleType, kind: str, classes: int) -> nn.Module:
     """A model of the host's, with gradients for its prompts alone."""
-    sys.path.insert(0, str(HOST))
-    from trainers import methods, models
-
     torch.manual_seed(0)
     node = SimpleNamespace(N_CTX=4, CSC=False)
     cfg = SimpleNamespace(TRAINER=SimpleNamespace(HOST=node, MAPLE=SimpleNamespace(DEPTH=9)))
-    cls = getattr(methods, kind, None) if kind != "CoOp" else models.CustomCLIP
-    model = cls(cfg, class_names(classes), models.load_clip_to_cpu())
+    model = getattr(models, kind)(cfg, class_names(classes), models.load_clip_to_cpu())
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("prompt_learner" in name)
     return model
 
 
 def stepper(model: nn.Module, batch: int, train: bool) -> Callable[[], None]:
-    image, label = torch.randn(batch, 3, 224, 224), torch.zeros(batch, dtype=torch.long)
+    label = torch.zeros(batch, dtype=torch.long)
 
     def step() -> None:
+        image = torch.randn(batch, 3, 224, 224)  # anew, as texts of the same image would be kept
         model.train(train)
         if not train:
             with torch.no_grad():
                 model(image)
             return
         model.zero_grad()
-        output = model(image, label) if "label" in model.forward.__code__.co_varnames else None
-        loss = F.cross_entropy(model(image), label) if output is None else output
+        takes_label = "label" in inspect.signature(model.forward).parameters
+        loss = model(image, label) if takes_label else F.cross_entropy(model(image), label)
         loss.backward()
 
     return step
@@ -74,6 +72,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    sys.path.insert(0, str(HOST))
+    import models
+
     rows = []
     with tempfile.NamedTemporaryFile(suffix=".pt") as file:
         torch.manual_seed(0)
@@ -82,7 +83,7 @@ def main() -> None:
         os.environ["HOST_CLIP"] = file.name
         for what, kind in KINDS.items():
             for train in (True, False):
-                plain, fast = build(kind, args.classes), build(kind, args.classes)
+                plain, fast = (build(models, kind, args.classes) for _ in range(2))
                 npt.accelerate(fast)
                 steps = [stepper(m, args.batch, train) for m in (plain, fast)]
                 for step in steps:

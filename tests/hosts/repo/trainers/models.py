@@ -120,3 +120,163 @@ class CustomCLIP(nn.Module):
 
     def forward(self, image):
         return self.logits(self.images(image), self.texts())
+
+
+class ConditionalLearner(PromptLearner):
+    def __init__(self, classnames, clip_model, n):
+        super().__init__(classnames, clip_model, n)
+        self.meta_net = nn.Linear(clip_model.visual.output_dim, self.ctx.shape[-1])
+
+    def forward(self, images):
+        return [self.with_context(self.ctx + shift) for shift in self.meta_net(images)]
+
+
+class Conditional(CustomCLIP):
+    def make_learner(self, classnames, clip_model):
+        self.prompt_learner = ConditionalLearner(classnames, clip_model, 4)
+
+    def forward(self, image, label=None):
+        images = self.images(image)
+        logits = []
+        for prompts, own in zip(self.prompt_learner(images), images, strict=True):
+            texts = F.normalize(self.text_encoder(prompts, self.tokenized_prompts), dim=-1)
+            logits.append(self.logits(own, texts))
+        logits = torch.stack(logits)
+        return F.cross_entropy(logits, label) if self.prompt_learner.training else logits
+
+
+class DeepLearner(PromptLearner):
+    def __init__(self, classnames, clip_model, depth):
+        super().__init__(classnames, clip_model, 4, words="a photo of a")
+        width = clip_model.visual.ln_post.weight.shape[0]
+        self.proj = nn.Linear(self.ctx.shape[-1], width)
+        self.compound_prompts_text = nn.ParameterList(
+            nn.Parameter(torch.randn_like(self.ctx) * 0.02) for _ in range(depth - 1)
+        )
+        self.compound_prompt_projections = nn.ModuleList(
+            nn.Linear(self.ctx.shape[-1], width) for _ in range(depth - 1)
+        )
+
+    def visual(self):
+        maps = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
+        return self.proj(self.ctx), [m(p) for m, p in maps]
+
+
+class Deep(CustomCLIP):
+    def __init__(self, cfg, classnames, clip_model):
+        super().__init__(cfg, classnames, clip_model)
+        self.image_encoder = PromptedViT(self.image_encoder)
+
+    def make_learner(self, classnames, clip_model):
+        self.prompt_learner = DeepLearner(classnames, clip_model, self.cfg.TRAINER.MAPLE.DEPTH)
+
+    def forward(self, image, label=None):
+        learner = self.prompt_learner
+        deep = learner.compound_prompts_text
+        texts = self.text_encoder(learner(), self.tokenized_prompts, deep)
+        images = self.image_encoder(image.type(self.dtype), *learner.visual())
+        logits = self.logits(F.normalize(images, dim=-1), F.normalize(texts, dim=-1))
+        return F.cross_entropy(logits, label) if learner.training else logits
+
+
+class Guided(CustomCLIP):
+    """Logits, and how far the texts are from hand-written ones."""
+
+    def __init__(self, cfg, classnames, clip_model):
+        super().__init__(cfg, classnames, clip_model)
+        tokens = torch.cat([clip.tokenize(f"a photo of a {name}.") for name in classnames])
+        with torch.no_grad():
+            self.written = F.normalize(clip_model.encode_text(tokens), dim=-1)
+
+    def forward(self, image):
+        texts = self.texts()
+        score = 1 - F.cosine_similarity(texts, self.written).mean()
+        return self.logits(self.images(image), texts), score
+
+
+class SelfRegulated(CustomCLIP):
+    """Deep prompts inside the layers; the loss and what the trainer regularises."""
+
+    def __init__(self, cfg, classnames, clip_model):
+        super().__init__(cfg, classnames, clip_model)
+        self.teacher = load_clip_to_cpu().visual
+        for layer in self.text_encoder.transformer.resblocks[1:3]:
+            layer.VPT_shallow = nn.Parameter(torch.randn_like(self.prompt_learner.ctx) * 0.02)
+
+    def make_learner(self, classnames, clip_model):
+        self.prompt_learner = PromptLearner(classnames, clip_model, 4, words="a photo of a")
+
+    def forward(self, image, label=None):
+        images, texts = self.images(image), self.texts()
+        logits = self.logits(images, texts)
+        if not self.prompt_learner.training:
+            return logits
+        with torch.no_grad():
+            frozen = F.normalize(self.teacher(image), dim=-1)
+        return F.cross_entropy(logits, label), texts, images, frozen, logits
+
+
+class Several(CustomCLIP):
+    """Four learned prompts a class; as many as a batch has images."""
+
+    def make_learner(self, classnames, clip_model):
+        super().make_learner(classnames, clip_model)
+        ctx = self.prompt_learner.ctx
+        self.prompt_learner.more = nn.Parameter(torch.randn(4, *ctx.shape) * 0.02)
+
+    def texts(self):
+        learner = self.prompt_learner
+        each = [
+            self.text_encoder(learner.with_context(learner.ctx + x), self.tokenized_prompts)
+            for x in learner.more
+        ]
+        return F.normalize(F.normalize(torch.stack(each), dim=-1).mean(0), dim=-1)
+
+
+class Residual(CustomCLIP):
+    """No text encoder: class features of hand-written prompts, moved by what is learned."""
+
+    def __init__(self, cfg, classnames, clip_model):
+        nn.Module.__init__(self)
+        tokens = torch.cat([clip.tokenize(f"a photo of a {name}.") for name in classnames])
+        self.prompt_learner = nn.Module()
+        with torch.no_grad():
+            texts = F.normalize(clip_model.encode_text(tokens), dim=-1)
+        self.prompt_learner.register_buffer("texts", texts)
+        self.prompt_learner.moved = nn.Parameter(torch.zeros_like(texts))
+        self.image_encoder = clip_model.visual
+        self.logit_scale = clip_model.logit_scale
+        self.dtype = clip_model.dtype
+
+    def texts(self):
+        learner = self.prompt_learner
+        return F.normalize(learner.texts + 0.5 * learner.moved, dim=-1)
+
+
+class Cached(CustomCLIP):
+    """Prompts in the image encoder alone: texts are encoded at the first pass and kept."""
+
+    def __init__(self, cfg, classnames, clip_model):
+        nn.Module.__init__(self)
+        tokens = [clip.tokenize(f"a photo of a {name}.") for name in classnames]
+        self.tokens = torch.cat(tokens)
+        with torch.no_grad():
+            self.embedded = clip_model.token_embedding(self.tokens)
+        width = clip_model.visual.ln_post.weight.shape[0]
+        self.prompt_learner = nn.Module()
+        self.prompt_learner.ctx = nn.Parameter(torch.randn(4, width) * 0.02)
+        self.image_encoder = PromptedViT(clip_model.visual)
+        self.text_encoder = TextEncoder(clip_model)
+        self.logit_scale = clip_model.logit_scale
+        self.dtype = clip_model.dtype
+        self.kept = None
+
+    def images(self, image):
+        ctx = self.prompt_learner.ctx
+        return F.normalize(self.image_encoder(image.type(self.dtype), ctx, ()), dim=-1)
+
+    def texts(self):
+        if self.kept is None:
+            with torch.no_grad():
+                self.kept = F.normalize(self.text_encoder(self.embedded, self.tokens), dim=-1)
+        return self.kept
