@@ -601,6 +601,7 @@ def test_terms_that_would_be_lost_are_not_lost_in_silence():
             wrapped(Keeps, config(), "logits").forward_backward(batches()[0])
 
 
+@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="torch has it for GPUs alone")
 def test_a_scaler_is_found_by_whatever_name():
     class Named(WithScaler):
         def __init__(self, *args):

@@ -210,6 +210,10 @@ def test_new_class_names_are_noticed(build):
     assert_same(model, plain)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"),
+    reason="CLIP's own layers take no bfloat16 autocast on CPUs before torch 2.2",
+)
 def test_autocast(build):
     plain, fast = build(), build()
     npt.accelerate(fast)

@@ -24,10 +24,16 @@ PATTERNS = {
     "Ensemble": "several prompts a class, as many as images in a batch",
     "VPT": "text features kept from the first pass",
 }
+NEWER = {
+    "ProGrad": "torch before 2.2 does not tell which backward pass is the last",
+    "Amp": "CLIP's own layers take no bfloat16 autocast on CPUs before torch 2.2",
+}
 
 
 @pytest.mark.parametrize("trainer", PATTERNS)
 def test_every_pattern_trains_and_tests(trained, trainer):
+    if trainer in NEWER and not hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"):
+        pytest.skip(NEWER[trainer])
     run = trained(f"{trainer}NPT")
     assert f"Loading trainer: {trainer}NPT" in run.done.stdout
     assert "loss_lc" in run.done.stdout and "loss_mi" in run.done.stdout
