@@ -1,4 +1,4 @@
-"""A finished run of the host repository, for tests."""
+"""The patterns of the host repository, and a finished run of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+PATTERNS = {
+    "CoOp": "logits",
+    "Parallel": "a model inside DataParallel",
+    "Amp": "autocast and a scaler",
+    "CoCoOp": "texts of each image's own, a loss in training",
+    "MaPLe": "prompts in both encoders, a loss in training",
+    "KgCoOp": "a tuple of logits and a score, a loss of the trainer's own",
+    "PromptSRC": "a tuple that begins with the loss, more losses",
+    "ProGrad": "two backward passes",
+    "Ensemble": "several prompts a class, as many as images in a batch",
+    "VPT": "text features kept from the first pass",
+}
 
 
 class Run(NamedTuple):

@@ -7,23 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hosts_kit import Run
+from hosts_kit import PATTERNS, Run
 
 from npt.engine import EMBEDDED
 
 REPO = Path(__file__).parent / "repo"
-PATTERNS = {
-    "CoOp": "logits",
-    "Parallel": "a model inside DataParallel",
-    "Amp": "autocast and a scaler",
-    "CoCoOp": "texts of each image's own, a loss in training",
-    "MaPLe": "prompts in both encoders, a loss in training",
-    "KgCoOp": "a tuple of logits and a score, a loss of the trainer's own",
-    "PromptSRC": "a tuple that begins with the loss, more losses",
-    "ProGrad": "two backward passes",
-    "Ensemble": "several prompts a class, as many as images in a batch",
-    "VPT": "text features kept from the first pass",
-}
 NEWER = {
     "ProGrad": "torch before 2.2 does not tell which backward pass is the last",
     "Amp": "CLIP's own layers take no bfloat16 autocast on CPUs before torch 2.2",
@@ -147,6 +135,39 @@ def test_checkpoints_go_both_ways(trained, tested, trainer):
     for maker, reader in ((trainer, f"{trainer}NPT"), (f"{trainer}NPT", trainer)):
         made = trained(maker)
         assert tested(reader, made.output).accuracy == made.accuracy
+
+
+OURS = """
+import sys
+sys.path.insert(0, {repo!r})
+from npt.cli import main
+import datasets.dots  # the host's data, and our own trainers
+sys.exit(main())
+"""
+SAME = {
+    "CoOp": ("TRAINER.COOP.N_CTX", 4, "TRAINER.COOP.PREC", "fp32"),
+    "MaPLe": (
+        *("TRAINER.MAPLE.N_CTX", 4, "TRAINER.MAPLE.CTX_INIT", "a photo of a"),
+        *("TRAINER.MAPLE.PROMPT_DEPTH", 3, "TRAINER.MAPLE.PREC", "fp32"),
+    ),
+}
+
+
+@pytest.mark.parametrize("trainer", SAME)
+def test_checkpoints_of_our_own_trainers_and_the_host_s(
+    trained, tested, host, host_clip, tmp_path, trainer
+):
+    script = tmp_path / "ours.py"
+    script.write_text(OURS.format(repo=str(REPO)))
+    same = ("MODEL.BACKBONE.NAME", host_clip, *SAME[trainer])
+    made = Run(host(trainer, tmp_path / "ours", *same, program=(script,)), tmp_path / "ours")
+    assert made.done.returncode == 0, made.done.stderr
+    assert tested(trainer, made.output).accuracy == made.accuracy
+    theirs = trained(trainer)
+    flags = ("--eval-only", "--model-dir", theirs.output, "--load-epoch", 2)
+    read = host(trainer, tmp_path / "read", *same, flags=flags, program=(script,))
+    assert read.returncode == 0, read.stderr
+    assert Run(read, tmp_path / "read").accuracy == theirs.accuracy
 
 
 def test_a_checkpoint_serves_other_classes(trained, tested):

@@ -1,6 +1,7 @@
 """The same on real hosts: set COOP_REPO, MAPLE_REPO, PROMPTSRC_REPO or KGCOOP_REPO to a checkout.
 
-With DASSL_REPO, too, each runs on that Dassl as well as on the embedded engine. CLIP has ViT-B/16's
+With DASSL_REPO, each runs on that Dassl as well as on the embedded engine, and so does the host of
+our own making. CLIP has ViT-B/16's
 widths and random weights, images are small: what is tested is that every step works, and agrees.
 """
 
@@ -15,12 +16,12 @@ import layouts
 import pytest
 import torch
 from clip.model import CLIP
-from hosts_kit import Run
+from hosts_kit import PATTERNS, Run
 
-from npt.acceleration import accelerate  # noqa: F401  (the import must not need a host)
 from npt.engine import broken_on_this_torch
 
 BOOT = Path(__file__).with_name("boot.py")
+REPO = Path(__file__).with_name("repo")
 SMALL = [
     *("INPUT.SIZE", "(32, 32)", "DATALOADER.NUM_WORKERS", 0, "OPTIM.MAX_EPOCH", 2),
     *("DATASET.NUM_SHOTS", 2, "DATALOADER.TRAIN_X.BATCH_SIZE", 2, "TRAIN.PRINT_FREQ", 1),
@@ -116,8 +117,8 @@ def eurosat(tmp_path_factory) -> str:
     return str(root)
 
 
-@pytest.fixture(scope="session")
-def started(python, clip_file, eurosat):
+@pytest.fixture(scope="module")
+def started(request, python, clip_file, eurosat):
     """Start a host's train.py with these settings."""
 
     def run(
@@ -132,14 +133,10 @@ def started(python, clip_file, eurosat):
         flags = ["--root", eurosat, "--seed", 1, "--trainer", trainer, "--output-dir", output]
         flags += ["--dataset-config-file", "configs/datasets/eurosat.yaml"]
         flags += ["--config-file", f"configs/trainers/{host.config}"]
-        environment = {"NPT_ENGINE": "embedded"}
-        settings = [*SMALL]
+        environment, settings = {"NPT_ENGINE": "embedded"}, SMALL
         if engine == "dassl":
-            dassl = Path(os.environ["DASSL_REPO"]).resolve()
-            paths = [str(dassl), os.environ.get("PYTHONPATH", "")]
-            environment = {"NPT_ENGINE": "installed", "PYTHONPATH": os.pathsep.join(paths)}
-            if broken_on_this_torch(dassl / "dassl"):  # its warm-up does not run on this torch
-                settings += ["OPTIM.WARMUP_EPOCH", -1]
+            environment, more_settings = request.getfixturevalue("on_dassl")
+            settings = [*SMALL, *more_settings]
         program = (BOOT, clip_file, host.adapter or "", "train.py")
         opts = [*more, *settings, *host.settings, *pairs]
         done = python(*program, *flags, *opts, cwd=repo, **environment)
@@ -148,7 +145,7 @@ def started(python, clip_file, eurosat):
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(started, tmp_path_factory):
     """A finished training, run once for all tests."""
 
@@ -181,6 +178,33 @@ def host(request) -> Host:
     return request.param
 
 
+@pytest.fixture(scope="module")
+def on_dassl(tmp_path_factory):
+    """The environment, and KEY VALUE pairs, of runs on the Dassl that DASSL_REPO names."""
+    if "DASSL_REPO" not in os.environ:
+        pytest.skip("DASSL_REPO does not name a checkout of Dassl")
+    dassl = Path(os.environ["DASSL_REPO"]).resolve()
+    paths = [str(dassl), os.environ.get("PYTHONPATH", "")]
+    # its warm-up does not run on newer torch
+    broken = broken_on_this_torch(dassl / "dassl")
+    settings = ("OPTIM.WARMUP_EPOCH", -1) if broken else ()
+    return {"NPT_ENGINE": "installed", "PYTHONPATH": os.pathsep.join(paths)}, settings
+
+
+@pytest.mark.parametrize("trainer", PATTERNS)
+def test_every_pattern_trains_on_dassl(python, on_dassl, host_clip, dots, tmp_path, trainer):
+    environment, settings = on_dassl
+    flags = ["--root", dots, "--output-dir", tmp_path, "--trainer", f"{trainer}NPT", "--seed", 1]
+    flags += ["--dataset-config-file", "configs/dots.yaml", "--config-file", "configs/short.yaml"]
+    pairs = ("DATASET.NUM_SHOTS", 2, *settings)
+    program = ("-m", "npt.run", "train.py")
+    done = python(*program, *flags, *pairs, cwd=REPO, HOST_CLIP=host_clip, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = Run(done, tmp_path).result
+    assert found["versions"]["engine"].startswith("installed")
+    assert found["results"]["test"]["lcd"] is not None
+
+
 def test_it_trains_with_npt(trained, host, engine):
     run = trained(host, engine, f"{host.trainer}NPT")
     assert "loss_lc" in run.done.stdout
@@ -207,6 +231,34 @@ def test_checkpoints_go_both_ways(trained, started, tmp_path, host, engine):
         read = started(host, engine, host.trainer + reader, tmp_path / reader, more=flags)
         assert read.done.returncode == 0, read.done.stderr[-3000:]
         assert read.accuracy == made.accuracy
+
+
+def test_checkpoints_of_our_own_trainers(
+    trained, started, python, repository, clip_file, eurosat, tmp_path, host
+):
+    if host.variable != "COOP_REPO":
+        pytest.skip("the others' code runs in half precision, which ours refuses on a CPU")
+
+    def ours(output: Path, *flags: object) -> Run:
+        repo = Path(os.environ[host.variable]).resolve()
+        usual = ["--root", eurosat, "--seed", 1, "--trainer", host.trainer, "--output-dir", output]
+        usual += ["--dataset-config-file", "configs/datasets/eurosat.yaml"]
+        usual += ["--config-file", repo / "configs" / "trainers" / host.config]
+        pairs = ("MODEL.BACKBONE.NAME", clip_file, *SMALL, *host.settings)
+        done = python("train.py", *usual, *flags, *pairs, cwd=repository, NPT_ENGINE="embedded")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return Run(done, output)
+
+    def of(model: Path) -> tuple[object, ...]:
+        return ("--eval-only", "--model-dir", model, "--load-epoch", 2)
+
+    made = ours(tmp_path / "ours")
+    more = of(made.output)
+    read = started(host, "embedded", host.trainer, tmp_path / "read", more=more)
+    assert read.done.returncode == 0, read.done.stderr[-3000:]
+    assert read.accuracy == made.accuracy
+    theirs = trained(host, "embedded", host.trainer)
+    assert ours(tmp_path / "read by ours", *of(theirs.output)).accuracy == theirs.accuracy
 
 
 def test_it_is_accelerated(trained, host, engine):
