@@ -1,0 +1,251 @@
+"""Which features of a model's pass are its image and text features."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_host import B, D, Host, K, TwoTowers, batches, config, wrapped
+from torch import nn
+
+import npt
+from npt.errors import NPTError
+from npt.features import FeatureTap
+from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
+from npt.trainer import NPTMixin
+
+
+def run(model, calls):
+    with FeatureTap(model) as tap:
+        calls(model)
+        return tap.take()
+
+
+def test_a_teacher_without_gradient_is_not_mistaken_for_the_student():
+    def both(model):
+        with torch.no_grad():
+            model.text_encoder(torch.ones(D))
+            model.image_encoder(torch.ones(3, 6))
+        both.text = model.text_encoder(torch.zeros(D))
+        both.image = model.image_encoder(torch.zeros(3, 6))
+
+    features = run(TwoTowers(), both)
+    assert features.text is both.text and features.image is not None
+    assert torch.equal(features.image, both.image)
+
+
+def test_calls_that_fit_nothing_are_refused():
+    def uneven(model):
+        model.image_encoder(torch.ones(3, 6))
+        for rows in (1, 2):
+            model.text_encoder(torch.zeros(rows, 1, D))
+
+    with pytest.raises(NPTError, match="text_encoder ran 2 times for 3 images"):
+        run(TwoTowers(), uneven)
+
+    def too_many(model):
+        model.image_encoder(torch.ones(3, 6))
+        model.text_encoder(torch.zeros(D))
+
+    with (
+        pytest.raises(NPTError, match=r"of 4 classes .* \(model, batch\)"),
+        FeatureTap(TwoTowers()) as tap,
+    ):
+        too_many(tap.model)
+        tap.take(classes=4)
+
+
+# ---- several prompts a class, kept texts, adapters
+
+
+class Prompts(TwoTowers):
+    """N prompts a class, run one by one, all at once, or class by class."""
+
+    def __init__(self, count, how="one by one"):
+        super().__init__("logits")
+        self.how, self.shifts = how, nn.Parameter(torch.randn(count, D))
+
+    def each(self):
+        """(N, K, D)"""
+        return torch.tanh(self.text_encoder.table + self.shifts[:, None])
+
+    def forward(self, image, label=None):
+        z = F.normalize(self.image_encoder(image), dim=-1)
+        if self.how == "one by one":
+            text = torch.stack([self.text_encoder(shift) for shift in self.shifts])
+        elif self.how == "at once":
+            text = self.text_encoder(self.shifts[:, None])
+        else:
+            each = self.each().transpose(0, 1)  # (K, N, D)
+            encode = self.text_encoder.forward
+            self.text_encoder.forward = lambda x: x
+            text = torch.stack([self.text_encoder(x) for x in each]).transpose(0, 1)
+            self.text_encoder.forward = encode
+        text = F.normalize(F.normalize(text, dim=-1).mean(0), dim=-1)
+        return 10 * z @ text.T
+
+
+class Several(Host):
+    def __init__(self, cfg, *args):
+        super().__init__(cfg)
+        torch.manual_seed(0)
+        self.model = Prompts(*args)
+        self.optim = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("how", ["one by one", "at once", "class by class"])
+@pytest.mark.parametrize("count", [2, B, K + 2])
+def test_several_prompts_a_class_are_averaged(count, how):
+    """B prompts are not mistaken for those of B images."""
+    cfg = config()
+    (batch,) = batches()
+    reference = Several(cfg, count, how)
+    each = reference.model.each()
+    text = F.normalize(each, dim=-1).mean(0)
+    image = reference.model.image_encoder(batch["img"])
+    lc = language_collapse_loss(text, 1.0, "class")
+    mi = multimodal_isomorphism_loss(image, text, batch["label"], 1.0, 2.0, "class")
+    (reference.loss(batch) + 0.3 * lc + 0.8 * mi).backward()
+    trainer = wrapped(Several, cfg, count, how)
+    summary = trainer.forward_backward(batch)
+    assert summary["loss_lc"] == pytest.approx(lc.item(), rel=1e-5)
+    assert summary["loss_mi"] == pytest.approx(mi.item(), rel=1e-5)
+    expected = reference.model.shifts.grad
+    torch.testing.assert_close(trainer.model.shifts.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_asking_the_model_leaves_the_random_state_alone():
+    trainer = wrapped(Several, config(), B)
+    forward = trainer.model.forward
+    trainer.model.forward = lambda *args: forward(*args) + torch.rand(())
+    torch.manual_seed(3)
+    trainer.forward_backward(batches()[0])
+    one = torch.rand(())
+    torch.manual_seed(3)
+    torch.rand(())  # the pass of the step itself
+    assert one == torch.rand(())
+
+
+class Keeping(Host):
+    """Encodes its texts once, without gradient, like prompts in the image encoder alone."""
+
+    class Model(TwoTowers):
+        kept = None
+
+        def forward(self, image, label=None):
+            if self.kept is None:
+                with torch.no_grad():
+                    self.kept = F.normalize(self.text_encoder(torch.zeros(D)), dim=-1)
+            return 10 * F.normalize(self.image_encoder(image), dim=-1) @ self.kept.T
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.model.__class__ = self.Model
+
+
+def test_kept_texts_are_those_heard_before():
+    trainer = wrapped(Keeping, config())
+    text = trainer.model.text_encoder(torch.zeros(D)).detach()
+    for batch in batches(3):
+        image = trainer.model.image_encoder(batch["img"])
+        mi = multimodal_isomorphism_loss(image, text, batch["label"], 1.0, 2.0, "class")
+        summary = trainer.forward_backward(batch)
+        assert summary["loss_mi"] == pytest.approx(mi.item(), rel=1e-5)
+
+
+def test_texts_that_learn_are_not_taken_for_kept_ones():
+    trainer = wrapped(Host, config(), "logits")
+    trainer.forward_backward(batches()[0])
+    trainer.model.forward = lambda image, label: trainer.model.image_encoder(image)[:, :K]
+    with pytest.raises(NPTError, match="text_encoder was not run"):
+        trainer.forward_backward(batches()[0])
+
+
+def adapted(features):
+    return type("HostNPT", (NPTMixin, Host), {"features_adapter": staticmethod(features)})(config())
+
+
+def test_an_adapter_s_features_are_taken_and_none_of_them_is_the_encoder_s():
+    (batch,) = batches()
+    plain = wrapped(Host, config()).forward_backward(batch)
+    seen = []
+
+    def text_only(model, batch):
+        seen.append((type(model), sorted(batch)))
+        return npt.Features(None, model.text_encoder(model.prompt_learner.bias))
+
+    def both(model, batch):
+        return npt.Features(model.image_encoder(batch["img"]), text_only(model, batch).text)
+
+    for adapter in (text_only, both):
+        assert adapted(adapter).forward_backward(batch) == pytest.approx(plain)
+    assert seen == [(TwoTowers, ["img", "label"])] * 2
+    other = adapted(lambda model, batch: (None, torch.eye(K, D)))
+    assert other.forward_backward(batch)["loss_lc"] != plain["loss_lc"]
+
+
+@pytest.mark.parametrize(
+    "returned, said",
+    [
+        (torch.zeros(2), r"returned a Tensor, where npt\.Features"),
+        (npt.Features(torch.zeros(B), None), r"shapes \(4,\), None"),
+        (npt.Features(torch.zeros(B, D), torch.zeros(2, K, D)), r"\(4, 8\), \(2, 5, 8\)"),
+        (npt.Features(torch.zeros(2, D), torch.zeros(K, D)), "2 images were encoded for a batch"),
+    ],
+)
+def test_an_adapter_that_returns_something_else_is_told(returned, said):
+    with pytest.raises(NPTError, match=said):
+        adapted(lambda model, batch: returned).forward_backward(batches()[0])
+
+
+def test_a_teacher_is_told_from_the_student_in_tests_too():
+    class Taught(TwoTowers):
+        def forward(self, image, label=None):
+            with torch.no_grad():
+                self.image_encoder(image + 1)
+                self.text_encoder(torch.ones(D))
+            self.own = self.text_encoder(self.prompt_learner.bias)
+            return self.image_encoder(image) @ self.own.T
+
+    model = Taught("logits")
+    with FeatureTap(model) as tap:
+        model(torch.ones(3, 6))
+        assert tap.take(classes=K).text is model.own
+        with torch.no_grad():
+            model(torch.ones(3, 6))
+        found = tap.take(classes=K)
+        assert found.text is model.own
+        assert torch.equal(found.image, model.image_encoder(torch.ones(3, 6)))
+
+
+# ---- several devices, as DataParallel has them
+
+
+class Devices(FeatureTap):
+    """Takes outputs that are marked with a device of their own for such."""
+
+    def _by_device(self, name, outputs):
+        found = {}
+        for x in outputs:
+            found.setdefault(x.device_number, []).append(x)
+        return found
+
+
+def of(device, *shape, fill=None):
+    x = torch.randn(shape) if fill is None else fill.clone()
+    x.device_number = device
+    return x
+
+
+@pytest.mark.parametrize("split", [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("per_image", [True, False])
+def test_texts_of_several_devices(split, per_image):
+    tap = Devices(TwoTowers())
+    shared, texts = torch.randn(K, D), []
+    for device, images in enumerate(split):
+        tap._heard["image_encoder"].append(of(device, images, D))
+        for _ in range(images if per_image else 1):
+            texts.append(of(device, K, D, fill=None if per_image else shared))
+    tap._heard["text_encoder"] += texts
+    tap._texts_per_image = per_image or None
+    found = tap.take(classes=K)
+    assert found.image.shape == (sum(split), D)
+    assert torch.equal(found.text, torch.stack(texts) if per_image else shared)

@@ -1,0 +1,71 @@
+"""The names of NPT trainers."""
+
+import pytest
+import torch
+from small_host import D, Host, K, batches, config
+
+import npt
+from dassl.engine import TRAINER_REGISTRY
+from npt import registry
+from npt.errors import NPTError
+from npt.losses import language_collapse_loss
+from npt.trainer import NPTMixin
+
+
+def test_the_three_names_are_registered_and_registering_again_is_harmless():
+    registry.install()
+    names = TRAINER_REGISTRY.registered_names()
+    assert {"CoCoOpNPT", "MaPLeNPT", "NPT"} <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_npt_wraps_the_trainer_that_base_names():
+    class HostOfTests(Host):
+        pass
+
+    if "HostOfTests" not in TRAINER_REGISTRY.registered_names():
+        TRAINER_REGISTRY.register(HostOfTests)
+    cfg = config()
+    cfg.TRAINER.NPT.BASE = "HostOfTests"
+    trainer = TRAINER_REGISTRY.get("NPT")(cfg)
+    assert isinstance(trainer, NPTMixin) and isinstance(trainer, Host)
+    assert type(trainer).__name__ == "HostOfTestsNPT"
+    assert trainer.forward_backward(batches()[0])["loss_mi"] > 0
+
+
+def test_every_trainer_has_an_npt_name_even_if_it_comes_later():
+    npt.register("LaterHost")  # and one that is registered before there is such a trainer
+    for name in ("LateHost", "LaterHost"):
+        assert name not in TRAINER_REGISTRY.registered_names()
+        TRAINER_REGISTRY.register(type(name, (Host,), {}))
+        assert f"{name}NPT" in TRAINER_REGISTRY.registered_names()
+        trainer = TRAINER_REGISTRY.get(f"{name}NPT")(config())
+        assert isinstance(trainer, NPTMixin) and type(trainer).__name__ == f"{name}NPT"
+    with pytest.raises(KeyError):
+        TRAINER_REGISTRY.get("NobodyNPT")
+
+
+def test_a_registered_adapter_serves_every_way_to_name_the_trainer():
+    TRAINER_REGISTRY.register(type("OddHost", (Host,), {}))
+    npt.register("OddHost", features=lambda model, batch: (None, torch.eye(K, D)))
+    cfg = config()
+    cfg.TRAINER.NPT.BASE = "OddHost"
+    (batch,) = batches()
+    for name in ("OddHostNPT", "NPT"):
+        summary = TRAINER_REGISTRY.get(name)(cfg).forward_backward(batch)
+        expected = language_collapse_loss(torch.eye(K, D), 1.0, "class")
+        assert summary["loss_lc"] == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("base", ["", "NoSuchTrainer", "MaPLeNPT"])
+def test_npt_without_a_base_names_those_there_are(base):
+    cfg = config()
+    cfg.TRAINER.NPT.BASE = base
+    with pytest.raises(NPTError, match=r"one of .*MaPLe.*TRAINER\.NPT\.BASE"):
+        TRAINER_REGISTRY.get("NPT")(cfg)
+
+
+def test_ours_are_wrapped_where_a_host_has_none():
+    for base in ("CoCoOp", "MaPLe"):
+        cls = registry.npt_class(base)
+        assert issubclass(cls, TRAINER_REGISTRY.get(base)) and cls.__name__ == f"{base}NPT"
