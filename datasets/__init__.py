@@ -1,9 +1,14 @@
-"""Our data sets, registered with the engine under every name that a host has left free."""
+"""Our data sets; `add_to_registry` makes them known to the engine."""
 
 from dassl.data.datasets import DATASET_REGISTRY
 from npt.datasets import mini, paper
 from npt.datasets.folder import CustomFolder
 
-for _name, _dataset in {**paper.DATASETS, "CustomFolder": CustomFolder, **mini.DATASETS}.items():
-    if _name not in DATASET_REGISTRY.registered_names():
-        DATASET_REGISTRY.register(_dataset)
+DATASETS = {**paper.DATASETS, "CustomFolder": CustomFolder, **mini.DATASETS}
+
+
+def add_to_registry() -> None:
+    """Register the data sets under names that no host has taken; safe to repeat."""
+    for name, dataset in DATASETS.items():
+        if name not in DATASET_REGISTRY.registered_names():
+            DATASET_REGISTRY.register(dataset)

@@ -22,7 +22,7 @@ from typing import Any
 from npt.datasets.base import Image
 from npt.datasets.catalog import CLASSNAMES
 from npt.errors import NPTError
-from npt.measure import write_json_atomically
+from npt.files import cache_folder, write_json
 
 VERSION = 1  # of the kept file
 SUFFIXES = (
@@ -118,9 +118,8 @@ def kept_files(tree: Path, home: Path) -> list[Path]:
     Beside the data the name says which tree it is of; in the cache its full path does, too.
     """
     name = f"npt-listing-v{VERSION}-{tree.name}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npt"
     key = hashlib.sha256(os.fsencode(tree.absolute())).hexdigest()[:16]
-    return [home / f"{name}.json", cache / f"{name}-{key}.json"]
+    return [home / f"{name}.json", cache_folder() / f"{name}-{key}.json"]
 
 
 def _images(folder: Path, others: list[str]) -> list[str]:
@@ -160,5 +159,5 @@ def _write(folders: dict[str, list[Any]], places: list[Path]) -> None:
     """Keeps the list in the first place that can be written; without any it is not kept."""
     for place in places:
         with suppress(OSError):
-            write_json_atomically(place, {"folders": folders})
+            write_json(place, {"folders": folders})
             return

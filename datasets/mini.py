@@ -25,6 +25,7 @@ from npt.datasets.base import PARTS, SplitDataset
 from npt.datasets.conditions import render
 from npt.datasets.worlds import LAYOUTS, WORLDS
 from npt.errors import NPTError
+from npt.files import cache_folder
 
 VERSION = 1  # of the pictures; a change of any of them is a new version
 STAMP = "sha256"  # file that says which pictures a folder holds
@@ -133,8 +134,7 @@ ROWS |= {
 
 def cache_root() -> Path:
     """Where the suite is made when DATASET.ROOT is empty."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "npt" / f"mini-v{VERSION}"
+    return cache_folder() / f"mini-v{VERSION}"
 
 
 def folder_name(name: str) -> str:

@@ -20,7 +20,7 @@ from npt.datasets.base import PARTS, Image, Lists
 from npt.datasets.catalog import Row
 from npt.datasets.listing import labelled, numbered, scan
 from npt.errors import NPTError
-from npt.measure import write_json_atomically
+from npt.files import write_json
 
 SEED = 1  # a part of every hash
 NOTE = "this split was made here; figures on it do not compare with the literature's."
@@ -57,7 +57,7 @@ def save(row: Row, folder: Path, lists: Lists) -> None:
     home = next(address for address, place in row.sources if place.endswith(row.split))
     note = f"{NOTE} Theirs is at {home}."
     try:
-        write_json_atomically(file, {"note": note, **lists})
+        write_json(file, {"note": note, **lists})
         print(f"Made {file}")
     except OSError as error:
         warnings.warn(

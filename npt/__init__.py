@@ -1,31 +1,27 @@
 """Neural-collapse-anchored prompt tuning (NPT) for CLIP.
 
-`import npt` makes `import dassl` work, adds the config keys, registers the trainers `CoCoOpNPT`,
-`MaPLeNPT` and `NPT`, finds `<Name>NPT` for any other trainer, and lets `DATASET.IMBALANCE_RATIO`
-and `MODEL.ACCELERATE` act on any data set and trainer; nothing else.
+`import npt` makes `import dassl` work. When dassl is imported, now or later, npt adds its config
+keys to the engine's defaults, registers the trainers `CoCoOpNPT`, `MaPLeNPT` and `NPT`, finds
+`<Name>NPT` for any other trainer, and lets `DATASET.IMBALANCE_RATIO` act on any data set.
 """
 
-import sys
+from npt import config, engine, terms, trainers
+from npt.host import registry, thinning
+from npt.host.acceleration import accelerate
+from npt.host.features import Features
+from npt.host.registry import register
+from npt.version import __version__
 
-from npt import acceleration, config, engine, imbalance, registry
-from npt.acceleration import accelerate
-from npt.features import Features
-from npt.registry import register
-
-__version__ = "0.1.0"
-__all__ = ["Features", "accelerate", "put_in_place", "register"]
+__all__ = ["Features", "__version__", "accelerate", "put_in_place", "register", "terms", "trainers"]
 
 
 def put_in_place() -> None:
-    """What `import npt` does; repeating it changes nothing."""
-    engine.activate()
-    config.register()
-    registry.install()
-    imbalance.install()
-    acceleration.install()
+    """Add keys, trainer names and thinning to the engine; repeating it changes nothing."""
+    import dassl  # noqa: F401  settles which engine, if nothing has imported it yet
+
+    config.add_keys_to_defaults()
+    registry.extend_registry()
+    thinning.wrap_build_dataset()
 
 
-# `python -m npt.engine` reports on an engine that cannot be activated, rather than fall over it;
-# `python -m npt.run` first puts the host's folder on the path, which may hold an engine.
-if not (sys.argv[:1] == ["-m"] and {"npt.engine", "npt.run"} & set(sys.orig_argv)):
-    put_in_place()
+engine.when_imported(put_in_place)

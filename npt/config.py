@@ -1,132 +1,174 @@
-"""The yacs keys of NPT and of the prompt learners, their defaults, and the checks on them.
+"""Config keys: their defaults and checks, and the merging of yaml files and KEY VALUE pairs.
 
-The keys go into the engine's own default tree, in place, where any host finds them. yacs wants
-the types of nodes to match exactly when files are merged, so the nodes stay plain `CfgNode`s and
-only the root learns something: `freeze()` checks values, and merging takes `1` for `1.0`.
+`KEYS` is the table. It holds the keys of the package itself; the methods of `npt.trainers` and the
+terms of `npt.terms` add theirs with `add`. The keys go into the engine's own default tree, where
+any host finds them. yacs compares the types of nodes when files are merged, so nodes stay plain
+`CfgNode`s; only the root gets a class of its own, whose `freeze()` checks values and whose merges
+take `1` for `1.0`.
 """
 
 from __future__ import annotations
 
+import ast
+import difflib
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import yaml
 from yacs.config import CfgNode
 
 from npt.errors import NPTError
 from npt.imbalance import ORDERS
 from npt.losses import REDUCTIONS
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "TRAINER.NPT": {
-        "W1": 0.3,  # weight of L_LC
-        "W2": 0.8,  # weight of L_MI
-        "E_W": 1.0,  # squared length of text features
-        "E_H": 1.0,  # squared length of image features
-        "REDUCTION": "mean",  # how the sums of Eqs. 5 and 6 are taken: see npt.losses
-        "BASE": "",  # the trainer that the trainer `NPT` wraps
-    },
-    "TRAINER.COOP": {
-        "N_CTX": 16,
-        "CSC": False,  # a context for each class
-        "CTX_INIT": "",
-        "PREC": "fp16",
-        "CLASS_TOKEN_POSITION": "end",
-    },
-    "TRAINER.COCOOP": {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"},
-    "TRAINER.MAPLE": {
-        "N_CTX": 2,
-        "CTX_INIT": "a photo of a",
-        "PREC": "fp16",
-        "PROMPT_DEPTH": 9,
-    },
-    "MODEL": {
-        "CLASS_CHUNK": 0,  # classes a training step takes at a time; 0: as many as memory allows
-        "PLAIN_ENCODERS": False,  # the usual 77-token computation, to compare with
-        "ACCELERATE": False,  # a host's own text encoder computed the fast way: npt.accelerate
-    },
-    "DATASET": {
-        "SUBSAMPLE_CLASSES": "all",
-        "IMBALANCE_RATIO": 1.0,  # tau: images of the rarest class over those of the largest
-        "IMBALANCE_ORDER": "label",  # which classes are the rare ones
-    },
-}
 
-Check = tuple[Callable[[Any], bool], str]
+# --------------------------------------------------------------------------- keys
+class Check(NamedTuple):
+    """Whether a value may stand at a key, and in words which values may."""
+
+    good: Callable[[Any], bool]
+    allowed: str
 
 
-def _number(value: Any) -> bool:
+class Key(NamedTuple):
+    """A config key. Without a check, any value of the default's type is good."""
+
+    default: Any
+    check: Check | None = None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; True and False are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _one_of(*allowed: str) -> Check:
-    return (lambda value: value in allowed), "one of " + ", ".join(allowed)
+def one_of(*allowed: str) -> Check:
+    return Check(lambda value: value in allowed, "one of " + ", ".join(allowed))
 
 
-_WEIGHT: Check = (lambda v: _number(v) and v >= 0, "a finite number, 0 or more")
-_LENGTH: Check = (lambda v: _number(v) and v > 0, "a finite number above 0")
-_COUNT: Check = (lambda v: type(v) is int and v >= 1, "a whole number, 1 or more")
-CHECKS: dict[str, Check] = {
-    "TRAINER.NPT.W1": _WEIGHT,
-    "TRAINER.NPT.W2": _WEIGHT,
-    "TRAINER.NPT.E_W": _LENGTH,
-    "TRAINER.NPT.E_H": _LENGTH,
-    "TRAINER.NPT.REDUCTION": _one_of(*REDUCTIONS),
-    **{f"TRAINER.{node}.N_CTX": _COUNT for node in ("COOP", "COCOOP", "MAPLE")},
-    "MODEL.CLASS_CHUNK": (lambda v: type(v) is int and v >= 0, "a whole number, 0 or more"),
-    "DATASET.IMBALANCE_RATIO": (lambda v: _number(v) and 0 < v <= 1, "a number in (0, 1]"),
-    "DATASET.IMBALANCE_ORDER": _one_of(*ORDERS),
-    "DATASET.SUBSAMPLE_CLASSES": _one_of("all", "base", "new"),
+WEIGHT = Check(lambda v: is_number(v) and v >= 0, "a finite number, 0 or more")
+LENGTH = Check(lambda v: is_number(v) and v > 0, "a finite number above 0")
+COUNT = Check(lambda v: type(v) is int and v >= 1, "a whole number, 1 or more")
+COUNT_OR_ZERO = Check(lambda v: type(v) is int and v >= 0, "a whole number, 0 or more")
+RATIO = Check(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
+
+KEYS: dict[str, Key] = {
+    "TRAINER.NPT.E_W": Key(1.0, LENGTH),  # squared length of text features
+    "TRAINER.NPT.E_H": Key(1.0, LENGTH),  # squared length of image features
+    # how the sums of Eqs. 5 and 6 are taken: see npt.losses
+    "TRAINER.NPT.REDUCTION": Key("mean", one_of(*REDUCTIONS)),
+    "TRAINER.NPT.BASE": Key(""),  # the trainer that the trainer `NPT` wraps
+    # classes that a training step takes at a time; 0: as many as memory allows
+    "MODEL.CLASS_CHUNK": Key(0, COUNT_OR_ZERO),
+    "MODEL.PLAIN_ENCODERS": Key(False),  # the usual 77-token computation, to compare with
+    "MODEL.ACCELERATE": Key(False),  # compute a host's text encoder as npt.accelerate does
+    "DATASET.SUBSAMPLE_CLASSES": Key("all", one_of("all", "base", "new")),
+    # tau: images of the rarest class over those of the largest
+    "DATASET.IMBALANCE_RATIO": Key(1.0, RATIO),
+    "DATASET.IMBALANCE_ORDER": Key("label", one_of(*ORDERS)),  # which classes are the rare ones
 }
-# The others concern our own trainers, which check them: a host's may mean something else by them.
-WHOEVER_TRAINS = [
-    k for k in CHECKS if k.startswith(("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE"))
-]
+# Only these are checked for every trainer. The others belong to our own trainers, which check
+# them: a host may give the same name another meaning.
+OF_ANY_TRAINER = ("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE")
 
 
-def check(cfg: CfgNode, required: str = "", keys: Iterable[str] = CHECKS) -> None:
-    """NPTError where a key holds what it must not, or one that begins with `required` is missing.
+def add(path: str, key: Key) -> None:
+    """Add a config key, also to the engine's defaults if they are imported already.
 
-    Other missing keys are let pass: a host may have put a node of its own in the place of ours.
+    A config that was copied from the defaults before does not get it.
     """
-    for key in keys:
-        good, allowed = CHECKS[key]
-        value = _find(cfg, key)
+    KEYS[path] = key
+    defaults = sys.modules.get("dassl.config.defaults")
+    if defaults is not None and isinstance(defaults._C, CheckedRoot):
+        _put(defaults._C, path, key.default)
+
+
+def keys_of_any_trainer() -> list[str]:
+    """The keys whose values are checked whatever the trainer is."""
+    return [path for path in KEYS if path.startswith(OF_ANY_TRAINER)]
+
+
+def keys_of_method(node: str) -> list[str]:
+    """The keys that a trainer of ours reads: those of its node TRAINER.<node>, and shared ones."""
+    others = (f"TRAINER.{node}.", "TRAINER.NPT.")
+    return [path for path in KEYS if not path.startswith("TRAINER.") or path.startswith(others)]
+
+
+def check(cfg: CfgNode, required: str = "", keys: Iterable[str] | None = None) -> None:
+    """Raise NPTError for a bad value, or for a missing key whose name begins with `required`.
+
+    Other missing keys are accepted: a host may have replaced a node of ours by its own.
+    """
+    for path in KEYS if keys is None else keys:
+        rule = KEYS[path].check
+        value = _find(cfg, path)
+        if rule is None:
+            continue
         if value is None:
-            if required and key.startswith(required):
-                raise NPTError(f"The config has no key {key}; set it to {allowed}.")
-        elif not good(value):
-            raise NPTError(f"{key} is {value!r}, but it must be {allowed}.")
+            if required and path.startswith(required):
+                raise NPTError(f"The config has no key {path}; set it to {rule.allowed}.")
+        elif not rule.good(value):
+            raise NPTError(f"{path} is {value!r}, but it must be {rule.allowed}.")
 
 
-def _find(cfg: CfgNode, key: str) -> Any:
+def _find(cfg: CfgNode, path: str) -> Any:
     """The value at a dotted key, or None where the tree has no such key."""
     node: Any = cfg
-    for part in key.split("."):
+    for part in path.split("."):
         if not isinstance(node, dict) or part not in node:
             return None
         node = node[part]
     return node
 
 
+def _put(root: CfgNode, path: str, value: Any) -> None:
+    """Set a key that is not there yet, with the nodes above it."""
+    *above, name = path.split(".")
+    node = root
+    for part in above:
+        if part not in node:
+            node[part] = CfgNode()
+        node = node[part]
+    node.setdefault(name, value)
+
+
+# --------------------------------------------------------------------------- the default tree
+class BadConfig(NPTError, KeyError, ValueError, AssertionError):
+    """A key or value that yacs does not take; also each type that yacs raises, as hosts know it."""
+
+    __str__ = Exception.__str__  # KeyError's would put the sentence in quotes
+
+
 class CheckedRoot(CfgNode):
-    """A config root that checks itself when it is frozen, and reads `1` where a float stands."""
+    """The root of a config: checked when it is frozen, and 1 is taken where 1.0 is due.
+
+    What yacs rejects while it merges is raised as NPTError, since the user's file or pair is wrong.
+    """
 
     def _immutable(self, is_immutable: bool) -> None:
         if is_immutable:
-            check(self, keys=WHOEVER_TRAINS)
+            check(self, keys=keys_of_any_trainer())
+            _warn_of_no_acceleration(self)
         super()._immutable(is_immutable)
 
     def merge_from_list(self, cfg_list: list[Any]) -> None:
         values = list(cfg_list)
         for place in range(1, len(values), 2):
-            value = self._decode_cfg_value(values[place])
-            if isinstance(_find(self, values[place - 1]), float) and type(value) is int:
-                values[place] = float(value)
-        super().merge_from_list(values)
+            value = as_float(_find(self, values[place - 1]), self._decode_cfg_value(values[place]))
+            if isinstance(value, float):
+                values[place] = value
+        with _yacs_errors():
+            super().merge_from_list(values)
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
-        super().merge_from_other_cfg(_with_floats(cfg_other, self))
+        with _yacs_errors():
+            super().merge_from_other_cfg(_with_floats(cfg_other, self))
 
     @classmethod
     def _decode_cfg_value(cls, value: Any) -> Any:
@@ -134,31 +176,154 @@ class CheckedRoot(CfgNode):
         return CfgNode._decode_cfg_value(value)
 
 
-def _with_floats(node: CfgNode, like: CfgNode) -> CfgNode:
-    """A copy of `node` with integers turned to floats where `like` holds floats."""
-    copy = CfgNode()
-    for key, value in node.items():
-        model = like.get(key)
-        if isinstance(value, CfgNode):
-            value = _with_floats(value, model if isinstance(model, CfgNode) else CfgNode())
-        elif isinstance(model, float) and type(value) is int:
-            value = float(value)
-        copy[key] = value
-    return copy
+@contextmanager
+def _yacs_errors() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError, AssertionError) as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise BadConfig(f"the config cannot be merged: {reason}") from error
 
 
-def register() -> None:
-    """Add the keys to the engine's default config; safe to repeat, and nothing is overwritten."""
+def add_keys_to_defaults() -> None:
+    """Add all keys to the engine's default config; what a host has set is not overwritten."""
     from dassl.config import defaults
 
     root = defaults._C
     if type(root) is CfgNode:
         object.__setattr__(root, "__class__", CheckedRoot)  # yacs' own setter takes keys only
-    for path, values in DEFAULTS.items():
-        node = root
-        for part in path.split("."):
-            if part not in node:
-                node[part] = CfgNode()
-            node = node[part]
-        for key, value in values.items():
-            node.setdefault(key, value)
+    for path, key in KEYS.items():
+        _put(root, path, key.default)
+
+
+def _warn_of_no_acceleration(cfg: CfgNode) -> None:
+    name = str(_find(cfg, "TRAINER.NAME") or "")
+    if _find(cfg, "MODEL.ACCELERATE") is True and name and not name.endswith("NPT"):
+        warnings.warn(
+            f"MODEL.ACCELERATE acts on NPT trainers and not on {name}: for {name} itself name "
+            f"{name}NPT with TRAINER.NPT.W1 0 TRAINER.NPT.W2 0, or call npt.accelerate.",
+            stacklevel=4,
+        )
+
+
+# --------------------------------------------------------------------------- merging
+def as_float(old: Any, new: Any) -> Any:
+    """`new`, as a float where it is a whole number and `old` is a float."""
+    return float(new) if isinstance(old, float) and type(new) is int else new
+
+
+def _with_floats(node: CfgNode, like: CfgNode) -> CfgNode:
+    """A copy of `node` with integers turned to floats where `like` holds floats."""
+    copy = CfgNode()
+    for name, value in node.items():
+        model = like.get(name)
+        if isinstance(value, CfgNode):
+            copy[name] = _with_floats(value, model if isinstance(model, CfgNode) else CfgNode())
+        else:
+            copy[name] = as_float(model, value)
+    return copy
+
+
+def find_config(name: str | os.PathLike[str]) -> Path:
+    """The file of that name from here, else among the installed configs (`configs/` optional)."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if not path.is_absolute():
+        import npt.configs
+
+        parts = path.parts[1:] if path.parts[:1] == ("configs",) else path.parts
+        for home in npt.configs.__path__:
+            installed = Path(home, *parts)
+            if installed.is_file():
+                return installed
+    raise NPTError(f"there is no config file '{name}', neither from {Path.cwd()} nor among npt's")
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a yaml file; empty where the file is. `what` it should hold, for the error."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise NPTError(f"the file {path} is not valid yaml: {error}") from error
+    if values is not None and not isinstance(values, dict):
+        raise NPTError(f"the file {path} has no {what} at its top level")
+    return values or {}
+
+
+def merge_file(cfg: CfgNode, name: str | os.PathLike[str]) -> None:
+    """Merge a yaml file (see `find_config` for where it is looked for)."""
+    path = find_config(name)
+    _merge(cfg, cfg, read_yaml(path, "config keys"), str(path), "")
+
+
+def merge_pairs(cfg: CfgNode, pairs: Sequence[Any], where: str = "the command line") -> None:
+    """Merge KEY VALUE KEY VALUE ..."""
+    for word in pairs[::2]:
+        if str(word).startswith("-"):
+            raise NPTError(f"flags come before the KEY VALUE pairs: {word} is too late in {where}")
+    if len(pairs) % 2:
+        raise NPTError(f"the config key {pairs[-1]} at the end of {where} has no value")
+    for path, value in zip(pairs[::2], pairs[1::2], strict=True):
+        *above, name = str(path).split(".")
+        node: Any = cfg
+        for part in above:
+            node = node.get(part) if isinstance(node, CfgNode) else None
+        if not isinstance(node, CfgNode) or name not in node:
+            raise _unknown_key(cfg, str(path), where)
+        _merge(cfg, node, {name: value}, where, str(path)[: -len(name)])
+
+
+def _merge(root: CfgNode, node: CfgNode, values: dict, where: str, prefix: str) -> None:
+    """Merge a nested mapping into `node`, which is at `prefix` in `root`; `where` is its source."""
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if name not in node:
+            raise _unknown_key(root, path, where)
+        if isinstance(node[name], CfgNode) and isinstance(value, dict):
+            _merge(root, node[name], value, where, f"{path}.")
+        else:
+            node[name] = _typed(node[name], value, path, where)
+
+
+def _typed(old: Any, new: Any, path: str, where: str) -> Any:
+    """`new` converted to the type of `old`.
+
+    Text is read as a Python literal where it is one, a whole number may stand for a float, a list
+    for a tuple. NPTError where the type is another.
+    """
+    if isinstance(old, CfgNode):
+        raise NPTError(f"config key {path} in {where} is a section, give its keys, not {new!r}")
+    if isinstance(new, str):
+        try:
+            literal = ast.literal_eval(new)
+        except (ValueError, SyntaxError):
+            literal = new  # a bare word
+        if isinstance(literal, str) or not isinstance(old, str):
+            new = literal
+    new = as_float(old, new)
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        return type(old)(new)
+    if type(new) is not type(old) and old is not None and new is not None:
+        kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+        kind = kinds.get(type(old), "a list")
+        raise NPTError(f"config key {path} in {where} takes {kind} such as {old!r}, not {new!r}")
+    return new
+
+
+def _unknown_key(cfg: CfgNode, path: str, where: str) -> NPTError:
+    known = list(_paths(cfg))
+    close = difflib.get_close_matches(path.upper(), known, n=1, cutoff=0.6)
+    if not close:  # the same last word under another node
+        last = path.upper().rpartition(".")[2]
+        close = [k for k in known if k.rpartition(".")[2] == last][:1]
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return NPTError(f"unknown config key {path} in {where}{hint}")
+
+
+def _paths(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Every full key of a config, leaves and nodes."""
+    for name, value in cfg.items():
+        yield prefix + name
+        if isinstance(value, CfgNode):
+            yield from _paths(value, f"{prefix}{name}.")

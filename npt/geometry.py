@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from npt.errors import InvalidArgument
 from npt.losses import (
     check_pairing,
     check_text,
@@ -40,9 +41,11 @@ def simplex_etf(
     The same for a seed on every machine, up to rounding. ValueError for K < 2 or D < K - 1.
     """
     if num_classes < 2:
-        raise ValueError(f"A simplex needs at least two classes, but num_classes is {num_classes}.")
+        raise InvalidArgument(
+            f"A simplex needs at least two classes, but num_classes is {num_classes}."
+        )
     if dim < num_classes - 1:
-        raise ValueError(
+        raise InvalidArgument(
             f"A simplex ETF of {num_classes} classes needs at least {num_classes - 1} dimensions, "
             f"but dim is {dim}."
         )
@@ -115,7 +118,9 @@ def neural_collapse_metrics(features: Tensor, labels: Tensor, classifier: Tensor
     )
     num = len(present)
     if num < 2:
-        raise ValueError("labels hold one class only, but neural collapse is about two or more.")
+        raise InvalidArgument(
+            "labels hold one class only, but neural collapse is about two or more."
+        )
     sums = features.new_zeros(num, features.shape[1]).index_add_(0, index, features)
     means = sums / counts[:, None]  # (C, D)
     centred = means - means.mean(0)
@@ -144,13 +149,13 @@ def _unit_matrix(matrix: Tensor) -> Tensor:
 
 def _check_classified(features: Tensor, labels: Tensor, classifier: Tensor) -> None:
     if features.dim() != 2 or classifier.dim() != 2 or features.shape[1] != classifier.shape[1]:
-        raise ValueError(
+        raise InvalidArgument(
             "features must be (N, D) and classifier (K, D), but their shapes are "
             f"{tuple(features.shape)} and {tuple(classifier.shape)}."
         )
     if tuple(labels.shape) != (len(features),):
-        raise ValueError(
+        raise InvalidArgument(
             f"labels must be ({len(features)},), but its shape is {tuple(labels.shape)}."
         )
     if not len(labels) or int(labels.min()) < 0 or int(labels.max()) >= len(classifier):
-        raise ValueError(f"labels must be given and lie in 0..{len(classifier) - 1}.")
+        raise InvalidArgument(f"labels must be given and lie in 0..{len(classifier) - 1}.")

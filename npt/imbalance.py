@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
+
+from npt.errors import InvalidArgument
 
 ORDERS = ("label", "random", "frequency")
 
@@ -32,11 +33,13 @@ def imbalanced_counts(n_max: int, ratio: float, num_classes: int) -> list[int]:
     ValueError for n_max < 1, num_classes < 1, or a ratio outside (0, 1].
     """
     if n_max < 1 or num_classes < 1:
-        raise ValueError(
+        raise InvalidArgument(
             f"n_max and num_classes must be at least 1, but they are {n_max} and {num_classes}."
         )
     if not 0 < ratio <= 1:
-        raise ValueError(f"The imbalance ratio must be above 0 and at most 1, but it is {ratio}.")
+        raise InvalidArgument(
+            f"The imbalance ratio must be above 0 and at most 1, but it is {ratio}."
+        )
     steps = max(1, num_classes - 1)
     return [max(1, _floor(n_max * ratio ** (k / steps))) for k in range(num_classes)]
 
@@ -94,56 +97,4 @@ def _ranked(
     if order == "frequency":
         given = frequency or {}
         return sorted(labels, key=lambda label: (-given.get(label, len(places[label])), label))
-    raise ValueError(f'The order must be one of {", ".join(ORDERS)}, but it is "{order}".')
-
-
-def install() -> None:
-    """Make every data set that the engine builds obey DATASET.IMBALANCE_RATIO; safe to repeat.
-
-    `build_dataset` is wrapped where the data manager looks it up, so any host's data set is
-    thinned, after it is complete: class names and their number are never taken from what is left.
-    """
-    from dassl.data import data_manager
-
-    build = data_manager.build_dataset
-    if getattr(build, "thins", False):
-        return
-
-    def build_dataset(cfg: Any) -> Any:
-        dataset = build(cfg)
-        if float(cfg.DATASET.get("IMBALANCE_RATIO", 1.0)) < 1:
-            thin(dataset, cfg)
-        return dataset
-
-    build_dataset.thins = True  # type: ignore[attr-defined]
-    data_manager.build_dataset = build_dataset
-
-
-def tested_only(dataset: Any) -> bool:
-    """Whether its test images stand for training images, as in the family's ImageNet variants."""
-    return dataset.train_x is dataset.test
-
-
-def thin(dataset: Any, cfg: Any) -> None:
-    """Subsample `dataset`'s training images as DATASET.IMBALANCE_* say; nothing else changes.
-
-    The largest class has DATASET.NUM_SHOTS images, or all it has where that is not given. A run
-    without a seed (SEED below 0) takes 0 here, so that the tail itself is always reproducible.
-    Where the training images are the test images (`tested_only`), nothing is left out.
-    """
-    ratio = float(cfg.DATASET.IMBALANCE_RATIO)
-    order = cfg.DATASET.get("IMBALANCE_ORDER", "label")
-    before = dataset.train_x
-    if not before or tested_only(dataset):
-        return
-    n_max = cfg.DATASET.NUM_SHOTS
-    if n_max < 1:
-        n_max = max(Counter(item.label for item in before).values())
-    frequency = getattr(dataset, "class_frequency", None)  # counts before the few-shot draw
-    after = subsample(before, ratio, n_max, max(cfg.SEED, 0), order, frequency)
-    dataset._train_x = after
-    sizes = Counter(item.label for item in after).values()
-    print(
-        f"Imbalance ratio {ratio:g} ({order} order): {len(before):,} -> {len(after):,} training "
-        f"images, {max(sizes)} to {min(sizes)} a class"
-    )
+    raise InvalidArgument(f'The order must be one of {", ".join(ORDERS)}, but it is "{order}".')

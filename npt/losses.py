@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from npt.errors import InvalidArgument
+
 REDUCTIONS = ("mean", "class", "sum")
 
 
@@ -106,9 +108,11 @@ def check_text(text_features: Tensor) -> None:
     """ValueError unless (K, D) or (B, K, D) with at least two classes."""
     shape = tuple(text_features.shape)
     if len(shape) not in (2, 3):
-        raise ValueError(f"text_features must be (K, D) or (B, K, D), but its shape is {shape}.")
+        raise InvalidArgument(
+            f"text_features must be (K, D) or (B, K, D), but its shape is {shape}."
+        )
     if shape[-2] < 2:
-        raise ValueError(
+        raise InvalidArgument(
             f"text_features holds {shape[-2]} class, but a simplex needs at least two classes."
         )
 
@@ -117,28 +121,28 @@ def check_pairing(image_features: Tensor, text_features: Tensor, labels: Tensor)
     """ValueError unless images, texts and labels fit one another."""
     check_text(text_features)
     if image_features.dim() != 2 or not len(image_features):
-        raise ValueError(
+        raise InvalidArgument(
             "image_features must be (B, D) with B at least 1, but its shape is "
             f"{tuple(image_features.shape)}."
         )
     batch, dim = image_features.shape
     if text_features.shape[-1] != dim:
-        raise ValueError(
+        raise InvalidArgument(
             f"image_features have {dim} dimensions and text_features {text_features.shape[-1]}; "
             "both must come from one model."
         )
     if text_features.dim() == 3 and len(text_features) != batch:
-        raise ValueError(
+        raise InvalidArgument(
             f"text_features hold the texts of {len(text_features)} images, but there are {batch}."
         )
     if tuple(labels.shape) != (batch,):
-        raise ValueError(f"labels must be ({batch},), but its shape is {tuple(labels.shape)}.")
+        raise InvalidArgument(f"labels must be ({batch},), but its shape is {tuple(labels.shape)}.")
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be class indices, but their dtype is {labels.dtype}.")
+        raise InvalidArgument(f"labels must be class indices, but their dtype is {labels.dtype}.")
     if labels.device.type == "cpu":
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= text_features.shape[-2]:
-            raise ValueError(
+            raise InvalidArgument(
                 f"labels must lie in 0..{text_features.shape[-2] - 1}, but they range from {low} "
                 f"to {high}."
             )
@@ -146,11 +150,11 @@ def check_pairing(image_features: Tensor, text_features: Tensor, labels: Tensor)
 
 def _check_energy(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be a positive number, but it is {value}.")
+        raise InvalidArgument(f"{name} must be a positive number, but it is {value}.")
 
 
 def _check_reduction(reduction: str) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(
+        raise InvalidArgument(
             f'reduction must be one of {", ".join(REDUCTIONS)}, but it is "{reduction}".'
         )

@@ -1,63 +1,51 @@
-"""What a test says beside accuracy, for any Dassl trainer, and the run's `result.json`."""
+"""The measures of a test beside accuracy, for any Dassl trainer: `Measured`, `Recorder`."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import platform
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from importlib import metadata
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from npt import results
 from npt.errors import NPTError
-from npt.features import Adapter, FeatureTap
-from npt.geometry import (
-    language_collapse_degree,
-    multimodal_isomorphism_degree,
-    neural_collapse_metrics,
-)
+from npt.host.features import Adapter, FeatureTap
 from npt.losses import unit_rows
+from npt.results import Results
+from npt.terms import MEASURES, Batch, Measure, Run, Split
 
-Results = dict[str, float | None]
+if TYPE_CHECKING:
+    from dassl.engine import TrainerX
+else:
+    TrainerX = object  # mixed into the trainers of whichever engine there is
+
 ACCURACIES = ("accuracy", "error_rate", "macro_f1", "class_mean_accuracy", "many", "medium", "few")
-COLLAPSE = ("lcd", "lcd_abs", "mid", "mid_abs", "nc1", "nc2", "nc3")
-
-
-class Collected(NamedTuple):
-    """The features of a whole split, of length one, on the CPU."""
-
-    image: Tensor  # (N, D)
-    text: Tensor  # (K, D), the mean over images where each image has its own texts
-    labels: Tensor  # (N,)
 
 
 class Recorder:
     """Gathers, batch by batch, what the measures of a split need."""
 
-    def __init__(self, tap: FeatureTap | None, train_counts: Sequence[int] | None = None):
-        self.train_counts = train_counts
+    def __init__(self, tap: FeatureTap | None, run: Run, train_counts: Sequence[int] | None = None):
+        self.run, self.train_counts = run, train_counts
         self.why_not = ""  # why there are no features, once that is known
         self._labels: list[Tensor] = []
         self._predictions: list[Tensor] = []
         self._images: list[Tensor] = []
-        self._degrees: Tensor | float = 0.0  # (4,) sums over images: lcd, lcd_abs, mid, mid_abs
+        self._sums: dict[str, Tensor] = {}  # sums over images, of measures of texts and batches
         self._text_sum: Tensor | float = 0.0  # (K, D) sum over images of unit text features
-        self._last_text: tuple[Tensor, Tensor] | None = None  # shared texts, and their degrees
+        self._of_last_text: tuple[Tensor, dict[str, Tensor]] | None = None  # and their measures
         self._num_classes = 0
         self._tap = tap
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """While entered, the model's features are heard for the next `add`."""
+    def recording(self) -> Iterator[None]:
+        """Inside the block, the model's features are recorded for the next `add`."""
         if self._tap is None:
             yield
         else:
@@ -66,63 +54,64 @@ class Recorder:
 
     @torch.no_grad()
     def add(self, output: Tensor, labels: Tensor, batch: dict[str, Any] | None = None) -> None:
-        """Logits (B, K) and labels (B,) of a batch, and the features heard while it was run."""
+        """Logits (B, K) and labels (B,) of a batch, and the features recorded while it was run."""
         self._labels.append(labels.cpu())
         self._predictions.append(output.max(1)[1].cpu())
         self._num_classes = output.shape[1]
         if self._tap is None or self.why_not:
             return
         try:
-            self._add_features(*self._tap.take(batch, self._num_classes), labels)
-        except (NPTError, ValueError) as error:
+            image, text = self._tap.take(batch, self._num_classes)
+            if image is not None and text is not None:
+                self._add_features(Batch(image, text, labels, self.run))
+        except NPTError as error:
             self.why_not = str(error)
 
-    def _add_features(self, image: Tensor, text: Tensor, labels: Tensor) -> None:
-        mid = multimodal_isomorphism_degree(image, text, labels)
-        if text.dim() == 3:  # image by image: the K x K cosines of a batch may be large
-            each = [torch.stack(language_collapse_degree(own)) for own in text]
-            lcd = torch.stack(each).double().sum(0)
-            self._text_sum = self._text_sum + unit_rows(text).double().sum(0)
+    def _add_features(self, batch: Batch) -> None:
+        unit_text = unit_rows(batch.text).double()  # (K, D) or (B, K, D)
+        images = len(batch.image)
+        if batch.text.dim() == 3:
+            of_texts = _summed_over_images(batch.text)
+            self._text_sum = self._text_sum + unit_text.sum(0)
         else:
-            lcd = self._shared_degrees(text) * len(image)
-            self._text_sum = self._text_sum + unit_rows(text).double() * len(image)
-        degrees = torch.cat([lcd, torch.stack(mid).double() * len(image)])
-        self._degrees = self._degrees + degrees
-        self._images.append(unit_rows(image).cpu())
+            of_texts = {k: x * images for k, x in self._shared_text(batch.text).items()}
+            self._text_sum = self._text_sum + unit_text * images
+        of_batch = {m.name: m.of_batch(batch).double() * images for m in _rows("of_batch")}
+        for name, value in {**of_texts, **of_batch}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._images.append(unit_rows(batch.image).cpu())
 
-    def _shared_degrees(self, text: Tensor) -> Tensor:
-        """LCD of texts that all images share: taken once, while they stay what they are."""
-        last = self._last_text
+    def _shared_text(self, text: Tensor) -> dict[str, Tensor]:
+        """The measures of texts (K, D) that all images share: once, while the texts stay."""
+        last = self._of_last_text
         if last is None or not (last[0] is text or torch.equal(last[0], text)):
-            last = (text, torch.stack(language_collapse_degree(text)).double())
-            self._last_text = last
+            last = (text, {m.name: m.of_text(text).double() for m in _rows("of_text")})
+            self._of_last_text = last
         return last[1]
 
-    def collected(self) -> Collected:
-        """The features of the split; NPTError where they could not be read."""
-        if self.why_not or not self._images:
+    def split(self) -> Split:
+        """The features of all images so far; NPTError where they could not be read."""
+        if self.why_not or not isinstance(self._text_sum, Tensor):
             raise NPTError(self.why_not or "No batch was run, so there are no features.")
-        text = self._text_sum / sum(map(len, self._images))
-        return Collected(
-            torch.cat(self._images), unit_rows(text.cpu()).float(), torch.cat(self._labels)
-        )
+        device = self._text_sum.device
+        images, labels = torch.cat(self._images), torch.cat(self._labels)
+        classifier = self._text_sum / len(images)
+        text = unit_rows(classifier).float()
+        return Split(images.to(device), text, labels.to(device), classifier)
 
     def results(self) -> Results:
         """Every measure by name; None where it could not be taken."""
-        out: Results = dict.fromkeys(ACCURACIES + COLLAPSE)
+        out: Results = dict.fromkeys([*ACCURACIES, *MEASURES])
         if not self._labels:
             return out
         out.update(self._accuracies())
         if self._images and not self.why_not:
-            degrees = (self._degrees / sum(map(len, self._images))).tolist()
-            out.update(zip(COLLAPSE[:4], degrees, strict=True))
+            images = sum(map(len, self._images))
+            out.update({name: float(x) / images for name, x in self._sums.items()})
             try:
-                device = self._text_sum.device
-                image, _, labels = self.collected()
-                classifier = self._text_sum / len(image)
-                nc = neural_collapse_metrics(image.to(device), labels.to(device), classifier)
-                out.update(zip(COLLAPSE[4:], map(float, nc), strict=True))
-            except ValueError as error:
+                split = self.split()
+                out.update({m.name: float(m.of_split(split)) for m in _rows("of_split")})
+            except NPTError as error:
                 self.why_not = str(error)
         return {k: v if v is not None and math.isfinite(v) else None for k, v in out.items()}
 
@@ -151,6 +140,18 @@ class Recorder:
         return out
 
 
+def _rows(kind: str) -> list[Measure]:
+    """The measures that are functions of a text, a batch, or a split."""
+    return [m for m in MEASURES.values() if getattr(m, kind) is not None]
+
+
+def _summed_over_images(text: Tensor) -> dict[str, Tensor]:
+    """The measures of (B, K, D) texts, image by image: the K x K cosines of a batch are large."""
+    return {
+        m.name: torch.stack([m.of_text(x) for x in text]).double().sum() for m in _rows("of_text")
+    }
+
+
 def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
     """Classes with many, medium and few training images, cut at geometric thirds of the largest.
 
@@ -164,7 +165,7 @@ def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
     return groups
 
 
-class Measured:
+class Measured(TrainerX):
     """Put before a Dassl trainer class: its tests measure collapse too, and leave `result.json`.
 
     `results` holds the measures of each split tested so far. The features come from the model's
@@ -182,7 +183,7 @@ class Measured:
         self._measure_test_seconds = 0.0
         # What result.json held before this process; None until it has been looked at.
         self._measure_earlier: dict[str, Any] | None = None
-        reset_peak_memory()
+        results.reset_peak_memory()
         super().__init__(*args, **kwargs)
 
     # ---- the engine's life cycle
@@ -227,9 +228,9 @@ class Measured:
             return self._measure_report(recorder, store_as, time.perf_counter() - start, show=False)
         return recorder.results()
 
-    def collect(self, split: str | None = None) -> Collected:
-        """Unit image and text features and labels of a split, to draw or to analyse."""
-        return self._measure_run(split).collected()
+    def collect(self, split: str | None = None) -> Split:
+        """Image and text features and labels of a split, to plot or to analyse."""
+        return self._measure_run(split).split()
 
     @torch.no_grad()
     def _measure_run(self, split: str | None) -> Recorder:
@@ -238,7 +239,7 @@ class Measured:
         loader = self.val_loader if name == "val" else self.test_loader
         self.set_model_mode("eval")
         # A loader draws a seed from the global state, which training must not miss afterwards.
-        with torch.random.fork_rng(devices=[]), recorder.listening():
+        with torch.random.fork_rng(devices=[]), recorder.recording():
             for batch in loader:
                 inputs, labels = self.parse_batch_test(batch)
                 recorder.add(self.model_inference(inputs), labels, batch)
@@ -258,12 +259,17 @@ class Measured:
         return tap
 
     def _measure_recorder(self) -> Recorder:
+        run = self.knowledge()
         try:
-            return Recorder(self._measure_tap(), self.train_counts)
+            return Recorder(self._measure_tap(), run, self.train_counts)
         except NPTError as error:
-            recorder = Recorder(None, self.train_counts)
+            recorder = Recorder(None, run, self.train_counts)
             recorder.why_not = str(error)
             return recorder
+
+    def knowledge(self) -> Run:
+        """What measures may use beside the features of a batch."""
+        return Run(self.cfg.TRAINER.get("NPT"))
 
     @contextmanager
     def _measure_listen(self) -> Iterator[Recorder]:
@@ -283,7 +289,7 @@ class Measured:
 
         evaluator.process, self.parse_batch_test = observed, parsed
         try:
-            with recorder.listening():
+            with recorder.recording():
                 yield recorder
         finally:
             del evaluator.process, self.parse_batch_test
@@ -298,133 +304,37 @@ class Measured:
     def _measure_report(
         self, recorder: Recorder, name: str, seconds: float, show: bool = True
     ) -> Results:
-        results = {**recorder.results(), "seconds": seconds}
-        self.results[name] = results
+        figures = {**recorder.results(), "seconds": seconds}
+        self.results[name] = figures
         if show:
-            print_results(results)
+            results.print_results(figures)
             if recorder.why_not:
                 print(f"Some measures could not be taken: {recorder.why_not}")
         self.write_result()
-        return results
+        return figures
+
+    def training_figures(self) -> Results:
+        """Means over the last epoch trained, by name. For subclasses."""
+        return {}
 
     def write_result(self) -> None:
         """Write OUTPUT_DIR/result.json, keeping what earlier processes of this run put there."""
-        path = Path(self.cfg.OUTPUT_DIR) / "result.json"
+        folder = Path(self.cfg.OUTPUT_DIR)
         record: dict[str, Any] = {
-            "trainer": self.cfg.TRAINER.NAME,
-            "dataset": self.cfg.DATASET.NAME,
-            "seed": self.cfg.SEED,
-            "config": _plain(self.cfg),
-            "versions": versions(),
-            "classnames": list(self.dm.dataset.classnames),
+            **results.describe(self.cfg, list(self.dm.dataset.classnames)),
             "train_counts": self.train_counts,
             "train_seconds": self._measure_train_seconds,
-            **peak_memory(),
+            "training": self.training_figures(),
+            **results.peak_memory(),
         }
         if self._measure_earlier is None:
-            self._measure_earlier = _read_same_run(path, record)
+            self._measure_earlier = results.read_same_run(folder, record)
         earlier = self._measure_earlier
         if not self._measure_trains:  # only tested here: what training left stays
-            for key in ("train_counts", "train_seconds", *peak_memory()):
+            for key in ("train_counts", "train_seconds", "training", *results.peak_memory()):
                 record[key] = earlier.get(key, record[key])
-        elif self._measure_train_seconds is not None:  # a resumed run counts all its sittings
+        elif self._measure_train_seconds is not None:  # a resumed run counts all its processes
             record["train_seconds"] += earlier.get("train_seconds") or 0.0
+        record["training"] = record["training"] or earlier.get("training", {})
         record["results"] = {**earlier.get("results", {}), **self.results}
-        write_json_atomically(path, record)
-
-
-def print_results(results: Results) -> None:
-    """The lines that follow the engine's own result block."""
-
-    def percent(name: str) -> str:
-        return "-" if results[name] is None else f"{results[name]:.1f}%"
-
-    def figure(name: str) -> str:
-        return "-" if results[name] is None else f"{results[name]:.4f}"
-
-    print(f"* class-mean accuracy: {percent('class_mean_accuracy')}")
-    print(f"* many/medium/few accuracy: {' / '.join(map(percent, ('many', 'medium', 'few')))}")
-    for name in ("lcd", "mid"):
-        print(f"* {name}: {figure(name)} (absolute {figure(name + '_abs')})")
-    print(f"* nc1: {figure('nc1')} nc2: {figure('nc2')} nc3: {figure('nc3')}")
-
-
-def versions() -> dict[str, str]:
-    """What a result depends on."""
-    import npt
-    from npt import engine
-
-    found = engine.describe()
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "clip": _clip_version(),
-        "npt": npt.__version__,
-        "engine": f"{found.name} {found.version}",
-    }
-
-
-def _clip_version() -> str:
-    for name in ("clip", "clip-anytorch", "openai-clip"):
-        try:
-            return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return "unknown"
-
-
-def reset_peak_memory() -> None:
-    """Let the peaks of `peak_memory` count from now, where the system can (Linux; CUDA)."""
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
-
-
-def peak_memory() -> dict[str, int | None]:
-    """Peak memory of this process, and what torch allocated at most on the GPU, in bytes."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        host = None
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None
-    return {"peak_memory_bytes": host, "peak_gpu_memory_bytes": gpu}
-
-
-def write_json_atomically(path: Path, record: dict[str, Any]) -> None:
-    """A reader, or a crash, meets the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_same_run(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """What `path` holds, if it tells of the same run, whatever was tested; else nothing."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    same = ("trainer", "dataset", "seed", "classnames")
-    if not isinstance(found, dict) or any(found.get(key) != record[key] for key in same):
-        return {}
-    old, new = ({**x.get("config", {}), "TEST": None} for x in (found, record))
-    return found if old == json.loads(json.dumps(new)) else {}
-
-
-def _plain(node: Any) -> Any:
-    """A config tree as JSON can hold it."""
-    if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_plain(value) for value in node]
-    return str(node) if isinstance(node, float) and not math.isfinite(node) else node
+        results.write(folder, record)

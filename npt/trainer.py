@@ -8,10 +8,11 @@ code that is not ours.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,37 +20,45 @@ from torch import Tensor, nn
 
 from npt import config
 from npt.errors import NPTError
-from npt.features import HOW_TO_ADAPT, Features, FeatureTap
-from npt.geometry import language_collapse_degree, multimodal_isomorphism_degree
-from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
+from npt.host.acceleration import accelerate
+from npt.host.features import HOW_TO_ADAPT, Features, FeatureTap, unwrap
 from npt.measure import Measured
+from npt.results import Results
+from npt.terms import Batch, Evaluated, Run, any_weight, evaluate
 
 DERIVED = ("token_prefix", "token_suffix")  # buffers made of a model's own class names
-
-
-class Terms(NamedTuple):
-    """The two terms of one batch and the measures beside them: scalars of float32 or better."""
-
-    loss_lc: Tensor
-    loss_mi: Tensor
-    lcd: Tensor
-    mid: Tensor
-    weighted: Tensor  # w1 L_LC + w2 L_MI, with gradient
 
 
 class NPTMixin(Measured):
     """Put before a trainer class: `class MaPLeNPT(NPTMixin, MaPLe)`. L = L_host + w1 LC + w2 MI.
 
-    The trainer needs `self.model`, whose features are read as `npt.features` says. In a training
-    step the model returns a scalar loss, logits (B, K), or a tuple, list or dict with either: a
-    scalar that comes first is taken for the loss, else the terms join whatever the host's backward
-    pass reaches. Where a step runs the model more than once, the first pass with gradient carries
-    the terms; where it goes backward more than once through that pass (ProGrad), the last time.
+    The trainer needs `self.model`, whose features are read as `npt.host.features` says. In a
+    training step the model returns a scalar loss, logits (B, K), or a tuple, list or dict with
+    either: a scalar that comes first is taken for the loss, else the terms join whatever the host's
+    backward pass reaches. Where a step runs the model more than once, the first pass with gradient
+    carries the terms; where it goes backward more than once through that pass (ProGrad), the last
+    time.
     """
+
+    _npt_run: Run | None = None  # made at the first step
+    _npt_warned: tuple[str, ...] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._npt_last_epoch = _EpochMeans()
+        super().__init__(*args, **kwargs)
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
-        config.check(cfg, required="TRAINER.NPT", keys=config.WHOEVER_TRAINS)
+        config.check(cfg, required="TRAINER.NPT", keys=config.keys_of_any_trainer())
+
+    def build_model(self) -> None:
+        super().build_model()
+        if self.cfg.MODEL.get("ACCELERATE", False) and isinstance(self.model, nn.Module):
+            accelerate(self.model)
+
+    def before_train(self) -> None:
+        super().before_train()
+        self._npt_run = None  # class counts are known now
 
     def load_model(self, *args: Any, **kwargs: Any) -> Any:
         with self._npt_fitting():
@@ -74,19 +83,63 @@ class NPTMixin(Measured):
 
     def forward_backward(self, batch: dict[str, Any], *more: Any) -> dict[str, Any]:
         tap = self._measure_tap()
-        classes = getattr(self, "num_classes", None)
-        step = _Step(self.cfg.TRAINER.NPT, batch, classes, _scaler_of(self))
+        if self._npt_run is None:
+            self._npt_run = self.knowledge()
+        step = _Step(self._npt_run, batch, getattr(self, "num_classes", None), _scaler_of(self))
         with tap:
             handle = tap.model.register_forward_hook(step.hook(tap))
             try:
                 summary = super().forward_backward(batch, *more)
             finally:
                 handle.remove()
-        for said in step.doubts():
-            if said not in self.__dict__.setdefault("_npt_warned", set()):
-                self._npt_warned.add(said)
-                warnings.warn(f"{type(self).__name__}: {said}.", stacklevel=2)
-        return step.summary(summary or {})
+        for text in step.warnings():
+            if text not in self._npt_warned:
+                self._npt_warned = (*self._npt_warned, text)
+                warnings.warn(f"{type(self).__name__}: {text}.", stacklevel=2)
+        summary = step.summary(summary or {})
+        self._npt_last_epoch.add(getattr(self, "epoch", 0), step.own_entries(summary))
+        return summary
+
+    def knowledge(self) -> Run:
+        """What terms may use beside the features of a batch."""
+        model = unwrap(self.model)
+        device = next(model.parameters()).device
+        counts, scale = self.train_counts, getattr(model, "logit_scale", None)
+        return Run(
+            self.cfg.TRAINER.NPT,
+            None if counts is None else torch.tensor(counts, device=device),
+            scale.detach().exp() if isinstance(scale, Tensor) else None,
+            lambda: self._frozen_text(device),
+        )
+
+    def _frozen_text(self, device: torch.device) -> Tensor:
+        from npt.trainers.zsclip import frozen_text_features
+
+        return frozen_text_features(self.cfg.MODEL.BACKBONE.NAME, self.dm.dataset, device)
+
+    def training_figures(self) -> Results:
+        """The mean of the loss, each term and each logged measure over the last epoch trained."""
+        return self._npt_last_epoch.means()
+
+
+class _EpochMeans:
+    """Means of named figures over the batches of the epoch that was added last."""
+
+    def __init__(self) -> None:
+        self.epoch, self.count = -1, 0
+        self.sums: dict[str, float] = {}
+
+    def add(self, epoch: int, figures: dict[str, float]) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.count, self.sums = epoch, 0, {}
+        self.count += 1
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> Results:
+        """None where a figure was infinite or not a number."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        return {name: x if math.isfinite(x) else None for name, x in means.items()}
 
 
 def _scaler_of(trainer: Any) -> Any:
@@ -112,11 +165,11 @@ def _fit_state_dict(module: nn.Module, state: dict[str, Tensor], prefix: str, *_
 class _Step:
     """One training step: adds the terms to the model's output, and knows what was added."""
 
-    def __init__(self, npt: Any, batch: dict[str, Any], classes: int | None, scaler: Any):
-        self.npt, self.batch, self.classes, self.scaler = npt, batch, classes, scaler
+    def __init__(self, run: Run, batch: dict[str, Any], classes: int | None, scaler: Any):
+        self.run, self.batch, self.classes, self.scaler = run, batch, classes, scaler
         self.labels: Tensor = batch["label"]
         self.passes = 0  # with gradient
-        self.terms: Terms | None = None
+        self.evaluated: Evaluated | None = None
         self.own_loss: Tensor | None = None  # the host's, as far as the model's output tells
         self.to_loss = False
         self.carried: _Carried | None = None
@@ -142,21 +195,23 @@ class _Step:
             logits = items.logits(len(self.labels))
             self.own_loss = _own_loss(loss, logits, self.labels)
             classes = self.classes if logits is None else logits.shape[1]
-            self.terms = terms = take_terms(tap.take(self.batch, classes), self.labels, self.npt)
-            if self.npt.W1 == 0 and self.npt.W2 == 0:
+            features = tap.take(self.batch, classes)
+            self.evaluated = evaluate(batch_of(features, self.labels, self.run))
+            weighted = self.evaluated.weighted
+            if not any_weight(self.run.settings):
                 return None  # bit for bit the wrapped trainer
-            if not terms.weighted.requires_grad:
-                return None  # what they measure does not learn
-            self.carried = carried = _Carried(terms.weighted, self.scaler)
+            if not weighted.requires_grad:
+                return None  # nothing that the terms depend on is learned
+            self.carried = carried = _Carried(weighted, self.scaler)
             if loss is not None:
-                terms.weighted.register_hook(carried.arrived)
-                return items.replaced({0: loss + terms.weighted})
+                weighted.register_hook(carried.arrived)
+                return items.replaced({0: loss + weighted})
             return items.replaced({i: carried.by(x) for i, x in reached.items()})
 
         return add_terms
 
-    def doubts(self) -> list[str]:
-        """What looks as if the trainer were of a kind that this cannot serve."""
+    def warnings(self) -> list[str]:
+        """Warnings for training loops that NPT does not support."""
         found = []
         if self.passes > 1:
             found.append(
@@ -172,7 +227,7 @@ class _Step:
 
     def summary(self, host: dict[str, Any]) -> dict[str, Any]:
         """The host's entries; `loss` is the total, `loss_clip` what the host minimises itself."""
-        if self.terms is None:
+        if self.evaluated is None or self.own_loss is None:
             raise NPTError(
                 "The trainer's forward_backward did not run self.model with gradients, so NPT had "
                 "no forward pass to add its terms to; let it call self.model(...)."
@@ -181,19 +236,24 @@ class _Step:
             raise NPTError(
                 "The trainer's backward pass did not reach what its model returned"
                 + (" without keeping the graph" if self.carried.met else "")
-                + ", so the terms of NPT went nowhere; let it minimise a loss of the model's "
+                + ", so the terms of NPT had no effect; let it minimise a loss of the model's "
                 "output, and keep the graph (retain_graph) only where another backward pass follows"
             )
-        lc, mi, lcd, mid, weighted, own = torch.stack(
-            [x.detach().float() for x in (*self.terms, self.own_loss)]
-        ).tolist()  # one copy from the device
-        if "loss" in host:  # it knows of terms added to a loss, and not of those carried
-            total = float(host["loss"]) + (0.0 if self.to_loss else weighted)
-            own = total - weighted
+        values, weighted = self.evaluated
+        scalars = [x.detach().float() for x in (self.own_loss, weighted, *values.values())]
+        own, added, *figures = torch.stack(scalars).tolist()  # one copy from the device
+        if "loss" in host:  # it includes terms that were added to a loss, but no carried ones
+            total = float(host["loss"]) + (0.0 if self.to_loss else added)
+            own = total - added
         else:
-            total = own + weighted
-        ours = {"loss": total, "loss_clip": own, "loss_lc": lc, "loss_mi": mi, "lcd": lcd}
-        return {**ours, "mid": mid, **{k: v for k, v in host.items() if k not in ours}}
+            total = own + added
+        ours = {"loss": total, "loss_clip": own, **dict(zip(values, figures, strict=True))}
+        return {**ours, **{k: v for k, v in host.items() if k not in ours}}
+
+    def own_entries(self, summary: dict[str, Any]) -> dict[str, float]:
+        """The entries of a summary that come from NPT."""
+        names = ("loss", "loss_clip", *(self.evaluated.values if self.evaluated else ()))
+        return {name: summary[name] for name in names}
 
 
 class _Items:
@@ -283,24 +343,15 @@ class _Carry(torch.autograd.Function):
         return grad, ctx.carried.gradient(), None
 
 
-def take_terms(features: Features, labels: Tensor, npt: Any) -> Terms:
-    """Both terms of a batch under the node TRAINER.NPT; without a graph where the weight is 0."""
-    if len(features.image) != len(labels):
+def batch_of(features: Features, labels: Tensor, run: Run) -> Batch:
+    """What terms are computed from. NPTError where features and labels do not fit."""
+    image, text = features.image, features.text
+    if image is None or text is None or len(image) != len(labels):
         raise NPTError(
-            f"{len(features.image)} images were encoded for a batch of {len(labels)} labels; "
-            f"{HOW_TO_ADAPT}."
+            f"{0 if image is None else len(image)} images were encoded for a batch of "
+            f"{len(labels)} labels; {HOW_TO_ADAPT}."
         )
-    labels = labels.to(features.text.device, non_blocking=True)
-    with torch.set_grad_enabled(npt.W1 > 0):
-        lc = language_collapse_loss(features.text, npt.E_W, npt.REDUCTION)
-    with torch.set_grad_enabled(npt.W2 > 0):
-        mi = multimodal_isomorphism_loss(
-            features.image, features.text, labels, npt.E_W, npt.E_H, npt.REDUCTION
-        )
-    weighted = sum((w * x for w, x in ((npt.W1, lc), (npt.W2, mi)) if w > 0), torch.zeros_like(lc))
-    lcd = language_collapse_degree(features.text).signed
-    mid = multimodal_isomorphism_degree(features.image, features.text, labels).signed
-    return Terms(lc, mi, lcd, mid, weighted)
+    return Batch(image, text, labels.to(text.device, non_blocking=True), run)
 
 
 def _own_loss(loss: Tensor | None, logits: Tensor | None, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 import npt
 from npt.errors import NPTError
-from npt.features import FeatureTap
+from npt.host.features import FeatureTap
 from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
 from npt.trainer import NPTMixin
 

@@ -15,12 +15,12 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.optim import build_lr_scheduler, build_optimizer
 from npt.errors import NPTError
-from npt.features import FeatureTap
 from npt.geometry import (
     language_collapse_degree,
     multimodal_isomorphism_degree,
     neural_collapse_metrics,
 )
+from npt.host.features import FeatureTap
 from npt.measure import Measured, Recorder, print_results, shot_groups
 
 NAMES = ["oak", "elm", "ash", "fir"]

@@ -11,7 +11,7 @@ from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
-from npt.config import check
+from npt.config import check, keys_of_method
 from npt.encoders import ClassPrompts, build_encoders, load_clip
 from npt.encoders.openai import CLIP, convert_weights
 from npt.errors import NPTError
@@ -19,8 +19,6 @@ from npt.measure import Measured
 from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned
 from npt.trainers.images import KeptImages
 from npt.trainers.prompts import PromptedCLIP, PromptLearner
-
-PRECISIONS = ("fp16", "fp32", "amp")
 
 
 class PromptTrainer(Measured, TrainerX):
@@ -46,18 +44,17 @@ class PromptTrainer(Measured, TrainerX):
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
-        check(cfg)
+        check(cfg, keys=keys_of_method(self.node))
         if not self.node:
             return
         if self.node not in cfg.TRAINER:
             raise NPTError(
                 f"the config has no node TRAINER.{self.node}; import npt before it is read"
             )
-        key, value = f"TRAINER.{self.node}.PREC", cfg.TRAINER[self.node].PREC
-        if value not in PRECISIONS:
-            raise NPTError(f"{key} is {value!r}; use one of {', '.join(PRECISIONS)}")
-        if value == "fp16" and not (cfg.USE_CUDA and torch.cuda.is_available()):
-            raise NPTError(f"{key} is fp16, which needs a GPU; use fp32 or amp")
+        if cfg.TRAINER[self.node].PREC == "fp16" and not (
+            cfg.USE_CUDA and torch.cuda.is_available()
+        ):
+            raise NPTError(f"TRAINER.{self.node}.PREC is fp16, which needs a GPU; use fp32 or amp")
 
     def build_data_loader(self) -> None:
         self.dm = dm = DataManager(self.cfg, dataset_wrapper=KeptImages)

@@ -1,7 +1,5 @@
 """CoOp: context vectors shared by all classes, or one set a class (Zhou et al., IJCV 2022)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,8 +7,7 @@ from torch.nn import functional as F
 from dassl.metrics import compute_accuracy
 from npt.encoders import ClassPrompts
 from npt.encoders.openai import CLIP
-from npt.encoders.packing import LAYOUTS, place_context
-from npt.errors import NPTError
+from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (
     PromptLearner,
@@ -36,14 +33,6 @@ class Context(PromptLearner):
 
 class CoOp(PromptTrainer):
     node = "COOP"
-
-    def check_cfg(self, cfg: Any) -> None:
-        super().check_cfg(cfg)
-        where = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
-        if where not in LAYOUTS:
-            raise NPTError(
-                f"TRAINER.COOP.CLASS_TOKEN_POSITION is {where!r}; use one of {', '.join(LAYOUTS)}"
-            )
 
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP

@@ -1,7 +1,6 @@
 """MaPLe: context vectors in both encoders, tied by linear maps (Khattak et al., CVPR 2023)."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 from npt.encoders import ClassPrompts
 from npt.encoders.openai import CLIP
 from npt.encoders.packing import place_context
-from npt.errors import NPTError
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (
     CONTEXT_STD,
@@ -56,12 +54,6 @@ class MaPLe(PromptTrainer):
     node = "MAPLE"
     model_name = "MultiModalPromptLearner"
     key_prefix = "prompt_learner."
-
-    def check_cfg(self, cfg: Any) -> None:
-        super().check_cfg(cfg)
-        depth = cfg.TRAINER.MAPLE.PROMPT_DEPTH
-        if not 1 <= depth <= 12:
-            raise NPTError(f"TRAINER.MAPLE.PROMPT_DEPTH is {depth}; it must be from 1 to 12")
 
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP

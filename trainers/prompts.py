@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from npt.encoders.openai import CLIP, VisionTransformer, clip
 from npt.errors import NPTError
+from npt.losses import unit_rows
 
 CONTEXT_STD = 0.02  # of random first context vectors
 
@@ -52,8 +53,8 @@ class PromptedCLIP(nn.Module):
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W); in training with labels (B,) the cross-entropy."""
         learner = self.prompt_learner
-        images = unit(self.image_encoder(image, *learner.visual()))  # (B, E)
-        texts = unit(self.text_encoder(*learner(images)))  # (K, E) or (B, K, E)
+        images = unit_rows(self.image_encoder(image, *learner.visual()))  # (B, E)
+        texts = unit_rows(self.text_encoder(*learner(images)))  # (K, E) or (B, K, E)
         with torch.autocast(images.device.type, enabled=False):
             images = self.logit_scale.exp().to(images.dtype) * images
             if texts.dim() == 2:
@@ -63,12 +64,6 @@ class PromptedCLIP(nn.Module):
         if label is not None and learner.training:
             return F.cross_entropy(logits, label)
         return logits
-
-
-def unit(x: Tensor) -> Tensor:
-    """Features of length 1, in float32 or better."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x / x.norm(dim=-1, keepdim=True)
 
 
 def readable(name: str) -> str:

@@ -1,28 +1,39 @@
 """Zero-shot CLIP with hand-written prompts (Radford et al., 2021)."""
 
-from npt.encoders import ClassPrompts
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from npt.encoders import ClassPrompts, TextEncoder, load_clip
 from npt.encoders.openai import CLIP
+from npt.losses import unit_rows
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import PromptLearner, readable, tokenize
 
-DEFAULT = "a photo of a {}."
-TEMPLATES = {  # DATASET.NAME -> prompt, as CoOp and its successors use them
-    "OxfordPets": "a photo of a {}, a type of pet.",
-    "OxfordFlowers": "a photo of a {}, a type of flower.",
-    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
-    "DescribableTextures": "{} texture.",
-    "EuroSAT": "a centered satellite photo of {}.",
-    "StanfordCars": "a photo of a {}.",
-    "Food101": "a photo of {}, a type of food.",
-    "SUN397": "a photo of a {}.",
-    "Caltech101": "a photo of a {}.",
-    "UCF101": "a photo of a person doing {}.",
-    "ImageNet": "a photo of a {}.",
-    "ImageNetSketch": "a photo of a {}.",
-    "ImageNetV2": "a photo of a {}.",
-    "ImageNetA": "a photo of a {}.",
-    "ImageNetR": "a photo of a {}.",
-}
+TEMPLATE = "a photo of a {}."  # for a data set that brings none
+
+
+def template_of(dataset: Any) -> str:
+    """The prompt template of a data set: its own `template`, else TEMPLATE."""
+    return getattr(dataset, "template", TEMPLATE)
+
+
+def hand_written_prompts(template: str, classnames: list[str]) -> ClassPrompts:
+    return ClassPrompts(
+        tokenize([template.format(readable(name)) for name in classnames], classnames)
+    )
+
+
+@torch.no_grad()
+def frozen_text_features(backbone: str, dataset: Any, device: torch.device) -> Tensor:
+    """(K, D) features of length 1 of a data set's hand-written prompts in the frozen CLIP.
+
+    Loads the CLIP for that and lets go of it. NPTError where `backbone` cannot be loaded.
+    """
+    clip_model = load_clip(backbone, device)
+    prompts = hand_written_prompts(template_of(dataset), list(dataset.classnames))
+    return unit_rows(TextEncoder(clip_model, prompts).to(device)())
 
 
 class ZeroshotCLIP(PromptTrainer):
@@ -31,10 +42,9 @@ class ZeroshotCLIP(PromptTrainer):
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP
     ) -> tuple[PromptLearner, ClassPrompts]:
-        template = TEMPLATES.get(self.cfg.DATASET.NAME, DEFAULT)
-        texts = [template.format(readable(name)) for name in classnames]
+        template = template_of(self.dm.dataset)
         print(f'Prompts: "{template}"')
-        return PromptLearner(), ClassPrompts(tokenize(texts, classnames))
+        return PromptLearner(), hand_written_prompts(template, classnames)
 
     def train(self) -> None:
         if not self.cfg.TEST.NO_TEST:

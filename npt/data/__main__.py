@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from npt import cli
-from npt.errors import NPTError
+from npt import config
+from npt.errors import NPTError, report
+from npt.flags import Parser
 
 EXIT_NOT_WHOLE = 1
 EXIT_INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m npt.data", description="The data sets on this disk.")
+    parser = Parser(prog="python -m npt.data", description="The data sets on this disk.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     check = commands.add_parser("check", help="what is there, and where the rest comes from")
@@ -56,7 +57,6 @@ def find_row(name: str) -> Any:
 
 
 def check_command(args: argparse.Namespace) -> int:
-    cli.register()
     from npt.data import check
     from npt.datasets.catalog import CATALOG
 
@@ -65,17 +65,16 @@ def check_command(args: argparse.Namespace) -> int:
     rows = [find_row(name) for name in args.names] or list(CATALOG.values())
     reports = [check.survey(row, args.root.absolute(), args.deep) for row in rows]
     print(check.table(reports, args.deep))
-    for report in reports:
-        lines = check.explain(report, args.root)
+    for found in reports:
+        lines = check.explain(found, args.root)
         if lines:
             print("\n" + "\n".join(lines))
-    return 0 if all(report.whole for report in reports) else EXIT_NOT_WHOLE
+    return 0 if all(found.whole for found in reports) else EXIT_NOT_WHOLE
 
 
 def prepare_command(args: argparse.Namespace) -> int:
     from npt.encoders import loading
 
-    cli.register()
     for name in args.names:
         if name in loading.clip.available_models():
             print(f"{name}: {loading.fetch_openai(name)}")
@@ -108,20 +107,21 @@ def show_command(args: argparse.Namespace) -> int:
     counts = show.count(_config(args), args.ratios)
     print(show.table(counts, args.all))
     output = args.output or Path(f"{counts.name}_classes.png")
-    show.draw(counts, output)
+    show.plot(counts, output)
     print(f"\nPicture in {output}")
     return 0
 
 
 def _config(args: argparse.Namespace) -> Any:
     """The config of the data set that `show` is asked for."""
-    cli.register()
+    import npt.datasets
     from dassl.config import get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
     from npt.datasets.catalog import CATALOG
 
     if not all(0 < ratio <= 1 for ratio in args.ratios):
         raise NPTError(f"--ratios must be above 0 and at most 1, not {args.ratios}")
+    npt.datasets.add_to_registry()
     cfg = get_cfg_default()
     known = {name.casefold(): name for name in DATASET_REGISTRY.registered_names()}
     known |= {row.config: row.name for row in CATALOG.values()}
@@ -129,13 +129,13 @@ def _config(args: argparse.Namespace) -> Any:
     if name:
         cfg.DATASET.NAME = name
     elif args.name.endswith(".yaml"):
-        cli.merge_file(cfg, args.name)
+        config.merge_file(cfg, args.name)
     else:
         raise NPTError(
             f"there is no data set {args.name}: give the yaml of one, or one of "
             + ", ".join(sorted(known.values()))
         )
-    cli.merge_pairs(
+    config.merge_pairs(
         cfg,
         [
             *("DATASET.ROOT", args.root, "DATASET.NUM_SHOTS", args.shots, "SEED", args.seed),
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; the same command continues", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        return cli.report(error)
+        return report(error)
 
 
 if __name__ == "__main__":

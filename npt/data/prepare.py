@@ -11,16 +11,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from npt.data.download import digest, fetch
 from npt.data.sources import Piece, pieces
 from npt.data.unpack import BadArchive, unpack
 from npt.datasets.catalog import CATALOG, Row
+from npt.download import digest, fetch
 from npt.errors import NPTError
-from npt.measure import write_json_atomically
+from npt.files import locked, write_json
 
 RECORD = "prepared.json"  # what was fetched for a data set, and against what it was checked
 
@@ -31,7 +29,7 @@ def prepare(row: Row, root: Path) -> list[NPTError]:
     work = folder.parent / f".{folder.name}.preparing"
     problems: list[NPTError] = []
     work.mkdir(parents=True, exist_ok=True)
-    with _locked(work, row.name):
+    with locked(work / "lock", f"preparing {row.name} in {work}"):
         for piece in pieces(row):
             lacking = {i: p for i, p in piece.goes.items() if not os.path.lexists(root / p)}
             if not lacking:
@@ -146,20 +144,4 @@ def _record(path: Path, lacking: dict[str, str], entry: dict[str, object]) -> No
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         record = {}
-    write_json_atomically(path, {**record, **{place: entry for place in lacking.values()}})
-
-
-@contextmanager
-def _locked(work: Path, name: str) -> Iterator[None]:
-    """Keep a second process from preparing the same data set."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with open(work / "lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise NPTError(f"another process is preparing {name} in {work}.") from error
-        yield
+    write_json(path, {**record, **{place: entry for place in lacking.values()}})

@@ -73,7 +73,7 @@ def _label(ratio: float) -> str:
     return "drawn" if ratio == 1 else f"ratio {ratio:g}"
 
 
-def draw(counts: Counts, file: Path) -> None:
+def plot(counts: Counts, file: Path) -> None:
     """Two panels over the same classes: all images, and the draws. Needs the extra "report"."""
     try:
         import matplotlib

@@ -5,7 +5,6 @@ values (CLIP's own `build_model` would round float32 files to float16).
 """
 
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from npt.data.download import fetch, has_checksum
+from npt.download import fetch, has_checksum
 from npt.encoders.openai import CLIP, build_model, clip
 from npt.errors import NPTError
+from npt.files import atomic_write
 
 TINY_FILE = Path(__file__).with_name("tiny_clip.npz")
 VOCABULARY = 49408
@@ -161,16 +161,5 @@ def pack_tiny(
     ids = np.unique(np.asarray(token_ids, dtype=np.int32))
     arrays["token_ids"] = ids
     arrays["token_rows"] = arrays.pop("token_embedding.weight")[ids]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic_write(Path(path), "wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LAYOUTS = ("end", "middle", "front")  # where the class name may stand in a prompt
 GROUP = 32  # nodes that attend together; more: larger products, but wasted on others' keys
 
 

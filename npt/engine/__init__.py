@@ -1,7 +1,9 @@
 """Makes `import dassl` work: with the installed Dassl, or with the engine that npt carries.
 
 The environment variable NPT_ENGINE chooses: unset, an installed Dassl wins; `embedded` takes
-npt's own; `installed` insists on Dassl. A `dassl` that the host imported before npt stays.
+npt's own; `installed` insists on Dassl. The choice is made by the first `import dassl` after
+`import npt`, from the module search path at that time, so that a script's own folder counts however
+the script was started. A `dassl` that was imported before npt stays.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ import os
 import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from fractions import Fraction
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from npt.errors import NPTError
 
-__all__ = ["EMBEDDED", "Engine", "activate", "broken_on_this_torch", "describe"]
+__all__ = ["EMBEDDED", "Engine", "activate", "broken_on_this_torch", "describe", "when_imported"]
 
 EMBEDDED = Path(__file__).resolve().parent / "embedded"  # the folder that holds our `dassl`
 VARIABLE = "NPT_ENGINE"
@@ -42,6 +47,56 @@ class Engine(NamedTuple):
     name: str
     version: str
     path: str
+
+
+def when_imported(join: Callable[[], None]) -> None:
+    """Settle the engine at the first `import dassl`, and call `join` as soon as it is imported.
+
+    Where dassl is imported already, both happen now.
+    """
+    if "dassl" in sys.modules:
+        activate()
+        join()
+    else:
+        sys.meta_path.insert(0, _Finder(join))
+
+
+class _Finder(MetaPathFinder):
+    """Finds `dassl` as all other finders do, after the engine was settled."""
+
+    def __init__(self, join: Callable[[], None]):
+        self.join = join
+        self.asking = False  # whether the other finders are being asked
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != "dassl" or self.asking:
+            return None
+        self.asking = True
+        try:
+            activate()
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.asking = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Joining(spec.loader, self.join)
+        return spec
+
+
+class _Joining(Loader):
+    """Loads a module by its own loader, and calls `join` after that."""
+
+    def __init__(self, loader: Loader, join: Callable[[], None]):
+        self.loader, self.join = loader, join
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
+        self.loader.exec_module(module)
+        self.join()
 
 
 def activate() -> None:
@@ -168,7 +223,7 @@ def _keep_imported(wish: str) -> None:
         _warn_if_broken(sys.modules["dassl"].__spec__)
 
 
-def _folder(module) -> Path:
+def _folder(module: ModuleType) -> Path:
     """The folder of an imported package; empty for a module that somebody made by hand."""
     return Path(next(iter(getattr(module, "__path__", [])), "")).resolve()
 

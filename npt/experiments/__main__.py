@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from npt import cli
-from npt.errors import NPTError
+from npt.errors import NPTError, report
+from npt.files import locked
+from npt.flags import Parser, add_flags
 
 EXIT_FAILED_RUNS = 1
 EXIT_INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m npt.experiments", description="Run and report experiments.")
+    parser = Parser(prog="python -m npt.experiments", description="Run and report experiments.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser(
@@ -74,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     gradients = commands.add_parser("gradients", help="gradient norm of each term before training")
     gradients.add_argument("--batches", type=int, default=10, help="training batches to average")
     gradients.add_argument("--style", default="simple", help="style of tabulate: simple, github")
-    cli.add_flags(gradients)
+    add_flags(gradients)
     gradients.set_defaults(do=gradients_command)
     return parser
 
@@ -86,13 +87,13 @@ def run_command(args: argparse.Namespace) -> int:
         raise NPTError(f"--jobs is the number of runs at a time, at least 1, not {args.jobs}")
     experiment = plan.load_experiment(args.experiment, args.opts)
     runs = experiment.runs(args.out)
-    with runner.locked(args.out):
+    with locked(args.out / ".lock", f"running an experiment in {args.out}"):
         for run in runs:
             runner.check_record(run)
         waiting = [run for run in runs if not runner.is_complete(run)]
         print(experiment.title or args.experiment)
         print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete in {args.out}")
-        runner.prepare(waiting)
+        runner.validate(waiting)
         try:
             outcomes = _execute(runs, len(waiting), args.jobs)
         except KeyboardInterrupt:
@@ -108,8 +109,8 @@ def estimate_command(args: argparse.Namespace) -> int:
     from npt.experiments import estimate, plan, runner
 
     experiment = plan.load_experiment(args.experiment, args.opts)
-    runner.prepare(experiment.runs(args.out))
-    print(estimate.measure(experiment, args.out))
+    runner.validate(experiment.runs(args.out))
+    print(estimate.report(experiment, args.out))
     return 0
 
 
@@ -122,24 +123,24 @@ def _execute(runs: Sequence[Any], total: int, jobs: int | None) -> list[Any]:
     done = itertools.count(1)
     with tqdm(total=total, unit="run", disable=None, dynamic_ncols=True) as bar:
 
-        def report(outcome: runner.Outcome) -> None:
+        def show(outcome: runner.Outcome) -> None:
             text = f"{outcome.run.name}: {_headline(outcome)}"
             if bar.disable:
                 print(f"[{next(done)}/{total}] {outcome.seconds:5.1f} s  {text}", flush=True)
             bar.set_postfix_str(text)
             bar.update()
 
-        return runner.execute(runs, jobs, report)
+        return runner.execute(runs, jobs, show)
 
 
 def _headline(outcome: Any) -> str:
-    from npt.experiments import runner
+    from npt.results import read_results
 
     if outcome.error:
         return "FAILED"
     parts = []
     for evaluation in outcome.run.evaluations:
-        results = runner.read_results(outcome.run.output(evaluation))
+        results = read_results(outcome.run.output(evaluation))
         if "test" in results:
             parts.append(f"{evaluation.name} {results['test']['accuracy']:.1f}")
     return " ".join(parts)
@@ -170,7 +171,7 @@ def figure_command(args: argparse.Namespace) -> int:
         from npt.experiments import figures
     chosen = figures.choose(args.folder, args.labels, args.dataset, args.ratio, args.seed)
     path = args.output or args.folder / "features.png"
-    figures.draw(chosen, path, args.classes)
+    figures.plot(chosen, path, args.classes)
     print(f"Figure in {path}")
     return 0
 
@@ -178,7 +179,7 @@ def figure_command(args: argparse.Namespace) -> int:
 def gradients_command(args: argparse.Namespace) -> int:
     from npt.experiments import gradients
 
-    print(gradients.render(*gradients.measure(args, args.batches), args.style))
+    print(gradients.render(*gradients.study(args, args.batches), args.style))
     return 0
 
 
@@ -208,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.do(args)
     except Exception as error:
-        return cli.report(error)
+        return report(error)
 
 
 if __name__ == "__main__":

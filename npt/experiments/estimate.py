@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from npt import cli
 from npt.experiments.plan import Run, dataset_name
 from npt.experiments.runner import default_jobs, is_complete
+from npt.flags import parse_args, setup_cfg
+from npt.session import build
 
 STEPS = 3  # that are timed, of training and of testing
 
@@ -63,7 +64,7 @@ def estimate(runs: Sequence[Run], say: Callable[[str], None] = print) -> list[Es
 
 
 def _measured(run: Run, number: int) -> Estimate:
-    cfg = cli.setup_cfg(cli.parse_args(run.argv(run.evaluations[0]))).clone()
+    cfg = setup_cfg(parse_args(run.argv(run.evaluations[0]))).clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = ""
     cfg.freeze()
@@ -71,7 +72,7 @@ def _measured(run: Run, number: int) -> Estimate:
     torch.set_num_threads(1)  # as in the processes that execute runs
     try:
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-            trainer = cli.build(cfg)
+            trainer = build(cfg)
             train_step = _timed_training(trainer) if run.train else 0.0
             test_step = _timed_testing(trainer)
     finally:
@@ -145,7 +146,7 @@ def words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def measure(experiment: Any, out: Path) -> str:
+def report(experiment: Any, out: Path) -> str:
     """What `python -m npt.experiments estimate` prints."""
     estimates = estimate(experiment.runs(out))
     return render(estimates) if estimates else f"All runs are complete in {out}."

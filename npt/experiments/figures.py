@@ -20,10 +20,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from npt import cli
 from npt.errors import NPTError
-from npt.experiments.runner import RECORD, has_checkpoint, read_results
+from npt.experiments.runner import RECORD, has_checkpoint
+from npt.files import atomic_write
+from npt.flags import parse_args, setup_cfg
 from npt.measure import Measured
+from npt.results import read_results
+from npt.session import build, load
 
 matplotlib.use("Agg")  # no screen needed; must come before pyplot
 from matplotlib import pyplot as plt
@@ -41,9 +44,8 @@ class SplitFeatures:
     classnames: np.ndarray
 
     def save(self, path: Path) -> None:
-        partial = path.with_suffix(".tmp.npz")
-        np.savez_compressed(partial, **vars(self))
-        os.replace(partial, path)
+        with atomic_write(path, "wb") as file:
+            np.savez_compressed(file, **vars(self))
 
     @classmethod
     def load(cls, path: Path) -> SplitFeatures:
@@ -59,9 +61,9 @@ def collect_features(trainer: Any, split: str = "test") -> SplitFeatures:
     """
     if not isinstance(trainer, Measured):
         raise NPTError(f"{type(trainer).__name__} is not measured, so it shows no features")
-    image, text, labels = trainer.collect(split)
-    names = np.array(trainer.dm.dataset.classnames)
-    return SplitFeatures(text.cpu().numpy(), image.cpu().numpy(), labels.cpu().numpy(), names)
+    found = trainer.collect(split)
+    arrays = (x.cpu().numpy() for x in (found.text, found.image, found.labels))
+    return SplitFeatures(*arrays, np.array(trainer.dm.dataset.classnames))
 
 
 def features_of(folder: Path, record: dict[str, Any], part: str) -> SplitFeatures:
@@ -77,12 +79,12 @@ def features_of(folder: Path, record: dict[str, Any], part: str) -> SplitFeature
         )
     from dassl.utils import set_random_seed
 
-    args = cli.parse_args(shlex.split(record["commands"][part])[2:])
-    cfg = cli.setup_cfg(args)
+    args = parse_args(shlex.split(record["commands"][part])[2:])
+    cfg = setup_cfg(args)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         set_random_seed(cfg.SEED)
-        trainer = cli.build(cfg)
-        cli.load(trainer, str(folder / first) if record["train"] else "")
+        trainer = build(cfg)
+        load(trainer, str(folder / first) if record["train"] else "")
         features = collect_features(trainer)
     features.save(path)
     return features
@@ -141,7 +143,7 @@ def project(features: SplitFeatures, classes: Sequence[int]) -> tuple[np.ndarray
     return text @ plane, image @ plane
 
 
-def draw(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: int = 8) -> None:
+def plot(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: int = 8) -> None:
     """Write the figure of some runs; its format is that of the file's name."""
     if not 2 <= num_classes <= 10:
         raise NPTError(f"--classes: a figure shows 2 to 10 classes, not {num_classes}")
@@ -161,7 +163,7 @@ def draw(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: i
             features = features_of(folder, record, part)
             last = len(features.classnames) - 1
             shown = np.linspace(0, last, min(num_classes, last + 1)).round().astype(int)
-            reach = max(reach, _draw_panel(panel, features, shown))
+            reach = max(reach, _plot_panel(panel, features, shown))
             panel.set_title(_title(folder / part, record["label"]), fontsize=9)
         row[0].set_ylabel(f"{part} classes" if part in ("base", "new") else part)
         row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)
@@ -182,8 +184,8 @@ def _title(folder: Path, label: str) -> str:
     return f"{label}\n{test['accuracy']:.1f}%  {measures}"
 
 
-def _draw_panel(panel: Any, features: SplitFeatures, classes: np.ndarray) -> float:
-    """Draw one panel; returns how far its points reach from the middle."""
+def _plot_panel(panel: Any, features: SplitFeatures, classes: np.ndarray) -> float:
+    """Plot one panel; returns how far its points reach from the middle."""
     text, image = project(features, classes)
     labels = np.concatenate([np.full((features.labels == k).sum(), k) for k in classes])
     for place, k in enumerate(classes):

@@ -19,11 +19,15 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from npt import cli
 from npt.errors import NPTError
-from npt.features import FeatureTap, unwrap
-from npt.losses import REDUCTIONS, language_collapse_loss, multimodal_isomorphism_loss
-from npt.measure import Measured, Results
+from npt.flags import setup_cfg
+from npt.host.features import FeatureTap, unwrap
+from npt.losses import REDUCTIONS
+from npt.measure import Measured
+from npt.results import Results
+from npt.session import build
+from npt.terms import active_terms
+from npt.trainer import batch_of
 
 PROMPT_VECTORS = ("ctx", "compound_prompts_text")
 
@@ -37,22 +41,26 @@ def learned(model: nn.Module) -> tuple[list[Tensor], list[bool]]:
     return [p for _, p in named], is_prompt
 
 
-def terms(trainer: Any, batch: Any) -> Iterator[tuple[str, str, Tensor]]:
-    """(reduction, term, weighted loss) of one batch; L_CLIP has no reduction."""
-    settings = trainer.cfg.TRAINER.NPT
+def weighted_terms(trainer: Any, batch: Any) -> Iterator[tuple[str, str, Tensor]]:
+    """(reduction, term, weighted loss) of one batch; "-" where the reduction does not matter."""
+    settings = trainer.cfg.TRAINER.NPT.clone()
+    settings.defrost()
     image, label = trainer.parse_batch_train(batch)
     with FeatureTap(trainer.model) as tap:
         output = trainer.model(image, label)
         features = tap.take()
     loss = output if output.dim() == 0 else nn.functional.cross_entropy(output.float(), label)
     yield "-", "L_CLIP", loss
-    for reduction in REDUCTIONS:
-        lc = language_collapse_loss(features.text, settings.E_W, reduction)
-        yield reduction, "w1 L_LC", settings.W1 * lc
-        mi = multimodal_isomorphism_loss(
-            features.image, features.text, label, settings.E_W, settings.E_H, reduction
-        )
-        yield reduction, "w2 L_MI", settings.W2 * mi
+    run = trainer.knowledge()
+    run.settings = settings
+    found = batch_of(features, label, run)
+    for reduction in ("-", *REDUCTIONS):
+        if reduction != "-":
+            settings.REDUCTION = reduction
+        for term in active_terms(settings):
+            if term.reduces == (reduction != "-"):
+                title = f"{term.weight.lower()} {term.symbol or term.name}"
+                yield reduction, title, term.weight_in(settings) * term.function(found)
 
 
 def norms(trainer: Any, batches: int) -> list[dict[str, Any]]:
@@ -61,7 +69,7 @@ def norms(trainer: Any, batches: int) -> list[dict[str, Any]]:
     trainer.set_model_mode("train")
     rows: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for batch in islice(trainer.train_loader_x, batches):
-        for reduction, term, loss in terms(trainer, batch):
+        for reduction, term, loss in weighted_terms(trainer, batch):
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
             squares = [0.0 if g is None else g.double().square().sum().item() for g in gradients]
             prompts = sum(s for s, chosen in zip(squares, is_prompt, strict=True) if chosen)
@@ -79,17 +87,17 @@ def norms(trainer: Any, batches: int) -> list[dict[str, Any]]:
     ]
 
 
-def measure(args: argparse.Namespace, batches: int) -> tuple[list[dict[str, Any]], Results]:
+def study(args: argparse.Namespace, batches: int) -> tuple[list[dict[str, Any]], Results]:
     """`norms`, and the measures of the test images, for the run that train.py's flags describe."""
     from dassl.utils import set_random_seed
 
     if batches < 1:
         raise NPTError(f"--batches must be at least 1, not {batches}")
-    cfg = cli.setup_cfg(args)
+    cfg = setup_cfg(args)
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        trainer = cli.build(cfg)
+        trainer = build(cfg)
     if not learned(trainer.model)[0]:
         raise NPTError(f"the trainer {cfg.TRAINER.NAME} learns nothing, so there is no gradient")
     before = trainer.measure("test") if isinstance(trainer, Measured) else {}

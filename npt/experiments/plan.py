@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from npt.cli import find_config
+from npt.config import find_config, read_yaml
 from npt.errors import NPTError
 
 # What is tested after training; training takes data and classes of the first entry. `targets`
@@ -224,12 +224,7 @@ def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experime
     experiment (`seeds 1,2`, `datasets mini_shapes`), where `trainers` selects by label.
     """
     path = find_config(file)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise NPTError(f"the experiment file {path} is not valid yaml: {error}") from error
-    if not isinstance(values, dict):
-        raise NPTError(f"the experiment file {path} holds no fields at its top level")
+    values = read_yaml(path, "fields")
     _override(values, list(overrides))
     return check_experiment(values, str(path))
 

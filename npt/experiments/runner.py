@@ -23,12 +23,14 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from npt import cli
-from npt.errors import NPTError
+from npt.errors import NPTError, sentence
 from npt.experiments.plan import Evaluation, Run, dataset_name
-from npt.measure import write_json_atomically
+from npt.files import write_json
+from npt.flags import parse_args, setup_cfg
+from npt.results import read_results
+from npt.session import build, check_names, load, session
 
 RECORD = "run.json"
 
@@ -44,15 +46,6 @@ class Outcome:
 
 
 # --------------------------------------------------------------------------- state on disk
-def read_results(folder: Path) -> dict[str, Any]:
-    """The figures in a folder's result.json by split; empty where there are none."""
-    try:
-        results = json.loads((folder / "result.json").read_text(encoding="utf-8"))["results"]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        return {}
-    return results
-
-
 def missing_splits(run: Run, evaluation: Evaluation) -> list[str]:
     done = read_results(run.output(evaluation))
     return [split for split in evaluation.splits if split not in done]
@@ -100,7 +93,7 @@ def check_record(run: Run) -> None:
 def execute_run(run: Run) -> None:
     """Train and test one run in this process, leaving out what its folder already has."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(run.folder / RECORD, run.record())
+    write_json(run.folder / RECORD, run.record())
     first = run.evaluations[0]
     if run.train and not (read_results(run.output(first)) and has_checkpoint(run.output(first))):
         for evaluation in run.evaluations:
@@ -111,7 +104,7 @@ def execute_run(run: Run) -> None:
     for evaluation in run.evaluations:
         if missing_splits(run, evaluation):
             with _trainer(run, evaluation) as trainer:
-                cli.load(trainer, str(run.output(first)) if run.train else "")
+                load(trainer, str(run.output(first)) if run.train else "")
                 _test(trainer, run, evaluation)
     if not run.keep_checkpoints:
         remove_checkpoints(run)
@@ -120,10 +113,10 @@ def execute_run(run: Run) -> None:
 @contextmanager
 def _trainer(run: Run, evaluation: Evaluation) -> Iterator[Any]:
     """The run's trainer on an evaluation's data, its output going to that folder's log."""
-    args = cli.parse_args(run.argv(evaluation))
-    cfg = cli.setup_cfg(args)
-    with cli.session(args, cfg):
-        yield cli.build(cfg)
+    args = parse_args(run.argv(evaluation))
+    cfg = setup_cfg(args)
+    with session(args, cfg):
+        yield build(cfg)
 
 
 def _test(trainer: Any, run: Run, evaluation: Evaluation) -> None:
@@ -175,7 +168,7 @@ def _attempt(run: Run, execute: Callable[[Run], None]) -> tuple[str | None, Path
             log = _log_of(run)
             with open(log, "a", encoding="utf-8") as file:
                 traceback.print_exception(error, file=file)
-            return cli.sentence(error) or f"{type(error).__name__}: {error}", log
+            return sentence(error) or f"{type(error).__name__}: {error}", log
         finally:
             sys.stdout, sys.stderr = console, errors
 
@@ -247,14 +240,13 @@ def default_jobs() -> tuple[int, list[dict[str, str]]]:
     return cores or 1, [{}]
 
 
-def prepare(runs: Sequence[Run], say: Callable[[str], None] = print) -> None:
+def validate(runs: Sequence[Run], say: Callable[[str], None] = print) -> None:
     """Check the configuration of every kind of run, and make each data set ready once.
 
     Raises what is wrong before any run starts, and keeps workers from generating or indexing the
     same data side by side.
     """
     from dassl.data.datasets import build_dataset
-    from dassl.engine import TRAINER_REGISTRY
 
     kinds: dict[tuple, tuple[Run, Evaluation]] = {}
     for run in runs:
@@ -262,10 +254,8 @@ def prepare(runs: Sequence[Run], say: Callable[[str], None] = print) -> None:
             kinds.setdefault((run.label, evaluation.dataset), (run, evaluation))
     configs = {}
     for run, evaluation in kinds.values():
-        cfg = cli.setup_cfg(cli.parse_args(run.argv(evaluation)))
-        if cfg.TRAINER.NAME not in TRAINER_REGISTRY.registered_names():
-            known = ", ".join(TRAINER_REGISTRY.registered_names())
-            raise NPTError(f"unknown trainer {cfg.TRAINER.NAME} of {run.label}; there are {known}")
+        cfg = setup_cfg(parse_args(run.argv(evaluation)))
+        check_names(cfg)
         configs.setdefault(evaluation.dataset, cfg)
     for dataset, cfg in configs.items():
         say(f"Preparing {dataset_name(dataset)}")
@@ -329,20 +319,3 @@ def _environment(**values: str) -> Iterator[None]:
                 del os.environ[key]
             else:
                 os.environ[key] = value
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[TextIO | None]:
-    """Keep a second experiment out of a folder while one works there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield None
-        return
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise NPTError(f"another process is running an experiment in {folder}") from error
-        yield file

@@ -19,7 +19,7 @@ from npt.errors import NPTError
 from npt.experiments.runner import RECORD
 
 AVERAGE = "average"
-MEASURES = {"lcd_abs": "LCD", "mid_abs": "MID"}
+HEADINGS = {"lcd_abs": "LCD", "mid_abs": "MID"}  # of results that do not name theirs
 
 
 def collect(folder: str | Path) -> pd.DataFrame:
@@ -28,20 +28,25 @@ def collect(folder: str | Path) -> pd.DataFrame:
     Columns: dataset, ratio, label, trainer, seed, part (the evaluation's name), split, path, every
     figure of result.json, and a column for each key of the experiment's grid.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    headings: dict[str, str] = {}
     for record in sorted(Path(folder).rglob(RECORD)):
         run = json.loads(record.read_text(encoding="utf-8"))
         for part in run["commands"]:
             path = record.parent / part / "result.json"
             if path.is_file():
-                rows += _rows(run, part, json.loads(path.read_text(encoding="utf-8")), path)
+                result = json.loads(path.read_text(encoding="utf-8"))
+                headings |= result.get("headings", HEADINGS)
+                rows += _rows(run, part, result, path)
     if not rows:
         raise NPTError(f"there are no results under {folder}: has an experiment run there?")
     frame = pd.DataFrame(rows)
     # Trainers in the order of the experiment; sorted() above orders folders, not methods.
     order = ["dataset", "ratio", "position", "label", "seed"]
     frame = frame.sort_values(order, ascending=[True, False, True, True, True], kind="stable")
-    return frame.drop(columns="position").reset_index(drop=True)
+    frame = frame.drop(columns="position").reset_index(drop=True)
+    frame.attrs["headings"] = headings
+    return frame
 
 
 def _rows(run: dict, part: str, result: dict, path: Path) -> list[dict[str, Any]]:
@@ -53,6 +58,7 @@ def _rows(run: dict, part: str, result: dict, path: Path) -> list[dict[str, Any]
         "path": str(path),
         "train_seconds": result.get("train_seconds"),
         "peak_memory_bytes": result.get("peak_memory_bytes"),
+        **result.get("training", {}),
     }
     return [{**head, "split": split, **values} for split, values in result["results"].items()]
 
@@ -68,9 +74,10 @@ def summarise(
     """Mean and deviation over seeds for each data set and ratio, and averaged over data sets.
 
     Returns a row for each (dataset, ratio, *by); columns `<part>` and `<part>_std` of accuracy for
-    every evaluation, `hm` and `hm_std` where there are base and new, and LCD and MID (absolute) of
-    the trained classes, that is of the first evaluation. Averages over data sets are rows whose
-    dataset is "average", where there are several and the row has results on each.
+    every evaluation, `hm` and `hm_std` where there are base and new, and the measures and terms
+    that have a heading (LCD, MID, ...), of the trained classes, that is of the first evaluation.
+    Averages over data sets are rows whose dataset is "average", where there are several and the row
+    has results on each.
     """
     by = list(by)
     for key in by:
@@ -86,7 +93,8 @@ def summarise(
     # Runs that a coarser `by` throws together are averaged first, so that std is over seeds alone.
     cells = rows.groupby([*group, "seed", "part"], dropna=False)["accuracy"].mean()
     trained = rows[rows["part"] == parts[0]]
-    measures = trained.groupby([*group, "seed"], dropna=False)[list(MEASURES)].mean()
+    headings = {k: v for k, v in frame.attrs.get("headings", HEADINGS).items() if k in trained}
+    measures = trained.groupby([*group, "seed"], dropna=False)[list(headings)].mean()
     table = cells.unstack("part")[parts].join(measures)
     datasets = rows["dataset"].nunique()
     if datasets > 1:
@@ -104,11 +112,13 @@ def summarise(
     mean, deviation = seeds.mean(), seeds.std(ddof=0)
     if "hm" in mean:
         mean["hm"] = harmonic_mean(mean["base"], mean["new"])
-    result = mean.rename(columns=MEASURES)
+    result = mean.rename(columns=headings)
     for column in [*parts, *(["hm"] if "hm" in mean else [])]:
         result[f"{column}_std"] = deviation[column]
     result["seeds"] = seeds.size()
-    return order.merge(result.reset_index(), on=group, how="inner").reset_index(drop=True)
+    table = order.merge(result.reset_index(), on=group, how="inner").reset_index(drop=True)
+    table.attrs["headings"] = list(headings.values())
+    return table
 
 
 def grid(
@@ -153,15 +163,16 @@ def render(summary: pd.DataFrame, style: str = "simple") -> str:
     parts = [c[: -len("_std")] for c in summary if c.endswith("_std")]
     columns = list(summary.columns)
     by = columns[columns.index("ratio") + 1 : columns.index(parts[0])]
-    titles = {"hm": "harmonic mean", "label": "", **MEASURES}
+    titles = {"hm": "harmonic mean", "label": ""}
+    headings = summary.attrs["headings"]
     blocks = []
     for (dataset, ratio), rows in summary.groupby(["dataset", "ratio"], sort=False):
         cells = []
         for _, row in rows.iterrows():
             figures = [_figure(row[part], row[f"{part}_std"], row["seeds"]) for part in parts]
-            measures = [_plain(row[name]) for name in MEASURES.values()]
+            measures = [_plain(row[name]) for name in headings]
             cells.append([*(row[key] for key in by), *figures, *measures])
-        head = [titles.get(key, key) for key in [*by, *parts]] + list(MEASURES.values())
+        head = [titles.get(key, key) for key in [*by, *parts]] + headings
         align = ["left"] * len(by) + ["right"] * (len(head) - len(by))
         text = tabulate(cells, head, tablefmt=style, colalign=align, disable_numparse=True)
         blocks.append(f"{dataset}, tau {ratio:g}\n\n{text}")

@@ -8,7 +8,7 @@ import pytest
 from file_server import Host, serving
 
 from npt.data import download
-from npt.data.download import fetch
+from npt.download import fetch
 from npt.errors import NPTError
 
 CONTENT = random.Random(0).randbytes(300_000)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import npt
-from npt.acceleration import Accelerated
+from npt.host.acceleration import Accelerated
 
 NAMES = ["red", "dark green", "blue", "off white", "very dark sky blue", "red wine"]
 REPO = Path(__file__).parent / "repo"

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset
 
 from dassl.utils import read_image
+from dassl.utils.errors import InvalidValue
 
 from .datasets import Datum, build_dataset
 from .samplers import build_sampler
@@ -41,7 +42,7 @@ class DatasetWrapper(Dataset):
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
-            raise ValueError(
+            raise InvalidValue(
                 f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but no transform is applied: "
                 "set it to 1, or INPUT.NO_TRANSFORM to False"
             )
@@ -117,7 +118,7 @@ def build_data_loader(
     (Not where that would leave nothing.) ValueError for an empty list.
     """
     if not data_source:
-        raise ValueError(
+        raise InvalidValue(
             f'The {"training" if is_train else "test"} list of the dataset "{cfg.DATASET.NAME}" is '
             "empty: check DATASET.ROOT and the dataset's files"
         )
@@ -140,7 +141,7 @@ def build_data_loader(
         worker_init_fn=seed_worker,
     )
     if len(loader) == 0:
-        raise ValueError(
+        raise InvalidValue(
             f"The sampler {sampler_type} makes no batch of {batch_size} out of "
             f"{len(data_source)} images: lower the BATCH_SIZE under DATALOADER"
         )

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
+from dassl.utils.errors import InvalidValue
+
 
 def _group(data_source: Sequence, attribute: str) -> dict[int, list[int]]:
     """Indices by domain or label."""
@@ -19,7 +21,7 @@ def _group(data_source: Sequence, attribute: str) -> dict[int, list[int]]:
 
 def _per_group(batch_size: int, groups: int, key: str) -> int:
     if groups < 1 or batch_size % groups:
-        raise ValueError(
+        raise InvalidValue(
             f"The batch size {batch_size} cannot be shared out evenly by {key} = {groups}: "
             "change DATALOADER.TRAIN_X.BATCH_SIZE or that key"
         )
@@ -46,7 +48,7 @@ class RandomDomainSampler(_Ordered):
         self.groups = _group(data_source, "domain")
         self.n_domain = n_domain if n_domain > 0 else len(self.groups)
         if self.n_domain > len(self.groups):
-            raise ValueError(
+            raise InvalidValue(
                 f"N_DOMAIN is {n_domain}, but there are only {len(self.groups)} training domains"
             )
         self.per_domain = _per_group(batch_size, self.n_domain, "N_DOMAIN")
@@ -91,7 +93,7 @@ class RandomClassSampler(_Ordered):
 
     def __init__(self, data_source: Sequence, batch_size: int, n_ins: int):
         if n_ins < 1 or batch_size % n_ins:
-            raise ValueError(
+            raise InvalidValue(
                 f"The batch size {batch_size} is not a multiple of N_INS = {n_ins}: "
                 "change DATALOADER.TRAIN_X.BATCH_SIZE or DATALOADER.TRAIN_X.N_INS"
             )
@@ -99,7 +101,7 @@ class RandomClassSampler(_Ordered):
         self.n_ins = n_ins
         self.n_cls = batch_size // n_ins
         if self.n_cls > len(self.groups):
-            raise ValueError(
+            raise InvalidValue(
                 f"A batch of {batch_size} with N_INS = {n_ins} needs {self.n_cls} classes, "
                 f"but there are only {len(self.groups)}: raise DATALOADER.TRAIN_X.N_INS"
             )
@@ -163,7 +165,7 @@ def build_sampler(
 ) -> Sampler:
     """The sampler of that name over a list of Datum; ValueError naming all where unknown."""
     if sampler_type not in SAMPLERS:
-        raise ValueError(
+        raise InvalidValue(
             f'There is no sampler "{sampler_type}" (a SAMPLER key under DATALOADER): '
             f"use one of {', '.join(SAMPLERS)}"
         )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dassl.utils import load_checkpoint, save_checkpoint, tolist_if_not
+from dassl.utils.errors import MissingFile, NotFinite, UnusableCheckpoint
 from dassl.utils.torchtools import BEST, newest_checkpoint, restore_from, scheduler_state, unwrap
 
 from .resume import run_state, set_random_state, set_run_state
@@ -140,7 +141,7 @@ class TrainerBase:
         for name in self.get_model_names():
             fpath = osp.join(directory, name, file_name)
             if not osp.isfile(fpath):
-                raise FileNotFoundError(_missing(fpath))
+                raise MissingFile(_missing(fpath))
             checkpoint = load_checkpoint(fpath)
             result = checkpoint.get("val_result")
             result = f"{result:.1f}" if isinstance(result, (int, float)) else "none"
@@ -161,7 +162,7 @@ class TrainerBase:
     def detect_anomaly(self, loss: torch.Tensor) -> None:
         """FloatingPointError where the loss is not finite."""
         if not torch.isfinite(loss).all():
-            raise FloatingPointError(
+            raise NotFinite(
                 f"The loss is infinite or not a number in epoch {self.epoch + 1}, batch "
                 f"{getattr(self, 'batch_idx', 0) + 1}: lower OPTIM.LR or use a higher precision"
             )
@@ -272,9 +273,9 @@ def _checkpoints(folder: str) -> list[str]:
     return glob.glob(osp.join(glob.escape(folder), "model*.pth.tar*"))
 
 
-def _does_not_fit(fpath: str, name: str, err: Exception) -> RuntimeError:
+def _does_not_fit(fpath: str, name: str, err: Exception) -> UnusableCheckpoint:
     reason = " ".join(str(err).split())
-    return RuntimeError(
+    return UnusableCheckpoint(
         f'The checkpoint "{fpath}" does not fit the model "{name}" as it is configured; use the '
         f"config it was trained with, or another folder ({reason})"
     )

@@ -20,6 +20,7 @@ from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import AverageMeter, MetricMeter, count_num_param, load_pretrained_weights
+from dassl.utils.errors import InvalidValue
 from dassl.utils.torchtools import BEST
 
 from .base import TrainerBase
@@ -186,7 +187,7 @@ class SimpleTrainer(TrainerBase):
         """Print the console line where it is due, and write the averages to TensorBoard."""
         freq = self.cfg.TRAIN.PRINT_FREQ
         if freq < 1:
-            raise ValueError(f"TRAIN.PRINT_FREQ is {freq}: it must be 1 or more")
+            raise InvalidValue(f"TRAIN.PRINT_FREQ is {freq}: it must be 1 or more")
         done = self.batch_idx + 1
         has_rate = any(optim is not None for optim in self._optims.values())
         if done % freq == 0 or self.num_batches < freq:
@@ -241,13 +242,13 @@ class TrainerXU(SimpleTrainer):
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         if self.train_loader_u is None:
-            raise ValueError(
+            raise InvalidValue(
                 f'The trainer needs unlabelled images, but "{self.cfg.DATASET.NAME}" has no train_u'
             )
         lengths = {"train_x": len(self.train_loader_x), "train_u": len(self.train_loader_u)}
         lengths["smaller_one"] = min(lengths.values())
         if self.cfg.TRAIN.COUNT_ITER not in lengths:
-            raise ValueError(
+            raise InvalidValue(
                 f'TRAIN.COUNT_ITER is "{self.cfg.TRAIN.COUNT_ITER}": use one of '
                 f"{', '.join(lengths)}"
             )

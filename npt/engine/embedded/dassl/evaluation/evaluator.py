@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dassl.utils.errors import InvalidValue
 from dassl.utils.tools import atomic_write
 
 from .build import EVALUATOR_REGISTRY
@@ -53,7 +54,7 @@ class Classification(EvaluatorBase):
         super().__init__(cfg)
         self._lab2cname = lab2cname
         if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
-            raise ValueError(
+            raise InvalidValue(
                 "TEST.PER_CLASS_RESULT needs class names: build the evaluator with lab2cname"
             )
         self.reset()
@@ -75,7 +76,7 @@ class Classification(EvaluatorBase):
     def evaluate(self) -> OrderedDict:
         """Print the figures and return them in percent, accuracy first."""
         if not self._total:
-            raise ValueError("There is nothing to evaluate: the loader of this split gave no image")
+            raise InvalidValue("There is nothing to evaluate: this split has no image")
         y_true, y_pred = np.asarray(self._y_true), np.asarray(self._y_pred)
         counts = confusion_matrix(y_true, y_pred, int(max(y_true.max(), y_pred.max())) + 1)
 

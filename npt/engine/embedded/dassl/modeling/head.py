@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dassl.utils import Registry, check_availability
+from dassl.utils.errors import InvalidValue
 
 HEAD_REGISTRY = Registry("HEAD")
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
@@ -35,12 +36,12 @@ class MLP(nn.Module):
     ):
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(
+            raise InvalidValue(
                 f'MODEL.HEAD.ACTIVATION is "{activation}": use one of {", ".join(ACTIVATIONS)}'
             )
         widths = [hidden_layers] if isinstance(hidden_layers, int) else list(hidden_layers)
         if not widths:
-            raise ValueError("MODEL.HEAD.HIDDEN_LAYERS is empty: give the widths of the layers")
+            raise InvalidValue("MODEL.HEAD.HIDDEN_LAYERS is empty: give the widths of the layers")
         layers: list[nn.Module] = []
         for fan_in, fan_out in zip([in_features, *widths], widths, strict=False):
             layers.append(nn.Linear(fan_in, fan_out))

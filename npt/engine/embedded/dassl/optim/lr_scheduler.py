@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
+from dassl.utils.errors import InvalidValue
 from dassl.utils.torchtools import load_scheduler_state, scheduler_state
 
 __all__ = [
@@ -95,7 +96,7 @@ def _single_step(optimizer, o) -> LRScheduler:
 
 def _multi_step(optimizer, o) -> LRScheduler:
     if not isinstance(o.STEPSIZE, (list, tuple)) or min(o.STEPSIZE, default=0) <= 0:
-        raise ValueError(
+        raise InvalidValue(
             f"OPTIM.STEPSIZE is {o.STEPSIZE}: multi_step needs the epochs at which the rate drops, "
             "such as (20, 40)"
         )
@@ -113,9 +114,9 @@ def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg) -> LRSchedul
     """The schedule that OPTIM.LR_SCHEDULER names, behind the warm-up of OPTIM.WARMUP_*."""
     name = optim_cfg.LR_SCHEDULER
     if name not in SCHEDULERS:
-        raise ValueError(f'OPTIM.LR_SCHEDULER is "{name}": use one of {", ".join(SCHEDULERS)}')
+        raise InvalidValue(f'OPTIM.LR_SCHEDULER is "{name}": use one of {", ".join(SCHEDULERS)}')
     if optim_cfg.MAX_EPOCH < 1:
-        raise ValueError(f"OPTIM.MAX_EPOCH is {optim_cfg.MAX_EPOCH}: it must be 1 or more")
+        raise InvalidValue(f"OPTIM.MAX_EPOCH is {optim_cfg.MAX_EPOCH}: it must be 1 or more")
     scheduler = SCHEDULERS[name](optimizer, optim_cfg)
     epochs = optim_cfg.WARMUP_EPOCH
     if epochs <= 0:
@@ -126,4 +127,4 @@ def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg) -> LRSchedul
         return ConstantWarmupScheduler(optimizer, scheduler, epochs, optim_cfg.WARMUP_CONS_LR)
     if optim_cfg.WARMUP_TYPE == "linear":
         return LinearWarmupScheduler(optimizer, scheduler, epochs, optim_cfg.WARMUP_MIN_LR)
-    raise ValueError(f'OPTIM.WARMUP_TYPE is "{optim_cfg.WARMUP_TYPE}": use constant or linear')
+    raise InvalidValue(f'OPTIM.WARMUP_TYPE is "{optim_cfg.WARMUP_TYPE}": use constant or linear')

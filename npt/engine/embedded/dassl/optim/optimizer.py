@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dassl.utils.errors import InvalidValue
+
 from .radam import RAdam
 
 
@@ -48,7 +50,7 @@ def build_optimizer(
     """
     name = optim_cfg.NAME
     if name not in OPTIMIZERS:
-        raise ValueError(f'OPTIM.NAME is "{name}": use one of {", ".join(OPTIMIZERS)}')
+        raise InvalidValue(f'OPTIM.NAME is "{name}": use one of {", ".join(OPTIMIZERS)}')
     if param_groups is not None:
         if optim_cfg.STAGED_LR:
             warnings.warn(
@@ -84,7 +86,7 @@ def _staged(model: nn.Module, optim_cfg) -> list[dict]:
     children = dict(model.named_children())
     unknown = [name for name in new_layers if name not in children]
     if unknown:
-        raise ValueError(
+        raise InvalidValue(
             f"OPTIM.NEW_LAYERS names {unknown}, but the model's layers are: {', '.join(children)}"
         )
     new = [p for name in new_layers for p in children[name].parameters()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .errors import UnknownName
+
 
 class Registry:
     """`@REGISTRY.register()` or `REGISTRY.register(obj)` files an object under its `__name__`."""
@@ -41,7 +43,7 @@ class Registry:
         """The object filed under `name`; KeyError naming all the others where there is none."""
         if name not in self._objects:
             known = ", ".join(sorted(self._objects)) or "nothing"
-            raise KeyError(f'"{name}" is not registered in "{self._name}", which has: {known}')
+            raise UnknownName(f'"{name}" is not registered in "{self._name}", which has: {known}')
         return self._objects[name]
 
     def registered_names(self) -> list[str]:

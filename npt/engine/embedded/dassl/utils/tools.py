@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .errors import InvalidValue, MissingFile, UnreadableFile
+
 __all__ = [
     "atomic_write",
     "check_availability",
@@ -97,13 +99,13 @@ def write_json(obj: Any, fpath: str) -> None:
 def read_image(path: str) -> Image.Image:
     """The image as RGB; OSError naming the file where it is missing or unreadable."""
     if not osp.isfile(path):
-        raise FileNotFoundError(f'There is no image at "{path}": check DATASET.ROOT')
+        raise MissingFile(f'There is no image at "{path}": check DATASET.ROOT')
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
         reason = str(err).rstrip(".")
-        raise OSError(
+        raise UnreadableFile(
             f'The image "{path}" cannot be read ({reason}): replace it or take it out of the data'
         ) from err
 
@@ -140,7 +142,7 @@ def check_availability(requested: str, available: Iterable[str]) -> None:
     nearest = get_most_similar_str_to_a_from_b(requested, names)
     hint = f' (did you mean "{nearest}"?)' if requested and nearest else ""
     listed = ", ".join(sorted(names)) or "nothing is registered"
-    raise ValueError(f'"{requested}" is not one of the available ones{hint}: {listed}')
+    raise InvalidValue(f'"{requested}" is not one of the available ones{hint}: {listed}')
 
 
 def _version(distribution: str) -> str:

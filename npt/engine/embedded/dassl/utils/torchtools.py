@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from .errors import MissingFile, UnusableCheckpoint
 from .salvage import Placeholder, salvage
 from .tools import atomic_write, mkdir_if_missing
 
@@ -143,7 +144,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     if fpath is None:
         raise ValueError("load_checkpoint needs the path of a checkpoint, not None")
     if not osp.isfile(fpath):
-        raise FileNotFoundError(f'There is no checkpoint at "{fpath}": check the folder and epoch')
+        raise MissingFile(f'There is no checkpoint at "{fpath}": check the folder and epoch')
     try:
         return torch.load(fpath, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -159,8 +160,8 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     return content
 
 
-def _damaged(fpath: str) -> RuntimeError:
-    return RuntimeError(
+def _damaged(fpath: str) -> UnusableCheckpoint:
+    return UnusableCheckpoint(
         f'"{fpath}" is damaged or is no checkpoint: take another epoch, or write it again'
     )
 
@@ -177,7 +178,7 @@ def newest_checkpoint(fdir: str) -> str | None:
         name = f.readline().strip()
     fpath = osp.join(fdir, name)
     if not name or not osp.isfile(fpath):
-        raise FileNotFoundError(
+        raise MissingFile(
             f'"{pointer}" names the checkpoint "{name}", which is not there: '
             "restore it, or write the name of another one into that file"
         )
@@ -212,7 +213,7 @@ def resume_from_checkpoint(
     """Restore the newest checkpoint in `fdir`; returns the epoch to continue with."""
     fpath = newest_checkpoint(fdir)
     if fpath is None:
-        raise FileNotFoundError(
+        raise MissingFile(
             f'There is no file named "{POINTER}" in "{fdir}": no run left a checkpoint there'
         )
     print(f'Loading checkpoint from "{fpath}"')

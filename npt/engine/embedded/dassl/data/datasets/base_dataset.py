@@ -8,6 +8,8 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 
+from dassl.utils.errors import InvalidValue, MissingFile
+
 
 class Datum:
     """An image file with its label, domain label and class name; all read-only.
@@ -19,7 +21,7 @@ class Datum:
         if not isinstance(impath, str):
             raise TypeError(f"The image path of a Datum must be a string, not {impath!r}")
         if not osp.isfile(impath):
-            raise FileNotFoundError(
+            raise MissingFile(
                 f'There is no image at "{impath}": check DATASET.ROOT and the dataset\'s files'
             )
         self._impath = impath
@@ -124,7 +126,7 @@ class DatasetBase:
     def get_num_classes(data_source: Sequence[Datum] | None) -> int:
         """The largest label + 1; ValueError for an empty list."""
         if not data_source:
-            raise ValueError("A dataset needs images: train_x and test are both empty")
+            raise InvalidValue("A dataset needs images: train_x and test are both empty")
         return max(item.label for item in data_source) + 1
 
     @staticmethod
@@ -145,7 +147,7 @@ class DatasetBase:
         for key, names in wanted.items():
             unknown = [name for name in names if name not in self.domains]
             if unknown:
-                raise ValueError(
+                raise InvalidValue(
                     f"{key} names {unknown}, but the domains are: {', '.join(self.domains)}"
                 )
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from dassl.utils.errors import InvalidValue
+
 # The names that INPUT.TRANSFORMS may hold, in the order in which they are applied in training.
 # center_crop is part of every test pipeline and nothing in training.
 AVAI_CHOICES = [
@@ -42,7 +44,7 @@ def interpolation_mode(cfg):
     """torchvision's constant for INPUT.INTERPOLATION; ValueError where it is unknown."""
     modes = __getattr__("INTERPOLATION_MODES")
     if cfg.INPUT.INTERPOLATION not in modes:
-        raise ValueError(
+        raise InvalidValue(
             f'INPUT.INTERPOLATION is "{cfg.INPUT.INTERPOLATION}": use one of {", ".join(modes)}'
         )
     return modes[cfg.INPUT.INTERPOLATION]
@@ -122,7 +124,7 @@ def build_transform(
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     unknown = [choice for choice in choices if choice not in AVAI_CHOICES]
     if unknown:
-        raise ValueError(
+        raise InvalidValue(
             f"INPUT.TRANSFORMS has {unknown}: it may hold {', '.join(sorted(AVAI_CHOICES))}"
         )
     from torchvision.transforms import Compose

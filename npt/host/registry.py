@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from npt.errors import NPTError
-from npt.features import Adapter
+from npt.host.features import Adapter
 from npt.trainer import NPTMixin
 
 SUFFIX = "NPT"
 _bases = {"CoCoOp": None, "MaPLe": None}  # whose names are there before the trainers themselves
 _adapters: dict[str, Adapter] = {}  # by the name of the trainer whose features they read
+_classes: dict[type, type] = {}  # wrapped trainer -> the class around it
 
 
 def register(base: str, features: Adapter | None = None) -> None:
@@ -29,8 +30,8 @@ def register(base: str, features: Adapter | None = None) -> None:
         _adapters[base] = features
 
 
-def install() -> None:
-    """Make the engine know the names; safe to repeat."""
+def extend_registry() -> None:
+    """Make the engine's registry find the names; safe to repeat."""
     from dassl.engine import TRAINER_REGISTRY
 
     kind = type(TRAINER_REGISTRY)
@@ -44,11 +45,15 @@ def by_base(cfg: Any) -> Any:
 
 
 def npt_class(base: str) -> type:
-    """The NPT trainer around the trainer registered as `base`: the host's, else ours."""
+    """The NPT trainer around the trainer registered as `base`: the host's, else ours.
+
+    The same class each time, as long as `base` is registered as the same trainer. NPTError where
+    there is no such trainer.
+    """
+    import npt.trainers
     from dassl.engine import TRAINER_REGISTRY
 
-    if base not in TRAINER_REGISTRY.registered_names():
-        import npt.trainers  # noqa: F401  registers ours, under names that are still free
+    npt.trainers.add_to_registry()  # ours, under names that are still free
     names = [n for n in TRAINER_REGISTRY.registered_names() if not n.endswith(SUFFIX)]
     if base not in names:
         said = f'"{base}"' if base else "empty"
@@ -56,8 +61,29 @@ def npt_class(base: str) -> type:
             f"The trainer to wrap is {said}, but it must be one of {', '.join(names)}; set it "
             "by TRAINER.NPT.BASE for the trainer NPT."
         )
-    features = {"features_adapter": staticmethod(_adapters[base])} if base in _adapters else {}
-    return type(base + SUFFIX, (NPTMixin, TRAINER_REGISTRY.get(base)), features)
+    wrapped = TRAINER_REGISTRY.get(base)
+    if wrapped not in _classes:
+        _classes[wrapped] = npt.trainers.npt_class_of(wrapped) or _wrap(wrapped)
+    cls = _classes[wrapped]
+    if base in _adapters:
+        cls.features_adapter = staticmethod(_adapters[base])
+    return cls
+
+
+def _wrap(wrapped: type) -> type:
+    """A class that pickles by its name in this module, which `__getattr__` resolves."""
+    return type(wrapped.__name__ + SUFFIX, (NPTMixin, wrapped), {"__module__": __name__})
+
+
+def __getattr__(name: str) -> type:
+    """`KgCoOpNPT` and the like, as unpickling asks for them."""
+    base = name.removesuffix(SUFFIX)
+    if name.startswith("_") or base in ("", name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return npt_class(base)
+    except NPTError as error:
+        raise AttributeError(str(error)) from error
 
 
 class Resolving:

@@ -12,7 +12,6 @@ compared with those of the host's own computation.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import warnings
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from npt.features import unwrap
+from npt.host.features import unwrap
 
 # of a frozen layer of CLIP's text transformer; anything more is somebody's addition
 LAYER = {
@@ -58,26 +57,6 @@ def accelerate(model: nn.Module) -> bool:
     encoder._npt_fast = _Fast(inner)
     encoder.__class__ = type(kind.__name__, (Accelerated, kind), {})
     return True
-
-
-def install() -> None:
-    """Have every trainer of the engine obey MODEL.ACCELERATE; safe to repeat."""
-    from dassl.engine import SimpleTrainer
-
-    init = SimpleTrainer.__init__
-    if getattr(init, "accelerates", False):
-        return
-
-    @functools.wraps(init)
-    def __init__(self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, cfg, *args, **kwargs)
-        if cfg.MODEL.get("ACCELERATE", False) and isinstance(
-            getattr(self, "model", None), nn.Module
-        ):
-            accelerate(self.model)
-
-    __init__.accelerates = True  # type: ignore[attr-defined]
-    SimpleTrainer.__init__ = __init__
 
 
 class Accelerated:

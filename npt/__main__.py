@@ -1,0 +1,35 @@
+"""The command `npt`, also `python -m npt`: a verb, then that program's own flags."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from npt.errors import EXIT_BAD_INPUT, HINT
+
+VERBS = {  # verb -> (module with main(argv) -> exit code, what it does)
+    "data": ("npt.data.__main__", "check, download and show data sets"),
+    "experiments": ("npt.experiments.__main__", "run experiments, make tables and figures"),
+    "run": ("npt.host.run", "run the train.py of another repository with NPT"),
+    "doctor": ("npt.engine.__main__", "report what is installed and whether it works"),
+}
+USAGE = "usage: npt VERB ... (npt VERB --help)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] in (["-h"], ["--help"]):
+        rows = "\n".join(f"  {verb:<12} {what}" for verb, (_, what) in VERBS.items())
+        print(f"{USAGE}\n\n{rows}\n\nErrors are one sentence, exit code 2; {HINT}.")
+        return 0
+    if not words or words[0] not in VERBS:
+        said = f"unknown verb {words[0]}" if words else "a verb is missing"
+        print(f"error: {said}; there are {', '.join(VERBS)}; {USAGE}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    module = importlib.import_module(VERBS[words[0]][0])
+    return module.main(words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

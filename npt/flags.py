@@ -1,0 +1,84 @@
+"""The flags of the CoOp family's train.py, and the config that they describe."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from yacs.config import CfgNode
+
+from npt.config import merge_file, merge_pairs
+from npt.errors import EXIT_BAD_INPUT, HINT, NPTError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one sentence, and whose help names NPT_TRACEBACK."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"error: {message} (--help lists the flags)\n")
+
+    def format_help(self) -> str:
+        return f"{super().format_help()}\nErrors are one sentence, exit code 2; {HINT}.\n"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the family's train.py."""
+    add = parser.add_argument
+    add("--root", default="", help="folder of the data sets (DATASET.ROOT)")
+    add("--output-dir", default="", help="folder of log, checkpoints and result.json (OUTPUT_DIR)")
+    add("--resume", default="", help="folder of checkpoints to continue from (RESUME)")
+    add("--seed", type=int, default=-1, help="seed of data draw and training; negative: none")
+    add("--source-domains", nargs="+", help="source domains of a domain-generalisation data set")
+    add("--target-domains", nargs="+", help="target domains of a domain-generalisation data set")
+    add("--transforms", nargs="+", help="training transforms by name (INPUT.TRANSFORMS)")
+    add("--config-file", default="", help="yaml of the trainer")
+    add("--dataset-config-file", default="", help="yaml of the data set")
+    add("--trainer", default="", help="name of the trainer (TRAINER.NAME)")
+    add("--backbone", default="", help="name of the backbone (MODEL.BACKBONE.NAME)")
+    add("--head", default="", help="name of the head (MODEL.HEAD.NAME)")
+    add("--eval-only", action="store_true", help="test only, with the checkpoint in --model-dir")
+    add("--model-dir", default="", help="folder of the run whose checkpoint is tested")
+    add("--load-epoch", type=int, help="epoch of that checkpoint; without it the best or the last")
+    add("--no-train", action="store_true", help="build everything and stop")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, last")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser(
+        description="Train or test one prompt learner.",
+        epilog="Later wins: defaults, data set file, trainer file, flags, KEY VALUE pairs.",
+    )
+    add_flags(parser)
+    return parser.parse_args(argv)
+
+
+def setup_cfg(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a run: defaults, data set file, trainer file, flags, pairs."""
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    if args.dataset_config_file:
+        merge_file(cfg, args.dataset_config_file)
+    if args.config_file:
+        merge_file(cfg, args.config_file)
+    flags = {
+        "DATASET.ROOT": args.root,
+        "OUTPUT_DIR": args.output_dir,
+        "RESUME": args.resume,
+        "DATASET.SOURCE_DOMAINS": args.source_domains,
+        "DATASET.TARGET_DOMAINS": args.target_domains,
+        "INPUT.TRANSFORMS": args.transforms,
+        "TRAINER.NAME": args.trainer,
+        "MODEL.BACKBONE.NAME": args.backbone,
+        "MODEL.HEAD.NAME": args.head,
+    }
+    merge_pairs(cfg, [x for key, value in flags.items() if value for x in (key, value)])
+    if args.seed >= 0:
+        cfg.SEED = args.seed
+    merge_pairs(cfg, args.opts or [])
+    for key, flag in (("TRAINER", "--trainer"), ("DATASET", "--dataset-config-file")):
+        if not cfg[key].NAME:
+            raise NPTError(f"no {key.lower()} is named: give {flag}, or {key}.NAME as a pair")
+    cfg.freeze()
+    return cfg

@@ -1,0 +1,1 @@
+"""What NPT needs to work in a repository that is not ours: names, features, acceleration, run."""

@@ -1,0 +1,116 @@
+"""One training or test in this process: its log file, its trainer, its checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from yacs.config import CfgNode
+
+from npt.errors import NPTError
+
+
+@contextmanager
+def session(args: argparse.Namespace, cfg: CfgNode) -> Iterator[None]:
+    """Seed, log file and the lines that open a run; the console is restored at the end."""
+    import torch
+
+    from dassl.utils import set_random_seed, setup_logger
+
+    console = sys.stdout
+    try:
+        if cfg.SEED >= 0:
+            print(f"Setting fixed seed: {cfg.SEED}")
+            set_random_seed(cfg.SEED)
+        setup_logger(cfg.OUTPUT_DIR)
+        if torch.cuda.is_available() and cfg.USE_CUDA:
+            torch.backends.cudnn.benchmark = True
+        _banner("Arguments")
+        for name, value in sorted(vars(args).items()):
+            print(f"{name}: {value}")
+        _banner("Config")
+        print(cfg)
+        print("Collecting env info ...")
+        print(f"** System info **\n{_system_info()}\n")
+        with _warnings_logged():
+            yield
+    finally:
+        logger, sys.stdout = sys.stdout, console
+        if logger is not console and getattr(logger, "file", None) is not None:
+            logger.file.close()
+
+
+@cache
+def _system_info() -> str:
+    from dassl.utils import collect_env_info
+
+    return collect_env_info()  # asks several programs, so once a process
+
+
+@contextmanager
+def _warnings_logged() -> Iterator[None]:
+    """Write warnings to the log file as well, in each run of a process anew."""
+    log = getattr(sys.stdout, "file", None)
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_and_log(message: Any, category: type[Warning], *where: Any) -> None:
+            show(message, category, *where)
+            if log is not None:
+                log.write(f"{category.__name__}: {message}\n")
+
+        warnings.showwarning = show_and_log
+        yield
+
+
+def _banner(title: str) -> None:
+    line = f"** {title} **"
+    print("\n".join(["*" * len(line), line, "*" * len(line)]))
+
+
+def check_names(cfg: CfgNode) -> None:
+    """Raise NPTError unless the trainer and the data set that the config names are registered.
+
+    Our own are registered first, under names that no host has taken.
+    """
+    import npt.datasets
+    import npt.trainers
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    npt.trainers.add_to_registry()
+    npt.datasets.add_to_registry()
+    for what, name, registry in (
+        ("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY),
+        ("data set", cfg.DATASET.NAME, DATASET_REGISTRY),
+    ):
+        known = registry.registered_names()
+        if name not in known:
+            raise NPTError(f"unknown {what} {name}; there are {', '.join(sorted(known))}")
+
+
+def build(cfg: CfgNode) -> Any:
+    """The trainer that the config names, with its data and model."""
+    from dassl.engine import build_trainer
+
+    check_names(cfg)
+    return build_trainer(cfg)
+
+
+def load(trainer: Any, directory: str, epoch: int | None = None) -> None:
+    """Load a run's checkpoint into a built trainer. NPTError where it does not fit."""
+    try:
+        trainer.load_model(directory, epoch=epoch)
+    except RuntimeError as error:
+        if not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        cfg = trainer.cfg
+        raise NPTError(
+            f"the checkpoint in {directory} is not one of {cfg.TRAINER.NAME} with backbone "
+            f"{cfg.MODEL.BACKBONE.NAME} on these classes: {' '.join(str(error).split()[3:])}"
+        ) from error

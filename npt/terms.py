@@ -1,0 +1,266 @@
+"""What is added to the loss, and what is measured: one row each.
+
+Loss, log, result.json, the gradient study and the tables loop over `TERMS` and `MEASURES`. A term
+of your own is a function, a row and its key, in a file of yours (docs/terms.md):
+
+    import npt
+    from npt.terms import Batch, Term
+
+    def spread(batch: Batch):  # the texts of all classes away from their mean
+        text = torch.nn.functional.normalize(batch.text, dim=-1)  # (K, D) or (B, K, D)
+        return text.mean(-2).square().sum(-1).mean()
+
+    npt.terms.register(Term("loss_spread", "W_SPREAD", spread))
+
+and `TRAINER.NPT.W_SPREAD 0.1` on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from npt import config
+from npt.errors import NPTError
+from npt.geometry import (
+    NeuralCollapse,
+    language_collapse_degree,
+    multimodal_isomorphism_degree,
+    neural_collapse_metrics,
+)
+from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
+
+NODE = "TRAINER.NPT"  # the config node that holds the weights
+
+
+# --------------------------------------------------------------------------- what rows are given
+class Run:
+    """What a run knows beside a batch."""
+
+    def __init__(
+        self,
+        settings: Any,
+        class_counts: Tensor | None = None,
+        logit_scale: Tensor | None = None,
+        encode_frozen: Callable[[], Tensor] | None = None,
+    ):
+        """settings: the config node TRAINER.NPT
+
+        class_counts: (K,) training images of each class; None outside of a training
+        logit_scale: what multiplies the cosines; None where the model has no `logit_scale`
+        encode_frozen: computes `frozen_text`
+        """
+        self.settings = settings
+        self.class_counts = class_counts
+        self.logit_scale = logit_scale
+        self._encode_frozen = encode_frozen
+
+    @cached_property
+    def frozen_text(self) -> Tensor:
+        """(K, D) features of length 1: hand-written prompts in the frozen CLIP. Computed once.
+
+        NPTError where the run cannot tell its class names or its CLIP.
+        """
+        if self._encode_frozen is None:
+            raise NPTError("this run has no frozen text features: the trainer knows no CLIP")
+        return self._encode_frozen()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The features of one forward pass; rows have any length."""
+
+    image: Tensor  # (B, D)
+    text: Tensor  # (K, D), or (B, K, D) where every image has texts of its own
+    labels: Tensor  # (B,)
+    run: Run
+
+
+@dataclass(frozen=True)
+class Split:
+    """The features of a whole split, of length 1, on one device."""
+
+    image: Tensor  # (N, D)
+    text: Tensor  # (K, D), the mean over images where each image has its own texts
+    labels: Tensor  # (N,)
+    classifier: Tensor  # (K, D), that mean before it was scaled to length 1
+
+    @cached_property
+    def neural_collapse(self) -> NeuralCollapse:
+        return neural_collapse_metrics(self.image, self.labels, self.classifier)
+
+
+# --------------------------------------------------------------------------- rows
+@dataclass(frozen=True)
+class Term:
+    """A loss term: its weight times `function(batch)` is added to the trainer's own loss.
+
+    name: in the log and in result.json
+    weight: its weight is the config key TRAINER.NPT.<weight>
+    function: a scalar of a Batch, with gradient
+    default: of the weight; a term with weight 0 whose default is 0 is not computed
+    symbol: for the study of gradients
+    heading: of its column in tables (its mean over the last epoch); "" for none
+    reduces: whether it depends on TRAINER.NPT.REDUCTION
+    """
+
+    name: str
+    weight: str
+    function: Callable[[Batch], Tensor]
+    default: float = 0.0
+    symbol: str = ""
+    heading: str = ""
+    reduces: bool = False
+
+    def weight_in(self, settings: Any) -> float:
+        """Its weight under the config node TRAINER.NPT."""
+        return settings.get(self.weight, self.default)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of collapse. Exactly one of the three functions gives it.
+
+    name: in result.json, and in the log where `logged`
+    of_text: a scalar of texts (K, D) or (B, K, D); tests average it over images
+    of_batch: a scalar of a Batch; tests average it over images
+    of_split: a scalar of a Split
+    logged: whether each line of the training log has it, for its batch
+    heading: of its column in tables; "" for none
+    """
+
+    name: str
+    of_text: Callable[[Tensor], Tensor] | None = None
+    of_batch: Callable[[Batch], Tensor] | None = None
+    of_split: Callable[[Split], Tensor] | None = None
+    logged: bool = False
+    heading: str = ""
+
+    def __post_init__(self) -> None:
+        given = [f for f in (self.of_text, self.of_batch, self.of_split) if f is not None]
+        if len(given) != 1 or (self.logged and self.of_split is not None):
+            raise NPTError(
+                f"The measure {self.name} needs exactly one of of_text, of_batch and of_split, and "
+                "only the first two can be logged."
+            )
+
+    def of_one(self, batch: Batch) -> Tensor:
+        """Its value for one batch."""
+        if self.of_text is not None:
+            return self.of_text(batch.text)
+        assert self.of_batch is not None
+        return self.of_batch(batch)
+
+
+TERMS: dict[str, Term] = {}
+MEASURES: dict[str, Measure] = {}
+
+
+def register(row: Term | Measure) -> None:
+    """Add a term, with the config key of its weight, or a measure. A row of its name is replaced.
+
+    Call it before the config is made. NPTError where another term has that weight.
+    """
+    if isinstance(row, Measure):
+        MEASURES[row.name] = row
+        return
+    for other in TERMS.values():
+        if other.weight == row.weight and other.name != row.name:
+            raise NPTError(f"{NODE}.{row.weight} is the weight of {other.name} already.")
+    TERMS[row.name] = row
+    config.add(f"{NODE}.{row.weight}", config.Key(row.default, config.WEIGHT))
+
+
+# --------------------------------------------------------------------------- the paper's terms
+def _lc(batch: Batch) -> Tensor:
+    settings = batch.run.settings
+    return language_collapse_loss(batch.text, settings.E_W, settings.REDUCTION)
+
+
+def _mi(batch: Batch) -> Tensor:
+    s = batch.run.settings
+    return multimodal_isomorphism_loss(
+        batch.image, batch.text, batch.labels, s.E_W, s.E_H, s.REDUCTION
+    )
+
+
+# No columns in tables: LCD and MID show the same there.
+register(Term("loss_lc", "W1", _lc, default=0.3, symbol="L_LC", reduces=True))  # Eq. 5
+register(Term("loss_mi", "W2", _mi, default=0.8, symbol="L_MI", reduces=True))  # Eq. 6
+
+
+# --------------------------------------------------------------------------- the measures
+def _mid(batch: Batch) -> Any:
+    return multimodal_isomorphism_degree(batch.image, batch.text, batch.labels)
+
+
+for _row in (
+    # Definitions 2 and 3: as printed, and as deviations
+    Measure("lcd", of_text=lambda text: language_collapse_degree(text).signed, logged=True),
+    Measure("lcd_abs", of_text=lambda text: language_collapse_degree(text).absolute, heading="LCD"),
+    Measure("mid", of_batch=lambda batch: _mid(batch).signed, logged=True),
+    Measure("mid_abs", of_batch=lambda batch: _mid(batch).absolute, heading="MID"),
+    # Papyan et al. (2020)
+    Measure("nc1", of_split=lambda split: split.neural_collapse.nc1),
+    Measure("nc2", of_split=lambda split: split.neural_collapse.nc2),
+    Measure("nc3", of_split=lambda split: split.neural_collapse.nc3),
+):
+    register(_row)
+
+
+# --------------------------------------------------------------------------- loops over the rows
+def active_terms(settings: Any) -> list[Term]:
+    """The terms that are computed: those with a weight, and those that have one by default."""
+    return [t for t in TERMS.values() if t.default > 0 or t.weight_in(settings) > 0]
+
+
+def any_weight(settings: Any) -> bool:
+    """Whether any term is added to the loss. If not, the wrapped trainer is what it was."""
+    return any(term.weight_in(settings) > 0 for term in TERMS.values())
+
+
+def logged_measures() -> list[Measure]:
+    return [m for m in MEASURES.values() if m.logged]
+
+
+def headings() -> dict[str, str]:
+    """The columns that tables have beside accuracies: heading by name."""
+    rows: list[Term | Measure] = [*MEASURES.values(), *TERMS.values()]
+    return {row.name: row.heading for row in rows if row.heading}
+
+
+class Evaluated(NamedTuple):
+    """The active terms and logged measures of one batch, scalars of float32 or better."""
+
+    values: dict[str, Tensor]
+    weighted: Tensor  # the sum of weight times term, with gradient
+
+
+def evaluate(batch: Batch) -> Evaluated:
+    """Compute every active term and logged measure; terms with weight 0 have no graph."""
+    settings = batch.run.settings
+    weighted: Tensor | None = None
+    values: dict[str, Tensor] = {}
+    for term in active_terms(settings):
+        weight = term.weight_in(settings)
+        with torch.set_grad_enabled(weight > 0):
+            value = values[term.name] = term.function(batch)
+        if value.dim() != 0:
+            raise NPTError(
+                f"The term {term.name} gave a tensor of shape {tuple(value.shape)}, where a "
+                "scalar is due."
+            )
+        if weighted is None:
+            weighted = torch.zeros_like(value)
+        if weight > 0:
+            weighted = weighted + weight * value
+    with torch.no_grad():
+        values.update((m.name, m.of_one(batch)) for m in logged_measures())
+    if weighted is None:  # every row was taken away
+        weighted = torch.zeros((), device=batch.text.device)
+    return Evaluated(values, weighted)
