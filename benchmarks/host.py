@@ -27,7 +27,7 @@ from torch.nn import functional as F
 import npt
 from npt.encoders.openai import CLIP
 
-HOST = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "repo" / "trainers"
+HOST = Path(__file__).resolve().parent.parent / "tests" / "host" / "repo" / "trainers"
 KINDS = {"logits": "CustomCLIP", "texts of each image": "Conditional", "deep prompts": "Deep"}
 
 

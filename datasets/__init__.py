@@ -1,4 +1,4 @@
-"""Our data sets; `add_to_registry` makes them known to the engine."""
+"""Our data sets; importing this package registers them with the engine."""
 
 from dassl.data.datasets import DATASET_REGISTRY
 from npt.datasets import mini, paper
@@ -12,3 +12,6 @@ def add_to_registry() -> None:
     for name, dataset in DATASETS.items():
         if name not in DATASET_REGISTRY.registered_names():
             DATASET_REGISTRY.register(dataset)
+
+
+add_to_registry()

@@ -24,11 +24,11 @@ def test_the_paper_s_values_are_the_defaults():
 
 def test_registering_again_changes_nothing_and_overwrites_nothing():
     before = get_cfg_default()
-    config.register()
+    config.add_keys_to_defaults()
     assert get_cfg_default() == before
     engine_defaults._C.TRAINER.COOP.N_CTX = 4
     try:
-        config.register()
+        config.add_keys_to_defaults()
         assert engine_defaults._C.TRAINER.COOP.N_CTX == 4
     finally:
         engine_defaults._C.TRAINER.COOP.N_CTX = before.TRAINER.COOP.N_CTX

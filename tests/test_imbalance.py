@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npt.imbalance import imbalanced_counts, subsample, thin
+from npt.host.thinning import thin
+from npt.imbalance import imbalanced_counts, subsample
 
 RATIOS = st.floats(0.001, 1.0)
 ORDERS = st.sampled_from(["label", "random", "frequency"])

@@ -21,7 +21,9 @@ from npt.geometry import (
     neural_collapse_metrics,
 )
 from npt.host.features import FeatureTap
-from npt.measure import Measured, Recorder, print_results, shot_groups
+from npt.measure import Measured, Recorder, shot_groups
+from npt.results import print_results
+from npt.terms import Run
 
 NAMES = ["oak", "elm", "ash", "fir"]
 TRAIN = [9, 4, 2, 1]  # images a class: n = 9, so few <= 2.08 and medium <= 4.33
@@ -243,7 +245,7 @@ def trainer_dir(trainer):
 
 
 def test_imbalance_reaches_a_host_s_data_set_and_the_counts(build, capsys):
-    npt.imbalance.install()  # again: thins no second time
+    npt.put_in_place()  # again: thins no second time
     trainer = build("Watched", "DATASET.IMBALANCE_RATIO", 0.05)
     line = "Imbalance ratio 0.05 (label order): 16 -> 14 training images, 9 to 1 a class\n"
     assert capsys.readouterr().out.count(line) == 1
@@ -369,8 +371,8 @@ def test_shot_groups_are_geometric_thirds(counts, many, medium, few):
 
 def test_one_image_a_class_and_one_class_leave_gaps_not_errors(capsys):
     model = Towers(3)
-    recorder = Recorder(FeatureTap(model), [5, 0, 1])
-    with recorder.listening():
+    recorder = Recorder(FeatureTap(model), Run(None), [5, 0, 1])
+    with recorder.recording():
         recorder.add(model(torch.randn(2, 3, 8, 8)), torch.tensor([1, 1]))
     found = recorder.results()
     assert found["lcd"] is not None and found["nc1"] is None and "one class" in recorder.why_not

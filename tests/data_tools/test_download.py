@@ -7,7 +7,7 @@ import socket
 import pytest
 from file_server import Host, serving
 
-from npt.data import download
+from npt import download
 from npt.download import fetch
 from npt.errors import NPTError
 

@@ -15,7 +15,7 @@ import pytest
 from file_server import serving
 from PIL import Image
 
-from npt.data import download
+from npt import download
 from npt.data.__main__ import main
 from npt.data.sources import BY_HAND, FETCH, Fetch, pieces
 from npt.datasets.catalog import CATALOG
@@ -26,7 +26,8 @@ SPLIT = "eurosat/split_zhou_EuroSAT.json"
 # The real program, whose table of sources leads to the host of the test.
 PROGRAM = """
 import json, sys
-from npt.data import download, sources
+from npt import download
+from npt.data import sources
 from npt.data.__main__ import main
 download.PAUSE = 0.01
 for address, values in json.loads(sys.argv[1]).items():

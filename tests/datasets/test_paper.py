@@ -23,7 +23,6 @@ from dassl.data.datasets import DATASET_REGISTRY
 from npt.datasets.catalog import CATALOG
 from npt.datasets.paper import DATASETS
 from npt.errors import NPTError
-from npt.trainers.zsclip import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 SPLIT = [name for name, row in CATALOG.items() if row.split]
@@ -86,7 +85,7 @@ def test_the_names_of_the_paper_are_registered_and_have_a_config_and_a_prompt():
         assert DATASET_REGISTRY.get(name) is DATASETS[name]
         file = ROOT / "configs" / "datasets" / f"{row.config}.yaml"
         assert yaml.safe_load(file.read_text())["DATASET"]["NAME"] == name
-        assert name in TEMPLATES
+        assert DATASETS[name].template == row.template and row.template.count("{}") == 1
 
 
 def test_names_that_a_host_registered_stay_the_hosts(python):
@@ -302,7 +301,7 @@ def test_a_split_that_cannot_be_written_is_made_in_memory(tmp_path, monkeypatch)
     def refuse(path, record):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("npt.datasets.splits.write_json_atomically", refuse)
+    monkeypatch.setattr("npt.datasets.splits.write_json", refuse)
     cfg = get_cfg_default()
     cfg.DATASET.NAME, cfg.DATASET.ROOT = "EuroSAT", str(tmp_path)
     with pytest.warns(UserWarning, match="cannot be written"):

@@ -8,6 +8,7 @@ import pytest
 from npt.experiments import runner
 from npt.experiments.__main__ import main
 from npt.experiments.plan import load_experiment
+from npt.results import read_results
 
 pytestmark = pytest.mark.slow
 EXPERIMENT = """
@@ -59,7 +60,7 @@ def test_a_worker_gives_what_the_command_line_gives(folder, tmp_path, python):
         command[command.index("--output-dir") + 1] = str(tmp_path / run.label)
         assert python(*command).returncode == 0
         alone = json.loads((tmp_path / run.label / "result.json").read_text())["results"]["test"]
-        among = runner.read_results(run.folder / "base")["test"]
+        among = read_results(run.folder / "base")["test"]
         for name in ("accuracy", "lcd", "mid"):
             assert among[name] == pytest.approx(alone[name], abs=1e-5), (run.label, name)
 

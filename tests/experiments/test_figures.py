@@ -72,14 +72,14 @@ def test_runs_are_chosen_by_their_coordinates(folder):
 
 def test_a_figure_is_written(folder):
     path = folder / "figure.png"
-    figures.draw(figures.choose(folder), path, num_classes=4)
+    figures.plot(figures.choose(folder), path, num_classes=4)
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000
     with pytest.raises(NPTError, match="--classes"):
-        figures.draw(figures.choose(folder), path, num_classes=1)
+        figures.plot(figures.choose(folder), path, num_classes=1)
 
 
 def test_without_features_or_checkpoint_there_is_no_figure(folder):
     for path in folder.rglob("features.npz"):
         path.unlink()
     with pytest.raises(NPTError, match="keep_checkpoints"):
-        figures.draw(figures.choose(folder, ["A"]), folder / "figure.png")
+        figures.plot(figures.choose(folder, ["A"]), folder / "figure.png")

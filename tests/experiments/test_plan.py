@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from npt.cli import find_config, parse_args
+from npt.config import find_config
 from npt.errors import NPTError
 from npt.experiments.plan import PROTOCOLS, check_experiment, load_experiment
+from npt.flags import parse_args
 
 MINIMAL = {"trainers": {"MaPLe": {"config": "maple.yaml"}}, "datasets": ["shapes"]}
 

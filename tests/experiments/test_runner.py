@@ -11,6 +11,7 @@ import pytest
 
 from npt.errors import NPTError
 from npt.experiments import runner
+from npt.files import locked
 
 FAKE = Path(fake_runs.__file__)
 
@@ -97,7 +98,8 @@ def test_results_of_another_configuration_are_not_mixed_in(tmp_path):
 
 def test_a_folder_is_for_one_experiment_at_a_time(tmp_path):
     other = pytest.raises(NPTError, match="another process")
-    with runner.locked(tmp_path), other, runner.locked(tmp_path):
+    lock = tmp_path / ".lock"
+    with locked(lock, "here"), other, locked(lock, "here"):
         pass
-    with runner.locked(tmp_path):
+    with locked(lock, "here"):
         pass

@@ -13,7 +13,7 @@ import pytest
 import torch
 from trainer_kit import Batches, build, config
 
-from npt.trainers.prompts import unit
+from npt.losses import unit_rows
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = {
@@ -70,7 +70,7 @@ def test_forward_and_gradients(name, reference_file):
     new = {}
     for part in ("image", "text"):
         getattr(model, f"{part}_encoder").register_forward_hook(
-            lambda m, a, out, part=part: new.update({f"{part}_features": unit(out).detach()})
+            lambda m, a, out, part=part: new.update({f"{part}_features": unit_rows(out).detach()})
         )
     model.train()
     loss = model(images, labels)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import npt
+from dassl.config import get_cfg_default
 from npt.host.acceleration import Accelerated
 
 NAMES = ["red", "dark green", "blue", "off white", "very dark sky blue", "red wine"]
@@ -460,7 +461,7 @@ def test_our_own_models_are_as_fast_already():
 # ---- by the config
 
 
-@pytest.mark.parametrize("trainer", ["CoCoOp", "MaPLeNPT", "PromptSRCNPT"])
+@pytest.mark.parametrize("trainer", ["CoCoOpNPT", "MaPLeNPT", "PromptSRCNPT"])
 def test_the_key_accelerates_any_trainer(trained, trainer):
     plain, fast = trained(trainer), trained(trainer, "MODEL.ACCELERATE", True)
     assert "accelerated" not in fast.done.stderr
@@ -470,5 +471,12 @@ def test_the_key_accelerates_any_trainer(trained, trainer):
 
 
 def test_the_key_warns_once_where_it_cannot(trained):
-    told = trained("VPT", "MODEL.ACCELERATE", True).done.stderr
+    told = trained("VPTNPT", "MODEL.ACCELERATE", True).done.stderr
     assert told.count("is not accelerated: it has no prompt_learner with") == 1
+
+
+def test_the_key_says_that_it_acts_on_npt_trainers():
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["MODEL.ACCELERATE", True, "TRAINER.NAME", "CoOp"])
+    with pytest.warns(UserWarning, match=r"not on CoOp: .*CoOpNPT with .*W1 0.*npt\.accelerate"):
+        cfg.freeze()

@@ -6,14 +6,14 @@ from small_host import D, Host, K, batches, config
 
 import npt
 from dassl.engine import TRAINER_REGISTRY
-from npt import registry
 from npt.errors import NPTError
+from npt.host import registry
 from npt.losses import language_collapse_loss
 from npt.trainer import NPTMixin
 
 
 def test_the_three_names_are_registered_and_registering_again_is_harmless():
-    registry.install()
+    registry.extend_registry()
     names = TRAINER_REGISTRY.registered_names()
     assert {"CoCoOpNPT", "MaPLeNPT", "NPT"} <= set(names)
     assert len(names) == len(set(names))
