@@ -1,4 +1,4 @@
-"""Our data sets; importing this package registers them with the engine."""
+"""The data sets of this package. Importing it registers them with the engine."""
 
 from dassl.data.datasets import DATASET_REGISTRY
 from npt.datasets import mini, paper
@@ -8,7 +8,7 @@ DATASETS = {**paper.DATASETS, "CustomFolder": CustomFolder, **mini.DATASETS}
 
 
 def add_to_registry() -> None:
-    """Register the data sets under names that no host has taken; safe to repeat."""
+    """Register the data sets, except under names already registered. Can be called repeatedly."""
     for name, dataset in DATASETS.items():
         if name not in DATASET_REGISTRY.registered_names():
             DATASET_REGISTRY.register(dataset)

@@ -1,221 +1,526 @@
-"""The fifteen data sets of the paper: what they are called and where their files lie.
+"""The fifteen data sets of the paper: one `Row` for each, with everything that differs.
 
-Data only. `npt.datasets.base` and `npt.datasets.imagenet` load what a row describes,
-`npt.datasets.splits` makes a split that is missing, and `python -m npt.data` checks a disk
-against the rows.
+This module contains data only. `npt.datasets.paper` makes a class from each row,
+`npt.datasets.splits` makes missing split files, and `python -m npt.data` downloads the data sets
+and checks the files on disk.
+
+Checksums: the md5 sums are those of torchvision's data sets, except for FGVC-Aircraft, which has
+none in torchvision; its md5 is the one on which other libraries agree. The sha256 sums (ImageNet's
+variants and the lists of SUN397) are those of TensorFlow Datasets. They are copied here because
+the addresses in older releases of torchvision no longer work. Google Drive and the host of
+ImageNet-Sketch publish no checksums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CLASSNAMES = "classnames.txt"  # lines "<wnid> <class name>", in the order of ImageNet's labels
+DRIVE = "https://drive.google.com/file/d/"
 
 
-@dataclass(frozen=True)
-class Row:
-    """A data set. Paths are below `folder`, which is below DATASET.ROOT.
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One download of a data set: a plain file (`place`) or an archive (`members`).
 
-    kind: "split" (a split file, or official lists), "imagenet" (images/{train,val}/<wnid>), or
-    "variant" (of ImageNet: tested only)
-    made_from: how `npt.datasets.splits` makes the lists where there is no split file; for
-    ImageNet and its variants what the folders are called: "wnid" or "label"
-    split: the split file; "" where there is none, and the official lists are read each time
-    needs: the files, besides images, without which the lists cannot be made
-    renamed, ignored: class names by folder, and folders that are no class, when they are made
-    counts: images in train, val and test, as published (0: no such list)
-    sources: (address, where it goes below DATASET.ROOT)
+    address: where the authors publish it
+    url: where the file is downloaded from, if not from `address`
+    place: path of a plain file below the data set's folder
+    members: of an archive: file or folder in it -> path below the data set's folder
+    nested: path of an archive inside the downloaded one; `members` are then in the inner archive
+    checksum: "md5:..." or "sha256:..."; "" if none is published
+    by_hand: why it cannot be downloaded automatically, and what to do
     """
 
-    name: str  # DATASET.NAME
-    config: str  # configs/datasets/<config>.yaml
+    address: str
+    url: str = ""
+    place: str = ""
+    members: Mapping[str, str] = field(default_factory=dict)
+    nested: str = ""
+    checksum: str = ""
+    by_hand: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A data set. All paths are relative to `folder`.
+
+    name: DATASET.NAME
+    config: the config file is configs/datasets/<config>.yaml
+    template: the hand-written prompt of CoOp and its successors, with {} for the class name
+    folder: below DATASET.ROOT
+    images: folder of the images
+    kind: "split" (a split file, or official lists), "imagenet" (images/{train,val}/<wnid>), or
+        "variant" (of ImageNet, used for testing only)
+    made_from: how `npt.datasets.splits` makes the lists if there is no split file; for ImageNet
+        and its variants the naming of the class folders: "wnid" or "label"
+    classes: number of classes
+    counts: published numbers of images in train, val and test (0: there is no such list)
+    split: the split file; "" if the data set has none and its official lists are used instead
+    needs: files (other than images) that are required to make the lists
+    renamed: class folder -> class name, where they differ, for lists made from folders
+    ignored: folders that are not classes, for lists made from folders
+    """
+
+    name: str
+    config: str
+    template: str
     folder: str
     images: str
     kind: str
     made_from: str
     classes: int
     counts: tuple[int, int, int]
-    split: str
-    needs: tuple[str, ...]
-    renamed: Mapping[str, str]
-    ignored: tuple[str, ...]
-    sources: tuple[tuple[str, str], ...]
+    split: str = ""
+    needs: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    sources: tuple[Source, ...]
 
 
-# fmt: off
-_TABLE = (
-    # name, config, folder, images, kind, made from, classes, (train, val, test)
-    ("ImageNet", "imagenet", "imagenet", "images",
-     "imagenet", "wnid", 1000, (1_281_167, 0, 50_000)),
-    ("Caltech101", "caltech101", "caltech-101", "101_ObjectCategories",
-     "split", "folders", 100, (4128, 1649, 2465)),
-    ("OxfordPets", "oxford_pets", "oxford_pets", "images",
-     "split", "pets", 37, (2944, 736, 3669)),
-    ("StanfordCars", "stanford_cars", "stanford_cars", "",  # cars_train/ and cars_test/
-     "split", "cars", 196, (6509, 1635, 8041)),
-    ("OxfordFlowers", "oxford_flowers", "oxford_flowers", "jpg",
-     "split", "flowers", 102, (4093, 1633, 2463)),
-    ("Food101", "food101", "food-101", "images",
-     "split", "folders", 101, (50_500, 20_200, 30_300)),
-    ("FGVCAircraft", "fgvc_aircraft", "fgvc_aircraft", "images",
-     "split", "aircraft", 100, (3334, 3333, 3333)),
-    ("SUN397", "sun397", "sun397", "SUN397",
-     "split", "sun", 397, (15_880, 3970, 19_850)),
-    ("DescribableTextures", "dtd", "dtd", "images",
-     "split", "folders", 47, (2820, 1128, 1692)),
-    ("EuroSAT", "eurosat", "eurosat", "2750",
-     "split", "folders", 10, (13_500, 5400, 8100)),
-    ("UCF101", "ucf101", "ucf101", "UCF-101-midframes",
-     "split", "ucf", 101, (7639, 1898, 3783)),
-    ("ImageNetV2", "imagenetv2", "imagenetv2", "imagenetv2-matched-frequency-format-val",
-     "variant", "label", 1000, (0, 0, 10_000)),
-    ("ImageNetSketch", "imagenet_sketch", "imagenet-sketch", "images",
-     "variant", "wnid", 1000, (0, 0, 50_889)),
-    ("ImageNetA", "imagenet_a", "imagenet-adversarial", "imagenet-a",
-     "variant", "wnid", 200, (0, 0, 7500)),
-    ("ImageNetR", "imagenet_r", "imagenet-rendition", "imagenet-r",
-     "variant", "wnid", 200, (0, 0, 30_000)),
-)
-# fmt: on
-
-_NEEDS: dict[str, tuple[str, ...]] = {  # by what the lists are made from
-    "folders": (),
-    "pets": ("annotations/trainval.txt", "annotations/test.txt"),
-    "cars": (
-        "devkit/cars_meta.mat",
-        "devkit/cars_train_annos.mat",
-        "cars_test_annos_withlabels.mat",
-    ),
-    "flowers": ("imagelabels.mat", "cat_to_name.json"),
-    "aircraft": (
-        "variants.txt",
-        "images_variant_train.txt",
-        "images_variant_val.txt",
-        "images_variant_test.txt",
-    ),
-    "sun": ("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
-    "ucf": (
-        "ucfTrainTestlist/classInd.txt",
-        "ucfTrainTestlist/trainlist01.txt",
-        "ucfTrainTestlist/testlist01.txt",
-    ),
-    "wnid": (CLASSNAMES,),
-    "label": (CLASSNAMES,),
-}
-
-_RENAMED: dict[str, dict[str, str]] = {
-    "Caltech101": {
-        "airplanes": "airplane",
-        "Faces": "face",
-        "Leopards": "leopard",
-        "Motorbikes": "motorbike",
-    },
-    "EuroSAT": {
-        "AnnualCrop": "Annual Crop Land",
-        "HerbaceousVegetation": "Herbaceous Vegetation Land",
-        "Highway": "Highway or Road",
-        "Industrial": "Industrial Buildings",
-        "Pasture": "Pasture Land",
-        "PermanentCrop": "Permanent Crop Land",
-        "Residential": "Residential Buildings",
-        "SeaLake": "Sea or Lake",
-    },
-}
-_IGNORED = {"Caltech101": ("BACKGROUND_Google", "Faces_easy")}
-
-_DRIVE = "https://drive.google.com/file/d/"
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
 _CARS = "http://ai.stanford.edu/~jkrause/car196/"
 _SUN = "http://vision.princeton.edu/projects/2010/SUN/"
-_NAMES = _DRIVE + "1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"
-# fmt: off
-_SOURCES: dict[str, dict[str, str]] = {  # where it goes below `folder` -> address
-    "ImageNet": {
-        "images/train": "https://image-net.org/",
-        "images/val": "https://image-net.org/",
-        CLASSNAMES: _NAMES,
-    },
-    "Caltech101": {
-        "101_ObjectCategories": "https://data.caltech.edu/records/mzrjq-6wc02",
-        "split_zhou_Caltech101.json": _DRIVE + "1hyarUivQE36mY6jSomru6Fjd-JzwcCzN",
-    },
-    "OxfordPets": {
-        "images": _VGG + "pets/data/images.tar.gz",
-        "annotations": _VGG + "pets/data/annotations.tar.gz",
-        "split_zhou_OxfordPets.json": _DRIVE + "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs",
-    },
-    "StanfordCars": {
-        "cars_train": _CARS + "cars_train.tgz",
-        "cars_test": _CARS + "cars_test.tgz",
-        "devkit": "https://ai.stanford.edu/~jkrause/cars/car_devkit.tgz",
-        "cars_test_annos_withlabels.mat": _CARS + "cars_test_annos_withlabels.mat",
-        "split_zhou_StanfordCars.json": _DRIVE + "1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT",
-    },
-    "OxfordFlowers": {
-        "jpg": _VGG + "flowers/102/102flowers.tgz",
-        "imagelabels.mat": _VGG + "flowers/102/imagelabels.mat",
-        "cat_to_name.json": _DRIVE + "1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0",
-        "split_zhou_OxfordFlowers.json": _DRIVE + "1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT",
-    },
-    "Food101": {
-        "images": "https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
-        "split_zhou_Food101.json": _DRIVE + "1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl",
-    },
-    "FGVCAircraft": {
-        "images and *.txt": _VGG + "fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
-    },
-    "SUN397": {
-        "SUN397": _SUN + "SUN397.tar.gz",
-        "*.txt": _SUN + "download/Partitions.zip",
-        "split_zhou_SUN397.json": _DRIVE + "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq",
-    },
-    "DescribableTextures": {
-        "images": _VGG + "dtd/download/dtd-r1.0.1.tar.gz",
-        "split_zhou_DescribableTextures.json": _DRIVE + "1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x",
-    },
-    "EuroSAT": {
-        "2750": "https://madm.dfki.de/files/sentinel/EuroSAT.zip",
-        "split_zhou_EuroSAT.json": _DRIVE + "1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o",
-    },
-    "UCF101": {
-        "UCF-101-midframes": _DRIVE + "10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O",
-        "split_zhou_UCF101.json": _DRIVE + "1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y",
-    },
-    "ImageNetV2": {
-        "imagenetv2-matched-frequency-format-val": "https://s3-us-west-2.amazonaws.com/"
-        "imagenetv2public/imagenetv2-matched-frequency.tar.gz",
-        CLASSNAMES: _NAMES,
-    },
-    "ImageNetSketch": {
-        "images": "https://github.com/HaohanWang/ImageNet-Sketch",
-        CLASSNAMES: _NAMES,
-    },
-    "ImageNetA": {
-        "imagenet-a": "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar",
-        CLASSNAMES: _NAMES,
-    },
-    "ImageNetR": {
-        "imagenet-r": "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
-        CLASSNAMES: _NAMES,
-    },
-}
-# fmt: on
+_BERKELEY = "https://people.eecs.berkeley.edu/~hendrycks/"
+_HUGGING_FACE = "https://huggingface.co/datasets/"
 
+_IMAGENET_CLASSNAMES = Source(
+    address=f"{DRIVE}1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF",
+    place=CLASSNAMES,
+)
+_IMAGENET_BY_HAND = (
+    "the host requires signing in: get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar at "
+    "https://image-net.org/download.php and unpack them into one folder per class"
+)
+_CARS_BY_HAND = (
+    "its host has closed; https://github.com/pytorch/vision/issues/7545#issuecomment-1631441616 "
+    "lists copies"
+)
 
-def _row(
-    name: str, config: str, folder: str, images: str, kind: str, made_from: str, *sizes
-) -> Row:
-    addresses = _SOURCES[name]
-    split = f"split_zhou_{name}.json"
-    return Row(
-        *(name, config, folder, images, kind, made_from, *sizes),
-        split=split if split in addresses else "",
-        needs=_NEEDS[made_from],
-        renamed=_RENAMED.get(name, {}),
-        ignored=_IGNORED.get(name, ()),
-        sources=tuple((address, f"{folder}/{place}") for place, address in addresses.items()),
-    )
+_ROWS = (
+    Row(
+        name="ImageNet",
+        config="imagenet",
+        template="a photo of a {}.",
+        folder="imagenet",
+        images="images",
+        kind="imagenet",
+        made_from="wnid",
+        classes=1000,
+        counts=(1_281_167, 0, 50_000),
+        needs=(CLASSNAMES,),
+        sources=(
+            Source(
+                address="https://image-net.org/",
+                place="images/train",
+                by_hand=_IMAGENET_BY_HAND,
+            ),
+            Source(
+                address="https://image-net.org/",
+                place="images/val",
+                by_hand=_IMAGENET_BY_HAND,
+            ),
+            _IMAGENET_CLASSNAMES,
+        ),
+    ),
+    Row(
+        name="Caltech101",
+        config="caltech101",
+        template="a photo of a {}.",
+        folder="caltech-101",
+        images="101_ObjectCategories",
+        kind="split",
+        made_from="folders",
+        classes=100,
+        counts=(4128, 1649, 2465),
+        split="split_zhou_Caltech101.json",
+        renamed={
+            "airplanes": "airplane",
+            "Faces": "face",
+            "Leopards": "leopard",
+            "Motorbikes": "motorbike",
+        },
+        ignored=("BACKGROUND_Google", "Faces_easy"),
+        sources=(
+            Source(
+                address="https://data.caltech.edu/records/mzrjq-6wc02",
+                url="https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+                members={"101_ObjectCategories": "101_ObjectCategories"},
+                nested="caltech-101/101_ObjectCategories.tar.gz",
+                checksum="md5:3138e1922a9193bfa496528edbbc45d0",
+            ),
+            Source(
+                address=f"{DRIVE}1hyarUivQE36mY6jSomru6Fjd-JzwcCzN",
+                place="split_zhou_Caltech101.json",
+            ),
+        ),
+    ),
+    Row(
+        name="OxfordPets",
+        config="oxford_pets",
+        template="a photo of a {}, a type of pet.",
+        folder="oxford_pets",
+        images="images",
+        kind="split",
+        made_from="pets",
+        classes=37,
+        counts=(2944, 736, 3669),
+        split="split_zhou_OxfordPets.json",
+        needs=("annotations/trainval.txt", "annotations/test.txt"),
+        sources=(
+            Source(
+                address=f"{_VGG}pets/data/images.tar.gz",
+                members={"images": "images"},
+                checksum="md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
+            ),
+            Source(
+                address=f"{_VGG}pets/data/annotations.tar.gz",
+                members={"annotations": "annotations"},
+                checksum="md5:95a8c909bbe2e81eed6a22bccdf3f68f",
+            ),
+            Source(
+                address=f"{DRIVE}1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs",
+                place="split_zhou_OxfordPets.json",
+            ),
+        ),
+    ),
+    Row(
+        name="StanfordCars",
+        config="stanford_cars",
+        template="a photo of a {}.",
+        folder="stanford_cars",
+        images="",  # cars_train/ and cars_test/
+        kind="split",
+        made_from="cars",
+        classes=196,
+        counts=(6509, 1635, 8041),
+        split="split_zhou_StanfordCars.json",
+        needs=(
+            "devkit/cars_meta.mat",
+            "devkit/cars_train_annos.mat",
+            "cars_test_annos_withlabels.mat",
+        ),
+        sources=(
+            Source(
+                address=f"{_CARS}cars_train.tgz",
+                place="cars_train",
+                by_hand=_CARS_BY_HAND,
+            ),
+            Source(
+                address=f"{_CARS}cars_test.tgz",
+                place="cars_test",
+                by_hand=_CARS_BY_HAND,
+            ),
+            Source(
+                address="https://ai.stanford.edu/~jkrause/cars/car_devkit.tgz",
+                place="devkit",
+                by_hand=_CARS_BY_HAND,
+            ),
+            Source(
+                address=f"{_CARS}cars_test_annos_withlabels.mat",
+                place="cars_test_annos_withlabels.mat",
+                by_hand=_CARS_BY_HAND,
+            ),
+            Source(
+                address=f"{DRIVE}1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT",
+                place="split_zhou_StanfordCars.json",
+            ),
+        ),
+    ),
+    Row(
+        name="OxfordFlowers",
+        config="oxford_flowers",
+        template="a photo of a {}, a type of flower.",
+        folder="oxford_flowers",
+        images="jpg",
+        kind="split",
+        made_from="flowers",
+        classes=102,
+        counts=(4093, 1633, 2463),
+        split="split_zhou_OxfordFlowers.json",
+        needs=("imagelabels.mat", "cat_to_name.json"),
+        sources=(
+            Source(
+                address=f"{_VGG}flowers/102/102flowers.tgz",
+                members={"jpg": "jpg"},
+                checksum="md5:52808999861908f626f3c1f4e79d11fa",
+            ),
+            Source(
+                address=f"{_VGG}flowers/102/imagelabels.mat",
+                place="imagelabels.mat",
+                checksum="md5:e0620be6f572b9609742df49c70aed4d",
+            ),
+            Source(
+                address=f"{DRIVE}1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0",
+                place="cat_to_name.json",
+            ),
+            Source(
+                address=f"{DRIVE}1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT",
+                place="split_zhou_OxfordFlowers.json",
+            ),
+        ),
+    ),
+    Row(
+        name="Food101",
+        config="food101",
+        template="a photo of {}, a type of food.",
+        folder="food-101",
+        images="images",
+        kind="split",
+        made_from="folders",
+        classes=101,
+        counts=(50_500, 20_200, 30_300),
+        split="split_zhou_Food101.json",
+        sources=(
+            Source(
+                address="https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+                url="http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+                members={"food-101/images": "images"},
+                checksum="md5:85eeb15f3717b99a5da872d97d918f87",
+            ),
+            Source(
+                address=f"{DRIVE}1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl",
+                place="split_zhou_Food101.json",
+            ),
+        ),
+    ),
+    Row(
+        name="FGVCAircraft",
+        config="fgvc_aircraft",
+        template="a photo of a {}, a type of aircraft.",
+        folder="fgvc_aircraft",
+        images="images",
+        kind="split",
+        made_from="aircraft",
+        classes=100,
+        counts=(3334, 3333, 3333),
+        needs=(
+            "variants.txt",
+            "images_variant_train.txt",
+            "images_variant_val.txt",
+            "images_variant_test.txt",
+        ),
+        sources=(
+            Source(
+                address=f"{_VGG}fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+                members={
+                    "fgvc-aircraft-2013b/data/images": "images",
+                    "fgvc-aircraft-2013b/data/variants.txt": "variants.txt",
+                    "fgvc-aircraft-2013b/data/images_variant_train.txt": "images_variant_train.txt",
+                    "fgvc-aircraft-2013b/data/images_variant_val.txt": "images_variant_val.txt",
+                    "fgvc-aircraft-2013b/data/images_variant_test.txt": "images_variant_test.txt",
+                },
+                checksum="md5:d4acdd33327262359767eeaa97a4f732",
+            ),
+        ),
+    ),
+    Row(
+        name="SUN397",
+        config="sun397",
+        template="a photo of a {}.",
+        folder="sun397",
+        images="SUN397",
+        kind="split",
+        made_from="sun",
+        classes=397,
+        counts=(15_880, 3970, 19_850),
+        split="split_zhou_SUN397.json",
+        needs=("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
+        sources=(
+            Source(
+                address=f"{_SUN}SUN397.tar.gz",
+                members={"SUN397": "SUN397"},
+                checksum="md5:8ca2778205c41d23104230ba66911c7a",
+            ),
+            Source(
+                address=f"{_SUN}download/Partitions.zip",
+                members={
+                    "ClassName.txt": "ClassName.txt",
+                    "Training_01.txt": "Training_01.txt",
+                    "Testing_01.txt": "Testing_01.txt",
+                },
+                checksum="sha256:e3311ea5f812d4cc6faef194688343d1111f6cd6f70f2c62f393c2b8d6ba1ec9",
+            ),
+            Source(
+                address=f"{DRIVE}1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq",
+                place="split_zhou_SUN397.json",
+            ),
+        ),
+    ),
+    Row(
+        name="DescribableTextures",
+        config="dtd",
+        template="{} texture.",
+        folder="dtd",
+        images="images",
+        kind="split",
+        made_from="folders",
+        classes=47,
+        counts=(2820, 1128, 1692),
+        split="split_zhou_DescribableTextures.json",
+        sources=(
+            Source(
+                address=f"{_VGG}dtd/download/dtd-r1.0.1.tar.gz",
+                members={"dtd/images": "images"},
+                checksum="md5:fff73e5086ae6bdbea199a49dfb8a4c1",
+            ),
+            Source(
+                address=f"{DRIVE}1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x",
+                place="split_zhou_DescribableTextures.json",
+            ),
+        ),
+    ),
+    Row(
+        name="EuroSAT",
+        config="eurosat",
+        template="a centered satellite photo of {}.",
+        folder="eurosat",
+        images="2750",
+        kind="split",
+        made_from="folders",
+        classes=10,
+        counts=(13_500, 5400, 8100),
+        split="split_zhou_EuroSAT.json",
+        renamed={
+            "AnnualCrop": "Annual Crop Land",
+            "HerbaceousVegetation": "Herbaceous Vegetation Land",
+            "Highway": "Highway or Road",
+            "Industrial": "Industrial Buildings",
+            "Pasture": "Pasture Land",
+            "PermanentCrop": "Permanent Crop Land",
+            "Residential": "Residential Buildings",
+            "SeaLake": "Sea or Lake",
+        },
+        sources=(
+            Source(
+                address="https://madm.dfki.de/files/sentinel/EuroSAT.zip",
+                url=f"{_HUGGING_FACE}torchgeo/eurosat/resolve/"
+                "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+                members={"2750": "2750"},
+                checksum="md5:c8fa014336c82ac7804f0398fcb19387",
+            ),
+            Source(
+                address=f"{DRIVE}1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o",
+                place="split_zhou_EuroSAT.json",
+            ),
+        ),
+    ),
+    Row(
+        name="UCF101",
+        config="ucf101",
+        template="a photo of a person doing {}.",
+        folder="ucf101",
+        images="UCF-101-midframes",
+        kind="split",
+        made_from="ucf",
+        classes=101,
+        counts=(7639, 1898, 3783),
+        split="split_zhou_UCF101.json",
+        needs=(
+            "ucfTrainTestlist/classInd.txt",
+            "ucfTrainTestlist/trainlist01.txt",
+            "ucfTrainTestlist/testlist01.txt",
+        ),
+        sources=(
+            Source(
+                address=f"{DRIVE}10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O",
+                members={"UCF-101-midframes": "UCF-101-midframes"},
+            ),
+            Source(
+                address=f"{DRIVE}1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y",
+                place="split_zhou_UCF101.json",
+            ),
+        ),
+    ),
+    Row(
+        name="ImageNetV2",
+        config="imagenetv2",
+        template="a photo of a {}.",
+        folder="imagenetv2",
+        images="imagenetv2-matched-frequency-format-val",
+        kind="variant",
+        made_from="label",
+        classes=1000,
+        counts=(0, 0, 10_000),
+        needs=(CLASSNAMES,),
+        sources=(
+            Source(
+                address="https://s3-us-west-2.amazonaws.com/imagenetv2public/"
+                "imagenetv2-matched-frequency.tar.gz",
+                url=f"{_HUGGING_FACE}vaishaal/ImageNetV2/resolve/main/"
+                "imagenetv2-matched-frequency.tar.gz",
+                members={
+                    "imagenetv2-matched-frequency-format-val": (
+                        "imagenetv2-matched-frequency-format-val"
+                    ),
+                },
+                checksum="sha256:f0c37fdf925916b19ea1323cd9a2208cdb6959ba2c32eef2a7fc393835c9ca7c",
+            ),
+            _IMAGENET_CLASSNAMES,
+        ),
+    ),
+    Row(
+        name="ImageNetSketch",
+        config="imagenet_sketch",
+        template="a photo of a {}.",
+        folder="imagenet-sketch",
+        images="images",
+        kind="variant",
+        made_from="wnid",
+        classes=1000,
+        counts=(0, 0, 50_889),
+        needs=(CLASSNAMES,),
+        sources=(
+            Source(
+                address="https://github.com/HaohanWang/ImageNet-Sketch",
+                url=f"{_HUGGING_FACE}songweig/imagenet_sketch/resolve/main/data/"
+                "ImageNet-Sketch.zip",
+                members={"sketch": "images"},
+            ),
+            _IMAGENET_CLASSNAMES,
+        ),
+    ),
+    Row(
+        name="ImageNetA",
+        config="imagenet_a",
+        template="a photo of a {}.",
+        folder="imagenet-adversarial",
+        images="imagenet-a",
+        kind="variant",
+        made_from="wnid",
+        classes=200,
+        counts=(0, 0, 7500),
+        needs=(CLASSNAMES,),
+        sources=(
+            Source(
+                address=f"{_BERKELEY}imagenet-a.tar",
+                members={"imagenet-a": "imagenet-a"},
+                checksum="sha256:3bb3632277e6ba6392ea64c02ddbf4dd2266c9caffd6bc09c9656d28f012589e",
+            ),
+            _IMAGENET_CLASSNAMES,
+        ),
+    ),
+    Row(
+        name="ImageNetR",
+        config="imagenet_r",
+        template="a photo of a {}.",
+        folder="imagenet-rendition",
+        images="imagenet-r",
+        kind="variant",
+        made_from="wnid",
+        classes=200,
+        counts=(0, 0, 30_000),
+        needs=(CLASSNAMES,),
+        sources=(
+            Source(
+                address=f"{_BERKELEY}imagenet-r.tar",
+                members={"imagenet-r": "imagenet-r"},
+                checksum="sha256:18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52",
+            ),
+            _IMAGENET_CLASSNAMES,
+        ),
+    ),
+)
 
-
-CATALOG: dict[str, Row] = {values[0]: _row(*values) for values in _TABLE}
+CATALOG: dict[str, Row] = {row.name: row for row in _ROWS}

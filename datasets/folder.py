@@ -1,10 +1,10 @@
-"""A folder of one's own images: one folder for each class, of any size and balance."""
+"""A folder of your own images: one folder for each class, of any size and balance."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from npt.datasets.base import PARTS, ListedDataset, Lists
 from npt.datasets.catalog import CLASSNAMES
@@ -14,22 +14,22 @@ from npt.errors import NPTError
 
 
 class CustomFolder(ListedDataset):
-    """DATASET.ROOT is the folder: train/, val/, test/ with class folders, or class folders alone.
+    """DATASET.ROOT contains train/, val/ and test/ with class folders, or only class folders.
 
-    Without val/ there is no validation, without test/ the test is on val/. Class folders alone are
-    divided by `splits.divided`, the same way in every run. Every image is used unless NUM_SHOTS
-    says how many.
+    val/ and test/ are optional: without val/ there is no validation set, without test/ val/ is the
+    test set. Class folders alone are split by `splits.divided`, identically in every run. All
+    images are used unless NUM_SHOTS is set.
     """
 
     folder: ClassVar[str] = ""
     images: ClassVar[str] = ""
 
-    def prepare(self, cfg) -> Path:
+    def locate(self, cfg: Any) -> Path:
         if not cfg.DATASET.ROOT:
             raise NPTError("CustomFolder needs DATASET.ROOT (--root): the folder with your images.")
         folder = Path(cfg.DATASET.ROOT).expanduser().absolute()
         if not folder.is_dir():
-            raise NPTError(f"{folder} is missing: give the folder of your images as --root.")
+            raise NPTError(f"{folder} is missing: set --root to the folder of your images.")
         return folder
 
     @classmethod
@@ -48,42 +48,42 @@ class CustomFolder(ListedDataset):
                 lists[part] = labelled(tree, labels, names, folder / part, f"{part}/")
             lists["test"] = lists["test"] or lists["val"]
         if not lists["test"]:
-            raise NPTError(f"{folder} has no image to test with: add test/ or more images.")
+            raise NPTError(f"{folder} has no image for testing: add test/ or more images.")
         return lists
 
 
 def in_parts(folder: Path, inside: list[str]) -> bool:
-    """Whether the folders `inside` are train/, val/ and test/, and not classes.
+    """Whether the folders `inside` are train/, val/ and test/ rather than class folders.
 
-    A class may be called train, but then it holds images and no folders. NPTError where another
-    folder stands beside the parts: read as a class, it would make classes of them, too.
+    A class may be named train if its folder contains no folders. NPTError if there is another
+    folder beside train/, val/ and test/, because then it is unclear which of the two is meant.
     """
     others = sorted(set(inside) - set(PARTS))
     if "train" not in inside or (others and not any(map(Path.is_dir, folder.glob("train/[!.]*")))):
         return False
     if others:
         raise NPTError(
-            f"{folder / others[0]} is beside train/, where only val/ and test/ may be: rename it, "
+            f"{folder / others[0]} is beside train/, where only val/ and test/ are allowed: rename it "
             "or move it elsewhere."
         )
     return True
 
 
 def class_names(folder: Path, classes: list[str]) -> dict[str, str]:
-    """Class name by class folder: from classnames.json or .txt in `folder`, else the folder's own.
+    """Class folder -> class name, from classnames.json or classnames.txt in `folder`.
 
-    The json maps folders to names; the text has lines "<class folder> <class name>". Folders that
-    are not there may be named, too. Raises NPTError where a class is not named, or the file cannot
-    be read.
+    The json file maps folders to names; the text file has lines "<class folder> <class name>". Both
+    may contain further folders. Without either file the folder's name is used, with spaces for
+    underscores. NPTError if a class has no name or the file cannot be read.
     """
-    for file, read in ((folder / "classnames.json", _table), (folder / CLASSNAMES, _text)):
+    for file, read in ((folder / "classnames.json", _from_json), (folder / CLASSNAMES, _from_text)):
         if not file.is_file():
             continue
         try:
             names = read(file.read_text(encoding="utf-8"), classes)
         except ValueError as error:
             raise NPTError(
-                f"{file} cannot be read ({error}): it must give the name of each class folder."
+                f"{file} cannot be read ({error}): it must contain the name of each class folder."
             ) from error
         for name in classes:
             if not isinstance(names.get(name), str) or not names[name].strip():
@@ -92,19 +92,19 @@ def class_names(folder: Path, classes: list[str]) -> dict[str, str]:
     return {name: name.replace("_", " ") for name in classes}
 
 
-def _table(text: str, classes: list[str]) -> dict[str, str]:
+def _from_json(text: str, classes: list[str]) -> dict[str, str]:
     names = json.loads(text)
     if not isinstance(names, dict):
-        raise ValueError("it is no table")
+        raise ValueError("it is not a table")
     return names
 
 
-def _text(text: str, classes: list[str]) -> dict[str, str]:
+def _from_text(text: str, classes: list[str]) -> dict[str, str]:
     names = {}
     for line in text.splitlines():
         spaced = line.replace("\t", " ") + " "
-        begun = [name for name in classes if spaced.startswith(f"{name} ")]
-        if begun:  # the longest: a folder's name may begin with another's
-            name = max(begun, key=len)
+        matches = [name for name in classes if spaced.startswith(f"{name} ")]
+        if matches:  # the longest one: the name of a folder may start with that of another
+            name = max(matches, key=len)
             names[name] = line[len(name) :].strip()
     return names

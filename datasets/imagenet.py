@@ -1,4 +1,4 @@
-"""ImageNet, and the variants of it that domain generalisation is tested on."""
+"""ImageNet, and its variants for testing domain generalisation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from npt.errors import NPTError
 
 
 def read_classnames(file: Path) -> dict[str, str]:
-    """Class name by wnid, from lines "<wnid> <class name>".
+    """wnid -> class name, from lines "<wnid> <class name>".
 
-    Raises NPTError where the file is missing, holds nothing, or a line has no name.
+    Raises NPTError if the file is missing or empty, or a line has no name.
     """
     if not file.is_file():
         raise NPTError(
@@ -27,7 +27,7 @@ def read_classnames(file: Path) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise NPTError(f"{file} is no text file ({error}): fetch it again.") from error
+        raise NPTError(f"{file} is not a text file ({error}): download it again.") from error
     for number, line in enumerate(lines, start=1):
         wnid, _, name = line.strip().partition(" ")
         if wnid and not name.strip():
@@ -35,12 +35,12 @@ def read_classnames(file: Path) -> dict[str, str]:
         if wnid:
             names[wnid] = name.strip()
     if not names:
-        raise NPTError(f"{file} names no class: fetch it again.")
+        raise NPTError(f"{file} contains no class names: download it again.")
     return names
 
 
 class ImageNet(ListedDataset):
-    """images/train is drawn from; images/val is the test set and, as in the family, validation."""
+    """Trains on images/train. images/val is the test set and, as in CoOp, the validation set."""
 
     shots: ClassVar[Mapping[str, float]] = {"train": math.inf}
 
@@ -58,9 +58,9 @@ class ImageNet(ListedDataset):
 
 
 class Variant(ListedDataset):
-    """Classes of ImageNet seen otherwise; for tests only, so nothing is drawn.
+    """Other images of ImageNet's classes. It is for testing only, so there is no few-shot draw.
 
-    The engine wants training images to build a trainer with: they are the test images.
+    The engine cannot build a trainer without training images, so they are the test images.
     """
 
     row: ClassVar[Row]
@@ -72,7 +72,7 @@ class Variant(ListedDataset):
         tree = folder / cls.images
         found = scan(tree)
         labels = numbered(found)
-        if cls.row.made_from == "label":  # folders 0, 1, ... stand for the lines of the names
+        if cls.row.made_from == "label":  # folder k belongs to line k of the class names, from 0
             names = {str(label): name for label, name in enumerate(names.values())}
             labels = {folder: int(folder) for folder in found if folder in names}
         images = labelled(found, labels, names, tree)

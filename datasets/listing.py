@@ -1,9 +1,9 @@
-"""Trees of images, <tree>/<class folder>/<image>: what is in them, and the memory of a large one.
+"""Lists trees of images, <tree>/<class folder>/<image>, and caches the lists of large trees.
 
-A tree of 1.28 million files takes minutes to list on a network disk. What was found is kept
-beside it in a JSON file (in the user's cache where that folder cannot be written), folder by
-folder with the folder's time of change, which the system sets anew whenever a file comes, goes
-or is renamed; only folders that changed are listed again.
+Listing a tree of 1.28 million files takes minutes on a network disk. The list is therefore cached
+in a JSON file beside the tree, or in the user's cache if that folder cannot be written. The file
+contains the modification time of each class folder, which the system updates when a file is added,
+removed or renamed; only folders that changed are listed again.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from npt.datasets.catalog import CLASSNAMES
 from npt.errors import NPTError
 from npt.files import cache_folder, write_json
 
-VERSION = 1  # of the kept file
+VERSION = 1  # of the cache file
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm"),
 )
-CLOCK_NS = 2_000_000_000  # file systems tell times as coarsely as this
+CLOCK_NS = 2_000_000_000  # coarsest resolution of modification times in file systems
 
 Tree = dict[str, list[str]]  # class folder -> its images, both sorted
+Listing = dict[str, list[Any]]  # class folder -> [modification time in ns, "image/image/..."]
 
 
 def scan(tree: Path) -> Tree:
-    """The images of each class folder; hidden files and folders are passed over.
+    """The images of each class folder; hidden files and folders are skipped.
 
-    Sorted, because the order in which a disk names its files differs between disks, and a
-    few-shot draw follows it. Warns of files that by their names are no images. NPTError where
-    there is no class folder.
+    Sorted, because the few-shot draw depends on the order, and disks list files in different
+    orders. Warns about files without an image suffix. NPTError if there is no class folder.
     """
     others: list[str] = []
-    found = {name: _images(tree / name, others) for name in class_folders(tree)}
+    images = {name: _images(tree / name, others) for name in class_folders(tree)}
     _warn(others, tree)
-    return found
+    return images
 
 
 def class_folders(tree: Path) -> list[str]:
-    """The names of the folders in `tree`, sorted. NPTError where there are none."""
+    """The names of the folders in `tree`, sorted. NPTError if there are none."""
     if not tree.is_dir():
-        raise NPTError(f"{tree} is missing: it must hold one folder of images for each class.")
+        raise NPTError(f"{tree} is missing: it must contain one folder of images for each class.")
     with os.scandir(tree) as entries:
         folders = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     if not folders:
@@ -59,27 +59,27 @@ def class_folders(tree: Path) -> list[str]:
 
 
 def numbered(folders: Iterable[str]) -> dict[str, int]:
-    """Labels 0, 1, ... of class folders, by name."""
+    """Class folder -> label 0, 1, ..., in sorted order."""
     return {folder: label for label, folder in enumerate(sorted(folders))}
 
 
 def labelled(
     tree: Tree, labels: Mapping[str, int], names: Mapping[str, str], where: Path, above: str = ""
 ) -> list[Image]:
-    """The images of a tree in order of its folders, their paths beginning with `above`.
+    """The images of `tree`, which was listed in `where`; their paths start with `above`.
 
-    `labels` and `names` are by folder. NPTError for a folder of `where` that lacks either, or has
-    no image.
+    `labels` and `names` map class folders to labels and class names. NPTError if a folder is in
+    neither, or has no image.
     """
     for folder, files in tree.items():
         if folder not in names:
             raise NPTError(f"{where / folder} has no class name: add {folder} to {CLASSNAMES}.")
         if folder not in labels:
-            raise NPTError(f"{where / folder} has no counterpart in training: remove it.")
+            raise NPTError(f"{where / folder} is not among the training classes: remove it.")
         if not files:
-            raise NPTError(f"{where / folder} holds no image: add some, or remove the folder.")
-    collects = gc.isenabled()
-    gc.disable()  # looking for cycles among a million new tuples takes longer than making them
+            raise NPTError(f"{where / folder} contains no image: add some, or remove the folder.")
+    was_enabled = gc.isenabled()
+    gc.disable()  # searching a million new tuples for cycles takes longer than making them
     try:
         return [
             Image(f"{above}{folder}/{file}", labels[folder], names[folder])
@@ -87,35 +87,38 @@ def labelled(
             for file in files
         ]
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
 def remembered(tree: Path, home: Path) -> Tree:
-    """As `scan`, with what was found kept in the folder `home`, or else in the user's cache."""
-    places = kept_files(tree, home)
-    kept = [_read(place) for place in places]
-    if not any(kept):
-        print(f"Listing {tree}; that is remembered")
-    now: dict[str, list[Any]] = {}
+    """As `scan`, but cached in a file in the folder `home`, or else in the user's cache."""
+    files = cache_files(tree, home)
+    cached = [_read(file) for file in files]
+    if not any(cached):
+        print(f"Listing {tree}; the list is cached")
+    current: Listing = {}
     others: list[str] = []
     for name in class_folders(tree):
-        began = time.time_ns()
+        now = time.time_ns()
         changed = os.stat(tree / name).st_mtime_ns
-        known = (folders[name] for folders in kept if folders.get(name, [None])[0] == changed)
-        # A file may still come within the same tick of the clock, which would not show: time 0.
-        time_kept = changed if changed < began - CLOCK_NS else 0
-        now[name] = next(known, None) or [time_kept, "/".join(_images(tree / name, others))]
-    if now not in kept:
-        _write(now, places)
+        entries = (folders[name] for folders in cached if name in folders)
+        entry = next((entry for entry in entries if entry[0] == changed), None)
+        if entry is None:
+            # A file added within the same clock tick would not change the time: store 0 instead.
+            stored = changed if changed < now - CLOCK_NS else 0
+            entry = [stored, "/".join(_images(tree / name, others))]
+        current[name] = entry
+    if current not in cached:
+        _write(current, files)
         _warn(others, tree)
-    return {name: files.split("/") if files else [] for name, (_, files) in now.items()}
+    return {name: images.split("/") if images else [] for name, (_, images) in current.items()}
 
 
-def kept_files(tree: Path, home: Path) -> list[Path]:
-    """Where the list of `tree` may be kept, the best place first.
+def cache_files(tree: Path, home: Path) -> list[Path]:
+    """The files in which the list of `tree` may be cached, in order of preference.
 
-    Beside the data the name says which tree it is of; in the cache its full path does, too.
+    The name of the file in the user's cache contains a hash of the tree's full path.
     """
     name = f"npt-listing-v{VERSION}-{tree.name}"
     key = hashlib.sha256(os.fsencode(tree.absolute())).hexdigest()[:16]
@@ -123,11 +126,13 @@ def kept_files(tree: Path, home: Path) -> list[Path]:
 
 
 def _images(folder: Path, others: list[str]) -> list[str]:
-    """The images in a folder by their names, sorted; what else is there is added to `others`."""
+    """The files with an image suffix in `folder`, sorted; other files are added to `others`."""
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
-        raise NPTError(f"{folder} cannot be listed ({error.strerror}): correct it.") from error
+        raise NPTError(
+            f"{folder} cannot be listed ({error.strerror}): check the folder and its permissions."
+        ) from error
     images = [name for name in names if name.lower().endswith(SUFFIXES)]
     if len(images) < len(names):
         others += [f"{folder.name}/{n}" for n in names if not n.lower().endswith(SUFFIXES)]
@@ -137,27 +142,28 @@ def _images(folder: Path, others: list[str]) -> list[str]:
 def _warn(others: list[str], tree: Path) -> None:
     if others:
         warnings.warn(
-            f"{len(others):,} files in {tree} are no images by their names, such as {others[0]}: "
-            "they are left out.",
+            f"{len(others):,} files in {tree} have no image suffix, such as {others[0]}: they are "
+            "ignored.",
             stacklevel=3,
         )
 
 
-def _read(file: Path) -> dict[str, list[Any]]:
-    """What is kept in `file`: {folder: [time of change, "image/image/..."]}; nothing if damaged."""
+def _read(file: Path) -> Listing:
+    """The content of a cache file; empty if the file is missing or damaged."""
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))["folders"]
+        listing = json.loads(file.read_text(encoding="utf-8"))["folders"]
         good = all(
-            isinstance(changed, int) and isinstance(names, str) for changed, names in kept.values()
+            isinstance(changed, int) and isinstance(names, str)
+            for changed, names in listing.values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return kept if good else {}
+    return listing if good else {}
 
 
-def _write(folders: dict[str, list[Any]], places: list[Path]) -> None:
-    """Keeps the list in the first place that can be written; without any it is not kept."""
-    for place in places:
+def _write(folders: Listing, files: list[Path]) -> None:
+    """Write the first of the files that can be written; do nothing if none can."""
+    for file in files:
         with suppress(OSError):
-            write_json(place, {"folders": folders})
+            write_json(file, {"folders": folders})
             return

@@ -1,8 +1,8 @@
-"""The mini suite: small data sets that stand in for the paper's, made on first use.
+"""The mini suite: small synthetic data sets in place of the paper's, made on first use.
 
-Six base-to-new data sets of different kinds, a source for transfer (MiniNet) and four shifted
-variants of it. They are real image files with a split file, read by the ordinary data path. What
-differs between them is a row of `ROWS`.
+There are six data sets for base-to-new generalisation, one source for transfer (MiniNet), and four
+variants of it with shifted conditions. They are image files with a split file and are read like
+any other data set. `ROWS` has one row for each, with everything that differs.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from npt.datasets.worlds import LAYOUTS, WORLDS
 from npt.errors import NPTError
 from npt.files import cache_folder
 
-VERSION = 1  # of the pictures; a change of any of them is a new version
-STAMP = "sha256"  # file that says which pictures a folder holds
+VERSION = 1  # of the pictures; any change of a picture requires a new version
+STAMP = "sha256"  # file with the checksum of the pictures in a folder
 
 
 @dataclass(frozen=True)
 class Row:
-    """A data set: which classes of which worlds, under which conditions, how many of each.
+    """A data set: its classes, the conditions that change its pictures, and their numbers.
 
-    `counts` are images a class in train, val and test. `sha256` is of the pixels of them all.
+    scale: range of object sizes, if not that of the world
+    counts: images per class in train, val and test
+    sha256: checksum of the pixels of all pictures
     """
 
     classes: tuple[tuple[str, str], ...]  # (world, class name)
@@ -106,7 +108,7 @@ ROWS: dict[str, Row] = {
 
 
 def _variant(conditions: dict[str, tuple[float, float]], sha256: str, **other: Any) -> Row:
-    """The classes of MiniNet under other conditions; it is tested only, hence the few to train."""
+    """The classes of MiniNet under other conditions; for testing only, so 1 image to train."""
     counts = (1, 1, 30)
     return replace(ROWS["MiniNet"], conditions=conditions, sha256=sha256, counts=counts, **other)
 
@@ -133,7 +135,7 @@ ROWS |= {
 
 
 def cache_root() -> Path:
-    """Where the suite is made when DATASET.ROOT is empty."""
+    """The folder in which the suite is made if DATASET.ROOT is empty."""
     return cache_folder() / f"mini-v{VERSION}"
 
 
@@ -146,7 +148,7 @@ def folder_name(name: str) -> str:
 def pictures(name: str) -> Iterator[tuple[str, int, str, np.ndarray]]:
     """Every (part, label, class name, picture) of the data set, in a fixed order.
 
-    Each picture has a generator of its own, so none depends on how many there are of another.
+    Each picture has its own random generator, so it does not depend on the number of others.
     """
     row = ROWS[name]
     for label, (world, class_name) in enumerate(row.classes):
@@ -159,17 +161,17 @@ def pictures(name: str) -> Iterator[tuple[str, int, str, np.ndarray]]:
 
 
 def make(name: str, root: Path) -> Path:
-    """Makes the data set in root/<folder> unless it is there, whole or not at all.
+    """Make the data set in root/<folder> (atomically) if it does not exist, and return the folder.
 
-    Raises NPTError where the pictures drawn on this machine are not the suite's, or the folder
-    cannot be written.
+    Raises NPTError if the pictures drawn on this machine, or found there, have another checksum
+    than the suite's, or the folder cannot be written.
     """
     folder = root / folder_name(name)
     if folder.is_dir():
         stamp = folder / STAMP
         if not stamp.is_file() or stamp.read_text(encoding="ascii") != ROWS[name].sha256:
             raise NPTError(
-                f"{folder} is not {name} of this version: delete it, or take another --root."
+                f"{folder} is not {name} of this version: delete it, or use another --root."
             )
         return folder
     try:
@@ -177,7 +179,7 @@ def make(name: str, root: Path) -> Path:
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
     except OSError as error:
         raise NPTError(
-            f"{name} cannot be made in {root} ({error}): give a writable --root."
+            f"{name} cannot be made in {root} ({error}): use a writable --root."
         ) from error
     try:
         print(f"Making {name} in {folder}")
@@ -200,7 +202,7 @@ def _write(name: str, folder: Path) -> None:
         split[part].append([path, label, class_name])
     if digest.hexdigest() != ROWS[name].sha256:
         raise NPTError(
-            f"{name} came out different from version {VERSION} of the mini suite "
+            f"the pictures of {name} differ from version {VERSION} of the mini suite "
             f"(sha256 {digest.hexdigest()}): please report your numpy version and processor."
         )
     (folder / STAMP).write_text(digest.hexdigest(), encoding="ascii")
@@ -211,15 +213,15 @@ def _move_into_place(work: Path, folder: Path) -> None:
     os.chmod(work, 0o755)
     try:
         os.rename(work, folder)
-    except OSError:  # another process was first, and its copy is as good
+    except OSError:  # another process has made the same folder in the meantime
         if not folder.is_dir():
             raise
 
 
 class MiniDataset(SplitDataset):
-    """A data set of the mini suite; made under DATASET.ROOT, or in the user's cache without one."""
+    """A data set of the mini suite. It is made below DATASET.ROOT, or in the user's cache."""
 
-    def prepare(self, cfg) -> Path:
+    def locate(self, cfg: Any) -> Path:
         root = Path(cfg.DATASET.ROOT).expanduser() if cfg.DATASET.ROOT else cache_root()
         return make(type(self).__name__, root.absolute())
 

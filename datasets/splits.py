@@ -1,9 +1,9 @@
 """Makes the train, val and test lists of a data set whose split file is missing.
 
-As the CoOp family does: official lists where they exist, a fifth of their training images for
-validation; else half of each class for training, a fifth for validation, the rest for testing.
-Which images these are follows from their names alone (a hash of each), so that every machine
-makes the same split and nothing is drawn from the random state of a run.
+The proportions are those of CoOp: the official lists if there are any, with a fifth of their
+training images for validation; otherwise half of each class for training, a fifth for validation
+and the rest for testing. Images are selected by a hash of their names, so that every machine makes
+the same split and the random state of a run does not change.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from npt.datasets.listing import labelled, numbered, scan
 from npt.errors import NPTError
 from npt.files import write_json
 
-SEED = 1  # a part of every hash
-NOTE = "this split was made here; figures on it do not compare with the literature's."
+SEED = 1  # part of every hash
+NOTE = "this split was made by NPT; results on it are not comparable with published ones."
 
 
 def make(row: Row, folder: Path) -> Lists:
     """The lists of a data set from its folders or official files.
 
-    Raises NPTError where those are missing or cannot be read.
+    Raises NPTError if those are missing or cannot be read.
     """
     for name in row.needs:
         if not (folder / name).is_file():
             instead = f", or put {row.split} into {folder}" if row.split else ""
-            raise NPTError(f"{folder / name} is missing: fetch {row.name}'s {name}{instead}.")
+            raise NPTError(f"{folder / name} is missing: download {row.name}'s {name}{instead}.")
     try:
         lists = MAKERS[row.made_from](row, folder)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise NPTError(
             f"The official files of {row.name} in {folder} cannot be read "
-            f"({type(error).__name__}: {error}): fetch {', '.join(row.needs)} again."
+            f"({type(error).__name__}: {error}): download {', '.join(row.needs)} again."
         ) from error
     for part in PARTS:
         if not lists[part]:
@@ -49,13 +49,13 @@ def make(row: Row, folder: Path) -> Lists:
 
 
 def save(row: Row, folder: Path, lists: Lists) -> None:
-    """Writes lists that were made as the split file, whole or not at all.
+    """Save lists made by `make` as the split file (atomically). Warns if it cannot be written.
 
-    It says what it is, so that every run that reads it warns. Warns where it cannot be written.
+    The file contains a note that this is not the published split; `read_split` warns about it.
     """
     file = folder / row.split
-    home = next(address for address, place in row.sources if place.endswith(row.split))
-    note = f"{NOTE} Theirs is at {home}."
+    address = next(source.address for source in row.sources if source.place == row.split)
+    note = f"{NOTE} The published split is at {address}."
     try:
         write_json(file, {"note": note, **lists})
         print(f"Made {file}")
@@ -65,11 +65,11 @@ def save(row: Row, folder: Path, lists: Lists) -> None:
         )
 
 
-# --------------------------------------------------------------------------- dividing
+# --------------------------------------------------------------------------- splitting
 def divided(images: Iterable[Image]) -> Lists:
     """Half of each class for training, a fifth for validation, the rest for testing.
 
-    A class of one image is trained; one of two or three is also tested.
+    A single image is used for training; classes of two or three have no validation image.
     """
     lists: Lists = {part: [] for part in PARTS}
     for group in _classes(images):
@@ -83,7 +83,7 @@ def divided(images: Iterable[Image]) -> Lists:
 
 
 def held_out(trainval: Iterable[Image], test: list[Image]) -> Lists:
-    """A fifth of each class of `trainval`, at least one image, for validation."""
+    """A fifth of each class of `trainval` (at least one image) for validation, the rest to train."""
     lists: Lists = {"train": [], "val": [], "test": test}
     for group in _classes(trainval):
         val = max(1, round(len(group) / 5))
@@ -93,7 +93,7 @@ def held_out(trainval: Iterable[Image], test: list[Image]) -> Lists:
 
 
 def _classes(images: Iterable[Image]) -> list[list[Image]]:
-    """The images of each class by label, shuffled."""
+    """The images of each class, by label; within a class in the order of their hashes."""
     groups: dict[int, list[Image]] = {}
     for image in images:
         groups.setdefault(image.label, []).append(image)
@@ -129,7 +129,7 @@ def _pets(row: Row, folder: Path) -> Lists:
 
 
 def _cars(row: Row, folder: Path) -> Lists:
-    """Class names end with the year, which comes first in a prompt."""
+    """The official class names end with the year; here, as in CoOp, they start with it."""
     meta, train, test = (folder / name for name in row.needs)
     names = []
     for name in _mat(meta, "class_names"):
@@ -146,17 +146,17 @@ def _cars(row: Row, folder: Path) -> Lists:
 
 
 def _flowers(row: Row, folder: Path) -> Lists:
-    """The labels of image_00001.jpg, image_00002.jpg, ..., from 1, and their names."""
+    """imagelabels.mat has the labels (from 1) of image_00001.jpg, image_00002.jpg, ..."""
     labels, names = (folder / name for name in row.needs)
-    called = json.loads(names.read_text(encoding="utf-8"))
+    class_names = json.loads(names.read_text(encoding="utf-8"))
     return divided(
-        Image(f"image_{k:05d}.jpg", int(label) - 1, called[str(int(label))])
+        Image(f"image_{k:05d}.jpg", int(label) - 1, class_names[str(int(label))])
         for k, label in enumerate(_mat(labels, "labels"), start=1)
     )
 
 
 def _aircraft(row: Row, folder: Path) -> Lists:
-    """Lines "<number> <class name>"; the class names are listed in order of their labels."""
+    """Lines "<number> <class name>"; variants.txt lists the class names in label order."""
     variants, *parts = (folder / name for name in row.needs)
     labels = {name: label for label, name in enumerate(_lines(variants))}
 
@@ -168,7 +168,7 @@ def _aircraft(row: Row, folder: Path) -> Lists:
 
 
 def _sun(row: Row, folder: Path) -> Lists:
-    """Lines "/a/<scene>/<kind>/<image>.jpg": the class is called "<kind> <scene>"."""
+    """Lines "/a/<scene>/<kind>/<image>.jpg"; the class name is "<kind> <scene>"."""
     classes, train, test = (folder / name for name in row.needs)
     labels = {name: label for label, name in enumerate(_lines(classes))}
 
@@ -184,10 +184,10 @@ def _sun(row: Row, folder: Path) -> Lists:
 
 
 def _ucf(row: Row, folder: Path) -> Lists:
-    """Lines "<Action>/<video>.avi"; the middle frame of each video lies in <Ac_tion>/."""
+    """Lines "<ActionName>/<video>.avi"; the middle frame is Action_Name/<video>.jpg."""
     actions, train, test = (folder / name for name in row.needs)
-    numbered = (line.split() for line in _lines(actions))
-    labels = {action: int(number) - 1 for number, action in numbered}
+    pairs = (line.split() for line in _lines(actions))
+    labels = {action: int(number) - 1 for number, action in pairs}
 
     def read(file: Path) -> list[Image]:
         found = []
@@ -212,11 +212,11 @@ def _mat(file: Path, name: str) -> list[Any]:
         from scipy.io import loadmat
     except ImportError as error:
         raise NPTError(
-            f"Reading {file} takes scipy: `pip install scipy`, or fetch the split file instead."
+            f"Reading {file} requires scipy: `pip install scipy`, or download the split file."
         ) from error
     try:
         value = loadmat(file, simplify_cells=True)[name]
-    except Exception as error:  # scipy raises nearly anything on a damaged file
+    except Exception as error:  # scipy raises many types on a damaged file
         raise ValueError(f"{file.name}: {error}") from error
     return list(value) if getattr(value, "ndim", 0) or isinstance(value, list) else [value]
 

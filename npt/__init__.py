@@ -5,14 +5,15 @@ keys to the engine's defaults, registers the trainers `CoCoOpNPT`, `MaPLeNPT` an
 `<Name>NPT` for any other trainer, and lets `DATASET.IMBALANCE_RATIO` act on any data set.
 """
 
-from npt import config, engine, terms, trainers
+import npt.trainers  # adds the config keys of the methods, and imports none of them
+from npt import config, engine, terms
 from npt.host import registry, thinning
 from npt.host.acceleration import accelerate
 from npt.host.features import Features
 from npt.host.registry import register
 from npt.version import __version__
 
-__all__ = ["Features", "__version__", "accelerate", "put_in_place", "register", "terms", "trainers"]
+__all__ = ["Features", "__version__", "accelerate", "put_in_place", "register", "terms"]
 
 
 def put_in_place() -> None:

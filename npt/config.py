@@ -81,12 +81,17 @@ OF_ANY_TRAINER = ("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE")
 def add(path: str, key: Key) -> None:
     """Add a config key, also to the engine's defaults if they are imported already.
 
-    A config that was copied from the defaults before does not get it.
+    A key added before gets the new default. A config that was copied from the defaults before does
+    not get it.
     """
-    KEYS[path] = key
+    before, KEYS[path] = KEYS.get(path), key
     defaults = sys.modules.get("dassl.config.defaults")
-    if defaults is not None and isinstance(defaults._C, CheckedRoot):
-        _put(defaults._C, path, key.default)
+    if defaults is None or not isinstance(defaults._C, CheckedRoot):
+        return  # `add_keys_to_defaults` will add it
+    node = _put(defaults._C, path, key.default)
+    name = path.rpartition(".")[2]
+    if before is not None and node[name] == before.default:
+        node[name] = key.default
 
 
 def keys_of_any_trainer() -> list[str]:
@@ -127,8 +132,8 @@ def _find(cfg: CfgNode, path: str) -> Any:
     return node
 
 
-def _put(root: CfgNode, path: str, value: Any) -> None:
-    """Set a key that is not there yet, with the nodes above it."""
+def _put(root: CfgNode, path: str, value: Any) -> CfgNode:
+    """Set a key that is not there yet, with the nodes above it; returns the node it is in."""
     *above, name = path.split(".")
     node = root
     for part in above:
@@ -136,6 +141,7 @@ def _put(root: CfgNode, path: str, value: Any) -> None:
             node[part] = CfgNode()
         node = node[part]
     node.setdefault(name, value)
+    return node
 
 
 # --------------------------------------------------------------------------- the default tree

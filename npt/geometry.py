@@ -1,4 +1,4 @@
-"""Simplex ETFs, and how far features are from standing as one: LCD, MID and NC1 to NC3."""
+"""Simplex ETFs, and the distance of features from one: LCD, MID and NC1 to NC3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from npt.losses import (
 
 
 class Degree(NamedTuple):
-    """A degree of collapse, two 0-dim tensors: as the paper prints it, and as a deviation."""
+    """A degree of collapse, two 0-dim tensors: with signs as in the paper, and of magnitudes."""
 
     signed: Tensor
     absolute: Tensor
@@ -36,9 +36,9 @@ class NeuralCollapse(NamedTuple):
 def simplex_etf(
     num_classes: int, dim: int, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """K unit vectors that all meet at the cosine -1 / (K - 1), in a random orientation: (K, D).
+    """K unit vectors with pairwise cosine -1 / (K - 1), in a random orientation: (K, D).
 
-    The same for a seed on every machine, up to rounding. ValueError for K < 2 or D < K - 1.
+    A seed gives the same vectors on every machine, up to rounding. ValueError for K < 2 or D < K - 1.
     """
     if num_classes < 2:
         raise InvalidArgument(

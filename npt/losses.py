@@ -1,13 +1,13 @@
 """The two regularisers of NPT (Eqs. 5 and 6), pure functions of features, in float32 inside.
 
 With text features g_k scaled to length sqrt(E_W) and image features z_i to length sqrt(E_H),
-    L_LC = over i != j of (<g_i, g_j> - E_W mu)^2,  mu = -1 / (K - 1)
-    L_MI = over images of (<z_i, g_y(i)> - sqrt(E_W E_H))^2.
-The paper prints sums without saying what its weights 0.3 and 0.8 are meant for, hence `reduction`:
+    L_LC = sum over i != j of (<g_i, g_j> - E_W mu)^2,  mu = -1 / (K - 1)
+    L_MI = sum over images of (<z_i, g_y(i)> - sqrt(E_W E_H))^2.
+The paper does not say whether its weights 0.3 and 0.8 belong to sums or to means, hence `reduction`:
     "mean"   L_LC: mean over the K (K - 1) pairs       L_MI: mean over the batch
     "class"  L_LC: sum over j, mean over the classes i  L_MI: mean over the batch
     "sum"    both as printed
-Where every image has text features of its own, L_LC is taken per image and averaged over the batch.
+If every image has text features of its own (CoCoOp), L_LC is computed per image and averaged.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ REDUCTIONS = ("mean", "class", "sum")
 def language_collapse_loss(
     text_features: Tensor, e_w: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
-    """L_LC (Eq. 5): zero where the class texts stand as a simplex ETF.
+    """L_LC (Eq. 5): zero if the class texts form a simplex ETF.
 
-    `text_features` is (K, D), or (B, K, D) where each image has its own; any length, any float
+    `text_features` is (K, D), or (B, K, D) if each image has its own; any length, any float
     dtype. Returns a scalar of float32 (float64 for float64 input). ValueError for K < 2, another
     shape, `e_w` that is not positive, or an unknown reduction.
     """
@@ -52,12 +52,12 @@ def multimodal_isomorphism_loss(
     e_h: float = 1.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """L_MI (Eq. 6): zero where every image points where the text of its class points.
+    """L_MI (Eq. 6): zero if every image has the direction of its class text.
 
     `image_features` is (B, D), `text_features` (K, D) or (B, K, D), `labels` (B,) of integers.
     Returns a scalar of float32 (float64 for float64 input). ValueError for shapes that do not fit,
-    a length that is not positive, an unknown reduction, or a label outside 0..K-1; labels that lie
-    on an accelerator are not looked at, which would make the host wait for the device.
+    a length that is not positive, an unknown reduction, or a label outside 0..K-1; labels on an
+    accelerator are not checked, because that would synchronise with the device.
     """
     check_pairing(image_features, text_features, labels)
     _check_energy("e_w", e_w)
@@ -73,7 +73,7 @@ def multimodal_isomorphism_loss(
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """Autocast switched off, so that float32 stays float32 in matrix products."""
+    """Switch autocast off inside a `with` block, so that matrix products stay in float32."""
     try:
         return torch.autocast(device.type, enabled=False)
     except RuntimeError:  # a device type for which this torch knows no autocast
@@ -81,12 +81,12 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
 
 
 def unit_rows(features: Tensor) -> Tensor:
-    """Rows scaled to length one, in float32 or, if they come so, in float64."""
+    """Rows scaled to length 1, in float32 (float64 for float64 input)."""
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def cosine_gaps(text_features: Tensor) -> Tensor:
-    """cos(g_i, g_j) - mu for i != j, and zero on the diagonal: (..., K, D) -> (..., K, K)."""
+    """cos(g_i, g_j) - mu for i != j, zero on the diagonal: (..., K, D) -> (..., K, K)."""
     unit = unit_rows(text_features)
     gap = unit @ unit.transpose(-2, -1) + 1 / (unit.shape[-2] - 1)  # (..., K, K)
     gap.diagonal(dim1=-2, dim2=-1).zero_()  # exact, and no K x K mask

@@ -1,4 +1,7 @@
-"""The measures of a test beside accuracy, for any Dassl trainer: `Measured`, `Recorder`."""
+"""Measures of collapse during a test, for any Dassl trainer.
+
+`Measured` is a mixin for trainers; `Recorder` computes the measures batch by batch.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from npt.errors import NPTError
 from npt.host.features import Adapter, FeatureTap
 from npt.losses import unit_rows
 from npt.results import Results
-from npt.terms import MEASURES, Batch, Measure, Run, Split
+from npt.terms import MEASURES, Batch, Run, Split, measures_of
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX
@@ -29,23 +32,23 @@ ACCURACIES = ("accuracy", "error_rate", "macro_f1", "class_mean_accuracy", "many
 
 
 class Recorder:
-    """Gathers, batch by batch, what the measures of a split need."""
+    """Collects the logits and features of a split, batch by batch, and computes its measures."""
 
     def __init__(self, tap: FeatureTap | None, run: Run, train_counts: Sequence[int] | None = None):
         self.run, self.train_counts = run, train_counts
-        self.why_not = ""  # why there are no features, once that is known
+        self.why_not = ""  # why features cannot be read, once a batch has shown it
         self._labels: list[Tensor] = []
         self._predictions: list[Tensor] = []
         self._images: list[Tensor] = []
         self._sums: dict[str, Tensor] = {}  # sums over images, of measures of texts and batches
         self._text_sum: Tensor | float = 0.0  # (K, D) sum over images of unit text features
-        self._of_last_text: tuple[Tensor, dict[str, Tensor]] | None = None  # and their measures
+        self._of_last_text: tuple[Tensor, dict[str, Tensor]] | None = None  # texts, measures
         self._num_classes = 0
         self._tap = tap
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Inside the block, the model's features are recorded for the next `add`."""
+        """Record the model's features inside a `with` block, for the next `add`."""
         if self._tap is None:
             yield
         else:
@@ -54,7 +57,7 @@ class Recorder:
 
     @torch.no_grad()
     def add(self, output: Tensor, labels: Tensor, batch: dict[str, Any] | None = None) -> None:
-        """Logits (B, K) and labels (B,) of a batch, and the features recorded while it was run."""
+        """Add a batch: logits (B, K), labels (B,), and the features of its forward pass."""
         self._labels.append(labels.cpu())
         self._predictions.append(output.max(1)[1].cpu())
         self._num_classes = output.shape[1]
@@ -76,21 +79,21 @@ class Recorder:
         else:
             of_texts = {k: x * images for k, x in self._shared_text(batch.text).items()}
             self._text_sum = self._text_sum + unit_text * images
-        of_batch = {m.name: m.of_batch(batch).double() * images for m in _rows("of_batch")}
+        of_batch = {m.name: m.function(batch).double() * images for m in measures_of("batch")}
         for name, value in {**of_texts, **of_batch}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._images.append(unit_rows(batch.image).cpu())
 
     def _shared_text(self, text: Tensor) -> dict[str, Tensor]:
-        """The measures of texts (K, D) that all images share: once, while the texts stay."""
+        """The measures of texts (K, D) that all images share, computed again when they change."""
         last = self._of_last_text
         if last is None or not (last[0] is text or torch.equal(last[0], text)):
-            last = (text, {m.name: m.of_text(text).double() for m in _rows("of_text")})
+            last = (text, {m.name: m.function(text).double() for m in measures_of("text")})
             self._of_last_text = last
         return last[1]
 
     def split(self) -> Split:
-        """The features of all images so far; NPTError where they could not be read."""
+        """The features of all images added so far. NPTError if they could not be read."""
         if self.why_not or not isinstance(self._text_sum, Tensor):
             raise NPTError(self.why_not or "No batch was run, so there are no features.")
         device = self._text_sum.device
@@ -100,7 +103,7 @@ class Recorder:
         return Split(images.to(device), text, labels.to(device), classifier)
 
     def results(self) -> Results:
-        """Every measure by name; None where it could not be taken."""
+        """Every accuracy and measure by name; None if it could not be computed."""
         out: Results = dict.fromkeys([*ACCURACIES, *MEASURES])
         if not self._labels:
             return out
@@ -110,7 +113,7 @@ class Recorder:
             out.update({name: float(x) / images for name, x in self._sums.items()})
             try:
                 split = self.split()
-                out.update({m.name: float(m.of_split(split)) for m in _rows("of_split")})
+                out.update({m.name: float(m.function(split)) for m in measures_of("split")})
             except NPTError as error:
                 self.why_not = str(error)
         return {k: v if v is not None and math.isfinite(v) else None for k, v in out.items()}
@@ -140,22 +143,19 @@ class Recorder:
         return out
 
 
-def _rows(kind: str) -> list[Measure]:
-    """The measures that are functions of a text, a batch, or a split."""
-    return [m for m in MEASURES.values() if getattr(m, kind) is not None]
-
-
 def _summed_over_images(text: Tensor) -> dict[str, Tensor]:
     """The measures of (B, K, D) texts, image by image: the K x K cosines of a batch are large."""
     return {
-        m.name: torch.stack([m.of_text(x) for x in text]).double().sum() for m in _rows("of_text")
+        m.name: torch.stack([m.function(x) for x in text]).double().sum()
+        for m in measures_of("text")
     }
 
 
 def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
-    """Classes with many, medium and few training images, cut at geometric thirds of the largest.
+    """Labels of the classes with many, medium and few training images.
 
-    With n the largest count: few is n_k <= n^(1/3), medium n_k <= n^(2/3), in exact integers.
+    With n the largest count, a class of n_k images is "few" for n_k <= n^(1/3), "medium" for
+    n_k <= n^(2/3), else "many"; compared in exact integers.
     """
     n = max(train_counts)
     groups: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
@@ -166,22 +166,22 @@ def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
 
 
 class Measured(TrainerX):
-    """Put before a Dassl trainer class: its tests measure collapse too, and leave `result.json`.
+    """A mixin for Dassl trainers: tests also compute measures of collapse and write result.json.
 
-    `results` holds the measures of each split tested so far. The features come from the model's
-    own forward passes, by hooks on its encoders; the predictions from what the evaluator is given.
-    Private names begin with `_measure`, so as not to meet those of the trainers it is mixed into.
+    `results` has the figures of each split tested so far. Features are recorded by forward hooks
+    on the model's encoders, predictions where they reach the evaluator. Private names begin with
+    `_measure`, to avoid those of the trainer classes it is combined with.
     """
 
-    features_adapter: Adapter | None = None  # where the model's encoders do not give its features
+    features_adapter: Adapter | None = None  # for models whose encoders do not give the features
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.results: dict[str, Results] = {}
-        self.train_counts: list[int] | None = None  # of each class, once they are known
+        self.train_counts: list[int] | None = None  # images of each class that were trained on
         self._measure_trains = False  # whether this process trains or resumes
         self._measure_train_seconds: float | None = None
         self._measure_test_seconds = 0.0
-        # What result.json held before this process; None until it has been looked at.
+        # The content of result.json before this process; None until it was read.
         self._measure_earlier: dict[str, Any] | None = None
         results.reset_peak_memory()
         super().__init__(*args, **kwargs)
@@ -190,10 +190,9 @@ class Measured(TrainerX):
 
     def before_train(self) -> None:
         super().before_train()
-        counts = Counter(item.label for item in self.dm.dataset.train_x)
-        self.train_counts = [counts[label] for label in range(self.num_classes)]
+        self.train_counts = self.count_training_images()
         self._measure_trains = True
-        if self.start_epoch == 0:  # a new training: an earlier one's results are not its own
+        if self.start_epoch == 0:  # a new training, which keeps no results of an earlier one
             self._measure_earlier = {}
         self._measure_test_seconds = 0.0
         self._measure_start = time.perf_counter()
@@ -207,20 +206,25 @@ class Measured(TrainerX):
     def test(self, split: str | None = None) -> float:
         name = self._measure_split(split)
         start = time.perf_counter()
-        with self._measure_listen() as recorder:
+        with self._measure_recording() as recorder:
             value = super().test(split)
         seconds = time.perf_counter() - start
         self._measure_test_seconds += seconds
         self._measure_report(recorder, name, seconds)
         return value
 
+    def count_training_images(self) -> list[int]:
+        """Images of each class in this process's training data."""
+        counts = Counter(item.label for item in self.dm.dataset.train_x)
+        return [counts[label] for label in range(self.num_classes)]
+
     # ---- measuring without the engine's test
 
     def measure(self, split: str | None = None, store_as: str = "") -> Results:
-        """The measures of a split, trained or not, without the engine's own result block.
+        """Compute the figures of a split, without the engine's own test and its output.
 
-        With `store_as` they are also kept under that name in `results` and `result.json`: for
-        example `measure("test", store_as="before")` ahead of `train()`.
+        With `store_as` they are also stored under that name in `results` and result.json, for
+        example `measure("test", store_as="before")` before `train()`.
         """
         start = time.perf_counter()
         recorder = self._measure_run(split)
@@ -229,7 +233,7 @@ class Measured(TrainerX):
         return recorder.results()
 
     def collect(self, split: str | None = None) -> Split:
-        """Image and text features and labels of a split, to plot or to analyse."""
+        """The image and text features and the labels of a split."""
         return self._measure_run(split).split()
 
     @torch.no_grad()
@@ -237,8 +241,9 @@ class Measured(TrainerX):
         recorder = self._measure_recorder()
         name = self._measure_split(split)
         loader = self.val_loader if name == "val" else self.test_loader
+        assert loader is not None
         self.set_model_mode("eval")
-        # A loader draws a seed from the global state, which training must not miss afterwards.
+        # A loader draws a seed from the global random state, which training must find unchanged.
         with torch.random.fork_rng(devices=[]), recorder.recording():
             for batch in loader:
                 inputs, labels = self.parse_batch_test(batch)
@@ -246,11 +251,11 @@ class Measured(TrainerX):
         return recorder
 
     def _measure_tap(self) -> FeatureTap:
-        """One for the model there is now, as it comes to know what texts that model has."""
+        """The FeatureTap of the current model; it is kept, since it learns about that model."""
         model = getattr(self, "model", None)
         if not isinstance(model, nn.Module):
             raise NPTError(
-                f"{type(self).__name__} has no module `model` whose features NPT could read; set "
+                f"{type(self).__name__} has no module `model` to read features from; set "
                 "self.model in the trainer's build_model."
             )
         tap = getattr(self, "_measure_tap_of_model", None)
@@ -268,14 +273,18 @@ class Measured(TrainerX):
             return recorder
 
     def knowledge(self) -> Run:
-        """What measures may use beside the features of a batch."""
+        """What measures and terms may use in addition to the features of a batch."""
         return Run(self.cfg.TRAINER.get("NPT"))
 
     @contextmanager
-    def _measure_listen(self) -> Iterator[Recorder]:
-        """Listens in on the evaluator, which sees every batch whatever a host has overridden."""
+    def _measure_recording(self) -> Iterator[Recorder]:
+        """Record every batch inside a `with` block, at `evaluator.process`.
+
+        All tests pass their batches there, whichever other methods a host overrides.
+        """
         recorder = self._measure_recorder()
-        evaluator, last = self.evaluator, {}
+        evaluator = self.evaluator
+        last: dict[str, Any] = {}  # the batch that was parsed last
         process, parse = evaluator.process, self.parse_batch_test
 
         def parsed(batch: dict[str, Any]) -> Any:
@@ -287,7 +296,8 @@ class Measured(TrainerX):
             recorder.add(output, labels, last)
             return value
 
-        evaluator.process, self.parse_batch_test = observed, parsed
+        # Instance attributes hide the methods until they are deleted again.
+        evaluator.process, self.__dict__["parse_batch_test"] = observed, parsed
         try:
             with recorder.recording():
                 yield recorder
@@ -295,7 +305,7 @@ class Measured(TrainerX):
             del evaluator.process, self.parse_batch_test
 
     def _measure_split(self, split: str | None) -> str:
-        """As the engine has it: anything but a validation set that exists means the test set."""
+        """As in the engine: "val" if it is asked for and there are such images, else "test"."""
         wanted = split or self.cfg.TEST.SPLIT
         return "val" if wanted == "val" and self.val_loader is not None else "test"
 
@@ -309,7 +319,7 @@ class Measured(TrainerX):
         if show:
             results.print_results(figures)
             if recorder.why_not:
-                print(f"Some measures could not be taken: {recorder.why_not}")
+                print(f"Some measures could not be computed: {recorder.why_not}")
         self.write_result()
         return figures
 
@@ -318,7 +328,7 @@ class Measured(TrainerX):
         return {}
 
     def write_result(self) -> None:
-        """Write OUTPUT_DIR/result.json, keeping what earlier processes of this run put there."""
+        """Write OUTPUT_DIR/result.json; figures of earlier processes of this run are kept."""
         folder = Path(self.cfg.OUTPUT_DIR)
         record: dict[str, Any] = {
             **results.describe(self.cfg, list(self.dm.dataset.classnames)),
@@ -330,7 +340,7 @@ class Measured(TrainerX):
         if self._measure_earlier is None:
             self._measure_earlier = results.read_same_run(folder, record)
         earlier = self._measure_earlier
-        if not self._measure_trains:  # only tested here: what training left stays
+        if not self._measure_trains:  # a test only, which keeps what training has recorded
             for key in ("train_counts", "train_seconds", "training", *results.peak_memory()):
                 record[key] = earlier.get(key, record[key])
         elif self._measure_train_seconds is not None:  # a resumed run counts all its processes

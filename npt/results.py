@@ -18,12 +18,12 @@ from npt.terms import MEASURES, headings
 from npt.version import __version__
 
 RESULT = "result.json"
-Results = dict[str, float | None]  # figures of a split by name; None where one could not be taken
+Results = dict[str, float | None]  # figures of a split by name; None: not computed
 SAME_RUN = ("trainer", "dataset", "seed", "classnames")  # with the config, what makes it a run
 
 
 def describe(cfg: Any, classnames: list[str]) -> dict[str, Any]:
-    """What result.json says of a run before any figure."""
+    """The entries of result.json that describe the run."""
     return {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
@@ -41,7 +41,10 @@ def write(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_same_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The result.json in `folder` if it is of the same run, whatever was tested; else empty."""
+    """The content of `folder`/result.json if it belongs to the same run, else an empty dict.
+
+    Keys under TEST may differ.
+    """
     found = _read(folder)
     if any(found.get(key) != record[key] for key in SAME_RUN):
         return {}
@@ -50,7 +53,7 @@ def read_same_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """The figures in a folder's result.json by split; empty where there are none."""
+    """The figures in `folder`/result.json by split; empty if there are none."""
     found = _read(folder).get("results")
     return found if isinstance(found, dict) else {}
 
@@ -78,7 +81,7 @@ def print_results(results: Results) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on."""
+    """Versions of what a result depends on."""
     from npt import engine
 
     found = engine.describe()
@@ -101,7 +104,7 @@ def _clip_version() -> str:
 
 
 def reset_peak_memory() -> None:
-    """Let the peaks of `peak_memory` count from now, where the system can (Linux; CUDA)."""
+    """Restart the peaks that `peak_memory` reports, where the system can (Linux; CUDA)."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
@@ -109,7 +112,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> dict[str, int | None]:
-    """Peak memory of this process, and what torch allocated at most on the GPU, in bytes."""
+    """Peak memory of this process, and of torch on the GPU, in bytes."""
     try:
         import resource
     except ImportError:  # Windows
@@ -122,7 +125,7 @@ def peak_memory() -> dict[str, int | None]:
 
 
 def _plain(node: Any) -> Any:
-    """A config tree as JSON can hold it."""
+    """A config tree as plain values for JSON."""
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):

@@ -41,8 +41,9 @@ def session(args: argparse.Namespace, cfg: CfgNode) -> Iterator[None]:
             yield
     finally:
         logger, sys.stdout = sys.stdout, console
-        if logger is not console and getattr(logger, "file", None) is not None:
-            logger.file.close()
+        file = getattr(logger, "file", None)
+        if logger is not console and file is not None:
+            file.close()
 
 
 @cache
@@ -59,8 +60,8 @@ def _warnings_logged() -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def show_and_log(message: Any, category: type[Warning], *where: Any) -> None:
-            show(message, category, *where)
+        def show_and_log(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            show(message, category, *where, **more)
             if log is not None:
                 log.write(f"{category.__name__}: {message}\n")
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from npt import config
 from npt.errors import NPTError
 from npt.geometry import (
+    Degree,
     NeuralCollapse,
     language_collapse_degree,
     multimodal_isomorphism_degree,
@@ -124,37 +125,34 @@ class Term:
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of collapse. Exactly one of the three functions gives it.
+    """A figure of collapse: a scalar, `function` of
+
+    - "text": texts (K, D) or (B, K, D); tests average it over images
+    - "batch": a Batch; tests average it over images
+    - "split": a Split
 
     name: in result.json, and in the log where `logged`
-    of_text: a scalar of texts (K, D) or (B, K, D); tests average it over images
-    of_batch: a scalar of a Batch; tests average it over images
-    of_split: a scalar of a Split
+    of: which of these it is
     logged: whether each line of the training log has it, for its batch
     heading: of its column in tables; "" for none
     """
 
     name: str
-    of_text: Callable[[Tensor], Tensor] | None = None
-    of_batch: Callable[[Batch], Tensor] | None = None
-    of_split: Callable[[Split], Tensor] | None = None
+    of: str
+    function: Callable[[Any], Tensor]
     logged: bool = False
     heading: str = ""
 
     def __post_init__(self) -> None:
-        given = [f for f in (self.of_text, self.of_batch, self.of_split) if f is not None]
-        if len(given) != 1 or (self.logged and self.of_split is not None):
+        if self.of not in ("text", "batch", "split") or (self.logged and self.of == "split"):
             raise NPTError(
-                f"The measure {self.name} needs exactly one of of_text, of_batch and of_split, and "
-                "only the first two can be logged."
+                f'The measure {self.name} must be of "text", "batch" or "split", and of one of the '
+                f'first two to be logged, but it is of "{self.of}".'
             )
 
-    def of_one(self, batch: Batch) -> Tensor:
-        """Its value for one batch."""
-        if self.of_text is not None:
-            return self.of_text(batch.text)
-        assert self.of_batch is not None
-        return self.of_batch(batch)
+    def of_one_batch(self, batch: Batch) -> Tensor:
+        """Its value for a batch; not for measures of a split."""
+        return self.function(batch.text if self.of == "text" else batch)
 
 
 TERMS: dict[str, Term] = {}
@@ -195,20 +193,20 @@ register(Term("loss_mi", "W2", _mi, default=0.8, symbol="L_MI", reduces=True))  
 
 
 # --------------------------------------------------------------------------- the measures
-def _mid(batch: Batch) -> Any:
+def _mid(batch: Batch) -> Degree:
     return multimodal_isomorphism_degree(batch.image, batch.text, batch.labels)
 
 
 for _row in (
     # Definitions 2 and 3: as printed, and as deviations
-    Measure("lcd", of_text=lambda text: language_collapse_degree(text).signed, logged=True),
-    Measure("lcd_abs", of_text=lambda text: language_collapse_degree(text).absolute, heading="LCD"),
-    Measure("mid", of_batch=lambda batch: _mid(batch).signed, logged=True),
-    Measure("mid_abs", of_batch=lambda batch: _mid(batch).absolute, heading="MID"),
+    Measure("lcd", "text", lambda text: language_collapse_degree(text).signed, logged=True),
+    Measure("lcd_abs", "text", lambda text: language_collapse_degree(text).absolute, heading="LCD"),
+    Measure("mid", "batch", lambda batch: _mid(batch).signed, logged=True),
+    Measure("mid_abs", "batch", lambda batch: _mid(batch).absolute, heading="MID"),
     # Papyan et al. (2020)
-    Measure("nc1", of_split=lambda split: split.neural_collapse.nc1),
-    Measure("nc2", of_split=lambda split: split.neural_collapse.nc2),
-    Measure("nc3", of_split=lambda split: split.neural_collapse.nc3),
+    Measure("nc1", "split", lambda split: split.neural_collapse.nc1),
+    Measure("nc2", "split", lambda split: split.neural_collapse.nc2),
+    Measure("nc3", "split", lambda split: split.neural_collapse.nc3),
 ):
     register(_row)
 
@@ -226,6 +224,11 @@ def any_weight(settings: Any) -> bool:
 
 def logged_measures() -> list[Measure]:
     return [m for m in MEASURES.values() if m.logged]
+
+
+def measures_of(kind: str) -> list[Measure]:
+    """The measures of "text", "batch" or "split"."""
+    return [m for m in MEASURES.values() if m.of == kind]
 
 
 def headings() -> dict[str, str]:
@@ -260,7 +263,7 @@ def evaluate(batch: Batch) -> Evaluated:
         if weight > 0:
             weighted = weighted + weight * value
     with torch.no_grad():
-        values.update((m.name, m.of_one(batch)) for m in logged_measures())
+        values.update((m.name, m.of_one_batch(batch)) for m in logged_measures())
     if weighted is None:  # every row was taken away
         weighted = torch.zeros((), device=batch.text.device)
     return Evaluated(values, weighted)

@@ -1,9 +1,9 @@
-"""NPT over any CoOp-family trainer: the terms join the wrapped trainer's own forward pass.
+"""`NPTMixin` adds the loss terms of NPT to any trainer of the CoOp family.
 
-`forward_backward` of the wrapped trainer runs as it is. A hook on its model reads the features of
-that very pass and adds w1 L_LC + w2 L_MI to what comes out: to the loss, where the model returns a
-loss; and where it returns logits, by way of the backward pass, since the loss will be taken in
-code that is not ours.
+The wrapped trainer's `forward_backward` runs unchanged. A forward hook on its model reads the
+features of that forward pass and computes the weighted terms of `npt.terms`. If the model returns a
+loss, they are added to it. If it returns logits, the trainer computes the loss in code that is not
+ours, and the gradient of the terms is added in the backward pass of the logits.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ DERIVED = ("token_prefix", "token_suffix")  # buffers made of a model's own clas
 
 
 class NPTMixin(Measured):
-    """Put before a trainer class: `class MaPLeNPT(NPTMixin, MaPLe)`. L = L_host + w1 LC + w2 MI.
+    """A mixin for trainers, `class MaPLeNPT(NPTMixin, MaPLe)`: L = L_host + w1 L_LC + w2 L_MI + ...
 
-    The trainer needs `self.model`, whose features are read as `npt.host.features` says. In a
-    training step the model returns a scalar loss, logits (B, K), or a tuple, list or dict with
-    either: a scalar that comes first is taken for the loss, else the terms join whatever the host's
-    backward pass reaches. Where a step runs the model more than once, the first pass with gradient
-    carries the terms; where it goes backward more than once through that pass (ProGrad), the last
-    time.
+    The trainer must have `self.model`, whose features are read as in `npt.host.features`. In a
+    training step the model returns a scalar loss, logits (B, K), or a tuple, list or dict that
+    contains one of them. A scalar in the first place is the loss; otherwise the terms are added to
+    the backward pass of every returned tensor with gradient. If a step runs the model several
+    times, the terms belong to the first forward pass with gradient. If it runs several backward passes
+    through that forward pass (ProGrad), they belong to the last one.
     """
 
-    _npt_run: Run | None = None  # made at the first step
+    _npt_run: Run | None = None  # created in the first step
     _npt_warned: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -56,10 +56,6 @@ class NPTMixin(Measured):
         if self.cfg.MODEL.get("ACCELERATE", False) and isinstance(self.model, nn.Module):
             accelerate(self.model)
 
-    def before_train(self) -> None:
-        super().before_train()
-        self._npt_run = None  # class counts are known now
-
     def load_model(self, *args: Any, **kwargs: Any) -> Any:
         with self._npt_fitting():
             return super().load_model(*args, **kwargs)
@@ -70,7 +66,7 @@ class NPTMixin(Measured):
 
     @contextmanager
     def _npt_fitting(self) -> Iterator[None]:
-        """While entered, checkpoints are made to fit whatever the host loads them into."""
+        """Adapt checkpoints to the host's models inside a `with` block (`_fit_state_dict`)."""
         models = [m for m in getattr(self, "_models", {}).values() if isinstance(m, nn.Module)]
         handles = [
             m._register_load_state_dict_pre_hook(_fit_state_dict, with_module=True) for m in models
@@ -101,10 +97,11 @@ class NPTMixin(Measured):
         return summary
 
     def knowledge(self) -> Run:
-        """What terms may use beside the features of a batch."""
+        """What terms and measures may use in addition to the features of a batch."""
         model = unwrap(self.model)
-        device = next(model.parameters()).device
-        counts, scale = self.train_counts, getattr(model, "logit_scale", None)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        counts = self.count_training_images() if hasattr(self, "dm") else None
+        scale = getattr(model, "logit_scale", None)
         return Run(
             self.cfg.TRAINER.NPT,
             None if counts is None else torch.tensor(counts, device=device),
@@ -143,14 +140,18 @@ class _EpochMeans:
 
 
 def _scaler_of(trainer: Any) -> Any:
-    """The trainer's GradScaler, whatever it calls it; None where it has none."""
+    """The trainer's GradScaler, under any attribute name; None if there is none."""
     kinds = (torch.cuda.amp.GradScaler, getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler))
     found = [x for x in vars(trainer).values() if isinstance(x, kinds)]
     return getattr(trainer, "scaler", None) or next(iter(found), None)
 
 
 def _fit_state_dict(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Lets a checkpoint fit: without `module.` of DataParallel, with this model's class names."""
+    """Edit a state dict before it is loaded, in place.
+
+    DataParallel's prefix `module.` is removed. Buffers that depend on the class names keep the
+    values of the model that loads, so that a checkpoint can be used on other classes.
+    """
     wrapped = state and all(key.startswith("module.") for key in state)
     if wrapped and not prefix and not hasattr(module, "module"):
         for key in list(state):
@@ -163,16 +164,16 @@ def _fit_state_dict(module: nn.Module, state: dict[str, Tensor], prefix: str, *_
 
 
 class _Step:
-    """One training step: adds the terms to the model's output, and knows what was added."""
+    """One training step: adds the terms to the model's output and records what was added."""
 
     def __init__(self, run: Run, batch: dict[str, Any], classes: int | None, scaler: Any):
         self.run, self.batch, self.classes, self.scaler = run, batch, classes, scaler
         self.labels: Tensor = batch["label"]
-        self.passes = 0  # with gradient
+        self.passes = 0  # forward passes with gradient
         self.evaluated: Evaluated | None = None
-        self.own_loss: Tensor | None = None  # the host's, as far as the model's output tells
+        self.own_loss: Tensor | None = None  # the host's loss, as far as the output shows it
         self.to_loss = False
-        self.carried: _Carried | None = None
+        self.backward: _Backward | None = None
 
     def hook(self, tap: FeatureTap) -> Callable[[nn.Module, Any, Any], Any]:
         def add_terms(model: nn.Module, args: Any, output: Any) -> Any:
@@ -183,30 +184,30 @@ class _Step:
             self.passes += 1
             if self.passes > 1:
                 return None
-            items = _Items(output)
-            loss = items.loss()
+            returned = _Output(output)
+            loss = returned.loss()
             self.to_loss = loss is not None
-            reached = items.with_gradient()
-            if loss is None and not reached:
+            tensors = returned.with_gradient()
+            if loss is None and not tensors:
                 raise NPTError(
                     f"{type(model).__name__} returned {_describe(output)} in a training step, "
-                    "where NPT can only add its terms to a scalar loss or to logits (B, K)."
+                    "but NPT adds its terms to a scalar loss or to logits (B, K) with gradient."
                 )
-            logits = items.logits(len(self.labels))
+            logits = returned.logits(len(self.labels))
             self.own_loss = _own_loss(loss, logits, self.labels)
             classes = self.classes if logits is None else logits.shape[1]
             features = tap.take(self.batch, classes)
             self.evaluated = evaluate(batch_of(features, self.labels, self.run))
             weighted = self.evaluated.weighted
             if not any_weight(self.run.settings):
-                return None  # bit for bit the wrapped trainer
+                return None  # the wrapped trainer stays as it is, bit for bit
             if not weighted.requires_grad:
-                return None  # nothing that the terms depend on is learned
-            self.carried = carried = _Carried(weighted, self.scaler)
+                return None  # the terms depend on nothing that is learned
+            self.backward = backward = _Backward(weighted, self.scaler)
             if loss is not None:
-                weighted.register_hook(carried.arrived)
-                return items.replaced({0: loss + weighted})
-            return items.replaced({i: carried.by(x) for i, x in reached.items()})
+                weighted.register_hook(backward.record)
+                return returned.replaced({0: loss + weighted})
+            return returned.replaced({i: backward.attach(x) for i, x in tensors.items()})
 
         return add_terms
 
@@ -216,33 +217,36 @@ class _Step:
         if self.passes > 1:
             found.append(
                 "the model runs several times with gradients in a step, and only the first of "
-                "these passes has the terms of NPT"
+                "these forward passes has the terms of NPT"
             )
-        if self.carried is not None and self.carried.factor not in (None, 1.0):
+        if self.backward is not None and self.backward.factor not in (None, 1.0):
             found.append(
-                "what the model returned first was multiplied on its way to the loss, and the "
-                "terms of NPT with it; a model should return its loss, or its logits, first"
+                "the first value that the model returned was multiplied before the backward pass, "
+                "and the terms of NPT with it; a model should return its loss, or its logits, first"
             )
         return found
 
     def summary(self, host: dict[str, Any]) -> dict[str, Any]:
-        """The host's entries; `loss` is the total, `loss_clip` what the host minimises itself."""
+        """The host's entries and ours; `loss` is the total, `loss_clip` the host's own loss.
+
+        NPTError if the step gave the terms no effect.
+        """
         if self.evaluated is None or self.own_loss is None:
             raise NPTError(
                 "The trainer's forward_backward did not run self.model with gradients, so NPT had "
                 "no forward pass to add its terms to; let it call self.model(...)."
             )
-        if self.carried is not None and not self.carried.done:
+        if self.backward is not None and not self.backward.done:
             raise NPTError(
                 "The trainer's backward pass did not reach what its model returned"
-                + (" without keeping the graph" if self.carried.met else "")
+                + (" without keeping the graph" if self.backward.reached else "")
                 + ", so the terms of NPT had no effect; let it minimise a loss of the model's "
-                "output, and keep the graph (retain_graph) only where another backward pass follows"
+                "output, and keep the graph (retain_graph) only if another backward pass follows."
             )
         values, weighted = self.evaluated
         scalars = [x.detach().float() for x in (self.own_loss, weighted, *values.values())]
         own, added, *figures = torch.stack(scalars).tolist()  # one copy from the device
-        if "loss" in host:  # it includes terms that were added to a loss, but no carried ones
+        if "loss" in host:  # with the terms if they were added to it
             total = float(host["loss"]) + (0.0 if self.to_loss else added)
             own = total - added
         else:
@@ -256,8 +260,8 @@ class _Step:
         return {name: summary[name] for name in names}
 
 
-class _Items:
-    """What a model returned: a tensor, or the values of a tuple, list or dict."""
+class _Output:
+    """What a model returned: one value, or the values of a tuple, list or dict."""
 
     def __init__(self, output: Any):
         self.output = output
@@ -273,18 +277,19 @@ class _Items:
         return first if scalar else None
 
     def with_gradient(self) -> dict[int, Tensor]:
+        """The tensors with gradient, by position."""
         return {
             i: x for i, x in enumerate(self.values) if isinstance(x, Tensor) and x.requires_grad
         }
 
     def logits(self, images: int) -> Tensor | None:
-        """The first value (B, K), if there is one before any other tensor but scalars."""
+        """The first tensor that is not a scalar, if it has the shape (B, K) of logits."""
         tensors = [x for x in self.values if isinstance(x, Tensor) and x.dim() > 0]
         fits = tensors and tensors[0].dim() == 2 and len(tensors[0]) == images
         return tensors[0] if fits and self.loss() is None else None
 
     def replaced(self, new: dict[int, Tensor]) -> Any:
-        """The output with some of its values replaced."""
+        """The output with the values at some positions replaced."""
         values = [new.get(i, x) for i, x in enumerate(self.values)]
         if isinstance(self.output, dict):
             return type(self.output)(zip(self.output, values, strict=True))
@@ -293,58 +298,69 @@ class _Items:
         return type(self.output)(values) if isinstance(self.output, (tuple, list)) else values[0]
 
 
-class _Carried:
-    """The weighted terms on their way into a backward pass that is not ours."""
+class _Backward:
+    """The gradient of the weighted terms in the trainer's backward pass, and whether it got there.
+
+    reached: a backward pass has reached the model's output
+    done: the terms have received their gradient
+    factor: what the terms were multiplied by after they were added to a loss, without the
+        GradScaler's factor; None if they were not added to a loss
+    """
 
     def __init__(self, weighted: Tensor, scaler: Any):
         self.weighted, self.scaler = weighted, scaler
-        self.met = self.done = False
-        self.factor: float | None = None  # of the terms in a loss, beside the scaler's
-        self._last_way = -1  # the backward pass that was met last
+        self.reached = self.done = False
+        self.factor: float | None = None
+        self._last_pass = -1  # id of the last backward pass that reached the output
 
-    def by(self, x: Tensor) -> Tensor:
-        """x, in whose backward pass the terms get their gradient too."""
-        return _Carry.apply(x, self.weighted, self)
+    def attach(self, x: Tensor) -> Tensor:
+        """x unchanged; its backward pass also starts that of the terms."""
+        return _AttachTerms.apply(x, self.weighted, self)
 
     def gradient(self) -> Tensor | None:
-        """Of the terms, once: on the last way back, which is the one that keeps no graph."""
-        self.met = True
-        way, before = torch._C._current_graph_task_id(), self._last_way
-        self._last_way = way
+        """The gradient that starts the terms' backward pass; None unless this pass is the last.
+
+        The last backward pass is the one that does not keep the graph.
+        """
+        self.reached = True
+        this_pass, last_pass = torch._C._current_graph_task_id(), self._last_pass
+        self._last_pass = this_pass
         keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-        if keeps is None and self.done and way != before:
+        if keeps is None and self.done and this_pass != last_pass:
             raise NPTError(
-                "The trainer goes back more than once through a pass of its model, which NPT can "
-                f"only follow on torch 2.2 or newer; this is {torch.__version__}."
+                "The trainer runs several backward passes through one forward pass of its model, "
+                f"which NPT supports on torch 2.2 or newer; this is {torch.__version__}."
             )
         if self.done or (keeps is not None and keeps()):
             return None
         self.done = True
         one = torch.ones_like(self.weighted)
-        # The host's loss comes multiplied by its GradScaler's factor; so must the terms.
+        # A GradScaler multiplies the host's loss; the terms need the same factor.
         return one if self.scaler is None else self.scaler.scale(one)
 
-    def arrived(self, gradient: Tensor) -> None:
-        """Told of the gradient that terms added to a loss get."""
-        self.met = self.done = True
+    def record(self, gradient: Tensor) -> None:
+        """Gradient hook of terms that were added to a loss."""
+        self.reached = self.done = True
         one = torch.ones_like(gradient)
         factor = gradient / (one if self.scaler is None else self.scaler.scale(one))
         self.factor = round(float(factor), 4)
 
 
-class _Carry(torch.autograd.Function):
+class _AttachTerms(torch.autograd.Function):
+    """The identity on x; backward also passes a gradient to the weighted terms."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weighted: Tensor, carried: _Carried) -> Tensor:
-        ctx.carried = carried
-        return x.clone()  # no view, as some hosts adjust logits in place
+    def forward(ctx: Any, x: Tensor, weighted: Tensor, backward: _Backward) -> Tensor:
+        ctx.terms_backward = backward
+        return x.clone()  # not a view, because some hosts change logits in place
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        return grad, ctx.carried.gradient(), None
+        return grad, ctx.terms_backward.gradient(), None
 
 
 def batch_of(features: Features, labels: Tensor, run: Run) -> Batch:
-    """What terms are computed from. NPTError where features and labels do not fit."""
+    """The features of a forward pass as a Batch. NPTError if their number is not the labels'."""
     image, text = features.image, features.text
     if image is None or text is None or len(image) != len(labels):
         raise NPTError(
@@ -355,7 +371,7 @@ def batch_of(features: Features, labels: Tensor, run: Run) -> Batch:
 
 
 def _own_loss(loss: Tensor | None, logits: Tensor | None, labels: Tensor) -> Tensor:
-    """The model's loss, the cross-entropy of its logits, or NaN where it returned neither."""
+    """The model's loss, else the cross-entropy of its logits, else NaN."""
     if loss is not None:
         return loss.detach().float()
     if logits is None:

@@ -1,1 +1,1 @@
-"""What NPT needs to work in a repository that is not ours: names, features, acceleration, run."""
+"""NPT inside a host repository: trainer names, features, acceleration, thinned data, `npt.run`."""

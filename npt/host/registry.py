@@ -1,29 +1,38 @@
-"""The names under which the engine finds NPT trainers.
+"""Trainer names: the engine's registry finds an NPT trainer `<Name>NPT` for each trainer `<Name>`.
 
-`CoCoOpNPT`, `MaPLeNPT` and `NPT` are there; and `<Name>NPT` is for every trainer `<Name>` that a
-host registers, before or after npt is imported. A host's own trainer of such a name comes first.
+Example: after `import npt` in a repository with a trainer `KgCoOp`, the registry returns the class
+`KgCoOpNPT`, that is `class KgCoOpNPT(NPTMixin, KgCoOp)`. It does not matter whether `KgCoOp` is
+registered before or after the import. If the repository has its own trainer `KgCoOpNPT`, that one
+is returned.
+
+`CoCoOpNPT`, `MaPLeNPT` and `NPT` always exist.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npt.errors import NPTError
 from npt.host.features import Adapter
 from npt.trainer import NPTMixin
 
+if TYPE_CHECKING:
+    from dassl.utils import Registry
+else:
+    Registry = object  # `FindsNPTTrainers` is mixed into the registry class of the engine
+
 SUFFIX = "NPT"
-_bases = {"CoCoOp": None, "MaPLe": None}  # whose names are there before the trainers themselves
-_adapters: dict[str, Adapter] = {}  # by the name of the trainer whose features they read
-_classes: dict[type, type] = {}  # wrapped trainer -> the class around it
+_bases = {"CoCoOp": None, "MaPLe": None}  # trainers that may be registered later; an ordered set
+_adapters: dict[str, Adapter] = {}  # by trainer name
+_classes: dict[type, type[NPTMixin]] = {}  # trainer class -> its NPT class
 
 
 def register(base: str, features: Adapter | None = None) -> None:
-    """Have `<base>NPT`: NPT around the trainer `base`, which may itself be registered later.
+    """Add the name `<base>NPT`: NPT around the trainer `base`, which may be registered later.
 
-    features: for a model that does not compute its features in an `image_encoder` and a
-    `text_encoder` of its own, a function (model, batch) -> npt.Features; see docs/plugin.md. It is
-    used wherever `base` is wrapped, and replaces one given before.
+    features: a function (model, batch) -> npt.Features, for a model that does not compute its
+    features in its modules `image_encoder` and `text_encoder`; see docs/plugin.md. It is used
+    whenever NPT wraps `base`, and replaces an earlier one.
     """
     _bases[base] = None
     if features is not None:
@@ -31,35 +40,35 @@ def register(base: str, features: Adapter | None = None) -> None:
 
 
 def extend_registry() -> None:
-    """Make the engine's registry find the names; safe to repeat."""
+    """Make the engine's registry find NPT trainers; repeating it changes nothing."""
     from dassl.engine import TRAINER_REGISTRY
 
     kind = type(TRAINER_REGISTRY)
-    if not issubclass(kind, Resolving):  # in place, as hosts hold this very object
-        TRAINER_REGISTRY.__class__ = type(kind.__name__, (Resolving, kind), {})
+    if not issubclass(kind, FindsNPTTrainers):  # in place: other modules hold this same object
+        TRAINER_REGISTRY.__class__ = type(kind.__name__, (FindsNPTTrainers, kind), {})
 
 
-def by_base(cfg: Any) -> Any:
-    """The trainer `NPT`: around the one that TRAINER.NPT.BASE names."""
+def build_npt(cfg: Any) -> Any:
+    """Build the trainer `NPT`: NPT around the trainer that TRAINER.NPT.BASE names."""
     return npt_class(cfg.TRAINER.NPT.get("BASE", ""))(cfg)
 
 
-def npt_class(base: str) -> type:
-    """The NPT trainer around the trainer registered as `base`: the host's, else ours.
+def npt_class(base: str) -> type[NPTMixin]:
+    """The NPT class around the trainer registered as `base`, or else around NPT's own `base`.
 
-    The same class each time, as long as `base` is registered as the same trainer. NPTError where
-    there is no such trainer.
+    It is the same class in every call, as long as the same trainer is registered as `base`.
+    Raises NPTError if there is no such trainer.
     """
     import npt.trainers
     from dassl.engine import TRAINER_REGISTRY
 
-    npt.trainers.add_to_registry()  # ours, under names that are still free
+    npt.trainers.add_to_registry()  # adds only names that are not taken
     names = [n for n in TRAINER_REGISTRY.registered_names() if not n.endswith(SUFFIX)]
     if base not in names:
-        said = f'"{base}"' if base else "empty"
+        given = f'"{base}"' if base else "empty"
         raise NPTError(
-            f"The trainer to wrap is {said}, but it must be one of {', '.join(names)}; set it "
-            "by TRAINER.NPT.BASE for the trainer NPT."
+            f"The trainer to wrap is {given}, but it must be one of {', '.join(names)}; for the "
+            "trainer NPT, set it by TRAINER.NPT.BASE."
         )
     wrapped = TRAINER_REGISTRY.get(base)
     if wrapped not in _classes:
@@ -71,12 +80,12 @@ def npt_class(base: str) -> type:
 
 
 def _wrap(wrapped: type) -> type:
-    """A class that pickles by its name in this module, which `__getattr__` resolves."""
+    """The NPT class around a trainer. It can be pickled by its name, see `__getattr__`."""
     return type(wrapped.__name__ + SUFFIX, (NPTMixin, wrapped), {"__module__": __name__})
 
 
 def __getattr__(name: str) -> type:
-    """`KgCoOpNPT` and the like, as unpickling asks for them."""
+    """`KgCoOpNPT` and similar names, which unpickling looks up in this module."""
     base = name.removesuffix(SUFFIX)
     if name.startswith("_") or base in ("", name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -86,8 +95,8 @@ def __getattr__(name: str) -> type:
         raise AttributeError(str(error)) from error
 
 
-class Resolving:
-    """Put before the class of the engine's registry: finds NPT trainers by their names."""
+class FindsNPTTrainers(Registry):
+    """Mixin that is put in front of the class of the engine's registry."""
 
     def registered_names(self) -> list[str]:
         names = list(super().registered_names())
@@ -99,7 +108,7 @@ class Resolving:
         if name in names or base == name:
             return super().get(name)
         if name == SUFFIX:
-            return by_base
+            return build_npt
         return npt_class(base) if base in names or base in _bases else super().get(name)
 
     def __contains__(self, name: str) -> bool:

@@ -1,10 +1,10 @@
-"""Runs a host repository's own train.py, unedited, with npt in place.
+"""Runs the train.py of a host repository, without any change to it, with NPT installed in it.
 
     python -m npt.run train.py --trainer MaPLeNPT --dataset-config-file ... (train.py's own flags)
 
-`import dassl` works there, the config has our keys, the NPT trainers are registered. Errors that
-the user can put right are printed as one sentence on stderr, exit code 2; NPT_TRACEBACK=1 shows
-their traceback. Any other error keeps its traceback.
+Inside the script `import dassl` works, the config contains NPT's keys, and the NPT trainers are
+registered. An error that the user can fix is printed as one sentence on stderr, with exit code 2;
+NPT_TRACEBACK=1 shows its traceback. Any other error keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import npt  # noqa: F401  the first `import dassl` of the script is then joined by our names
+import npt  # noqa: F401  adds NPT's names as soon as the script imports dassl
 from npt.errors import NPTError, report
 
 USAGE = "usage: python -m npt.run SCRIPT.py [its flags]"
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run the script as Python would: named `__main__`, its folder first on the path.
+    """Run a script as Python would: as `__main__`, with its folder first on `sys.path`.
 
-    The engine is settled by the script's own `import dassl`, with that path.
+    The script's own `import dassl` determines the engine, with that path.
+
+    argv: the script and its arguments
     """
     if not argv or argv[0].startswith("-"):
-        raise NPTError(f"a script comes first; {USAGE}")
+        raise NPTError(f"the first argument must be a script; {USAGE}")
     script = Path(argv[0])
     if not script.is_file():
         raise NPTError(f"there is no script '{script}' in {Path.cwd()}; {USAGE}")
     sys.argv = list(argv)
     folder = str(script.resolve().parent)
-    if getattr(sys.flags, "safe_path", False):  # then Python has put no folder there
+    if getattr(sys.flags, "safe_path", False):  # then sys.path[0] is not a script's folder
         sys.path.insert(0, folder)
     else:
         sys.path[0] = folder

@@ -1,4 +1,4 @@
-"""DATASET.IMBALANCE_RATIO for every data set that the engine builds, a host's as well as ours."""
+"""DATASET.IMBALANCE_RATIO for every data set that the engine builds, of NPT or of a host."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from npt.imbalance import subsample
 
 
 def wrap_build_dataset() -> None:
-    """Thin the training images of every data set that the data manager builds; safe to repeat.
+    """Make the data manager thin the training set of every data set; repeating it changes nothing.
 
-    The engine's `build_dataset` is replaced where the data manager looks it up. The data set is
-    complete by then, so class names and their number never come from what is left.
+    This replaces `build_dataset` in the engine's data manager. The data set is thinned after it
+    is built, so its class names and their number come from the complete data.
     """
     from dassl.data import data_manager
 
     build = data_manager.build_dataset
-    if getattr(build, "thins", False):
+    if build.__module__ == __name__:
         return
 
     def build_dataset(cfg: Any) -> Any:
@@ -26,16 +26,15 @@ def wrap_build_dataset() -> None:
             thin(dataset, cfg)
         return dataset
 
-    build_dataset.thins = True  # type: ignore[attr-defined]
     data_manager.build_dataset = build_dataset
 
 
 def thin(dataset: Any, cfg: Any) -> None:
-    """Subsample `dataset`'s training images as DATASET.IMBALANCE_* say; nothing else changes.
+    """Subsample the training images of `dataset` by the keys DATASET.IMBALANCE_*.
 
-    The largest class has DATASET.NUM_SHOTS images, or all it has where that is not given. A run
-    without a seed (SEED below 0) takes 0 here, so that the tail itself is always reproducible.
-    Where the training images are the test images (`tested_only`), nothing is left out.
+    The largest class keeps DATASET.NUM_SHOTS images, or all of them if that is below 1. A run
+    without a seed (SEED below 0) uses seed 0 here, so the subsample is always reproducible. A data
+    set whose training images are its test images (`tested_only`) does not change.
     """
     ratio = float(cfg.DATASET.IMBALANCE_RATIO)
     order = cfg.DATASET.get("IMBALANCE_ORDER", "label")
@@ -45,7 +44,7 @@ def thin(dataset: Any, cfg: Any) -> None:
     n_max = cfg.DATASET.NUM_SHOTS
     if n_max < 1:
         n_max = max(Counter(item.label for item in before).values())
-    frequency = getattr(dataset, "class_frequency", None)  # counts before the few-shot draw
+    frequency = getattr(dataset, "class_frequency", None)  # counts before few-shot sampling
     after = subsample(before, ratio, n_max, max(cfg.SEED, 0), order, frequency)
     dataset._train_x = after
     sizes = Counter(item.label for item in after).values()
@@ -56,5 +55,8 @@ def thin(dataset: Any, cfg: Any) -> None:
 
 
 def tested_only(dataset: Any) -> bool:
-    """Whether its test images stand for training images, as in the family's ImageNet variants."""
+    """Whether the data set is only for tests: its training images are its test images.
+
+    CoOp's data sets for ImageNet-V2, -Sketch, -A and -R return their test images for both.
+    """
     return dataset.train_x is dataset.test

@@ -1,4 +1,4 @@
-"""npt.accelerate on host models: the host's own results, faster, or its own computation."""
+"""npt.accelerate on host models: the same results, or a fallback to the host's computation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPO = Path(__file__).parent / "repo"
 
 @pytest.fixture(scope="module")
 def models():
-    """The host's models, without its trainers."""
+    """The module with the host's models, without its trainers."""
     spec = importlib.util.spec_from_file_location("host_models", REPO / "trainers" / "models.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -34,7 +34,7 @@ def models():
 
 @pytest.fixture
 def build(models, host_clip, monkeypatch):
-    """A model of the host, its prompts drawn anew, nothing but them with gradients."""
+    """Builds a model of the host with random prompts; only they require gradients."""
     monkeypatch.setenv(models.CLIP_FILE, host_clip)
 
     def make(kind=None, csc=False, n=4, names=NAMES, learned="prompt_learner", **more):
@@ -49,16 +49,16 @@ def build(models, host_clip, monkeypatch):
 
 
 def calls(model):
-    """How often the text transformer itself is run."""
-    seen = []
+    """A list that gets an entry for each call of the host's first text layer."""
+    counted = []
     layer = model.text_encoder.transformer.resblocks[0]
     run = layer.forward
-    layer.forward = lambda *args: seen.append(1) or run(*args)
-    return seen
+    layer.forward = lambda *args: counted.append(1) or run(*args)
+    return counted
 
 
 def step(model, seed=1):
-    """The logits of some images, and the gradients of what is learned."""
+    """The logits of random images, and the gradients of the trained parameters."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(3, 3, 32, 32, generator=generator)
     model.zero_grad()
@@ -69,10 +69,10 @@ def step(model, seed=1):
 
 def assert_same(model, other):
     logits, gradients = step(model)
-    expected, of_host = step(other)
+    expected, expected_gradients = step(other)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-    assert gradients.keys() == of_host.keys()
-    for name, g in of_host.items():
+    assert gradients.keys() == expected_gradients.keys()
+    for name, g in expected_gradients.items():
         torch.testing.assert_close(gradients[name], g, rtol=1e-3, atol=1e-4 * float(g.abs().max()))
 
 
@@ -86,15 +86,13 @@ def kinds(models):
         def forward(self, image):
             images, learner = self.images(image), self.prompt_learner
             rows = []
-            for shift, own in zip(learner.meta(images), images, strict=True):
+            for shift, z in zip(learner.meta(images), images, strict=True):
                 prompts = learner.with_context(learner.ctx + shift)
                 texts = self.text_encoder(prompts, self.tokenized_prompts)
-                rows.append(self.logits(own, F.normalize(texts, dim=-1)))
+                rows.append(self.logits(z, F.normalize(texts, dim=-1)))
             return torch.stack(rows)
 
     class Deep(models.CustomCLIP):
-        rounds = False
-
         def make_learner(self, classnames, clip_model):
             super().make_learner(classnames, clip_model)
             learner = self.prompt_learner
@@ -125,38 +123,33 @@ KINDS = ["shared", "per class", "per image", "deep", "deep in layers"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_values_and_gradients_are_the_host_s(build, kinds, kind):
+def test_values_and_gradients_equal_the_host_s(build, kinds, kind):
     cls, options = kinds[kind]
     plain, fast = build(cls, **options), build(cls, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert npt.accelerate(fast)
-        assert_same(fast, plain)  # the first pass, which is checked
-        seen = calls(fast)
+        assert_same(fast, plain)  # the first pass, which is verified
+        layer_calls = calls(fast)
         assert_same(fast, plain)
-        assert not seen  # CLIP's own layers do not run any more
+        assert not layer_calls  # the host's own layers do not run any more
         for model in (plain, fast):
             with torch.no_grad():
                 for parameter in model.prompt_learner.parameters():
                     parameter.add_(0.01)
         assert_same(fast, plain)
-        assert not seen
+        assert not layer_calls
 
 
-def test_rounding_to_half_of_deep_prompts_is_learned(build, kinds, models):
-    """MaPLe's layers round deep prompts to half, whatever the precision."""
+def test_rounding_of_deep_prompts_to_half_is_detected(build, kinds, models):
+    """MaPLe's layers round deep prompts to half precision, in any precision."""
     cls, _ = kinds["deep"]
-
-    class Rounding(cls):
-        def texts(self):
-            learner, tokens = self.prompt_learner, self.tokenized_prompts
-            return F.normalize(self.text_encoder(learner(), tokens, learner.deep), dim=-1)
 
     class RoundingEncoder(models.TextEncoder):
         def forward(self, prompts, tokens, deep=()):
             return super().forward(prompts, tokens, [p.half() for p in deep])
 
-    plain, fast = build(Rounding), build(Rounding)
+    plain, fast = build(cls), build(cls)
     for model in (plain, fast):
         model.text_encoder.__class__ = RoundingEncoder
     with warnings.catch_warnings():
@@ -164,21 +157,21 @@ def test_rounding_to_half_of_deep_prompts_is_learned(build, kinds, models):
         assert npt.accelerate(fast)
         expected, _ = step(plain)
         step(fast)
-        seen = calls(fast)
+        layer_calls = calls(fast)
         logits, _ = step(fast)
-    assert not seen
+    assert not layer_calls
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_in_a_test_texts_are_encoded_once(build):
+def test_without_gradients_texts_are_encoded_once(build):
     model = build()
     npt.accelerate(model)
     with torch.no_grad():
         first = model(torch.randn(2, 3, 32, 32))
         runs = []
-        fast = model.text_encoder._npt_fast.layouts[0].encoder
-        encode = fast._encode
-        fast._encode = lambda *args: runs.append(1) or encode(*args)
+        encoder = model.text_encoder._npt_accelerator.layouts[0].encoder
+        encode = encoder._encode
+        encoder._encode = lambda *args: runs.append(1) or encode(*args)
         for _ in range(3):
             model(torch.randn(2, 3, 32, 32))
         assert not runs
@@ -199,7 +192,7 @@ def test_weights_keep_their_names(build, kinds, kind):
     assert_same(copy.deepcopy(model), plain)
 
 
-def test_new_class_names_are_noticed(build):
+def test_new_class_names_are_detected(build):
     model, plain = build(), build()
     npt.accelerate(model)
     step(model)
@@ -213,7 +206,7 @@ def test_new_class_names_are_noticed(build):
 
 @pytest.mark.skipif(
     not hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"),
-    reason="CLIP's own layers take no bfloat16 autocast on CPUs before torch 2.2",
+    reason="CLIP's layers do not support bfloat16 autocast on CPUs before torch 2.2",
 )
 def test_autocast(build):
     plain, fast = build(), build()
@@ -221,14 +214,14 @@ def test_autocast(build):
     with warnings.catch_warnings(), torch.autocast("cpu", dtype=torch.bfloat16):
         warnings.simplefilter("error")
         step(fast)
-        seen = calls(fast)
+        layer_calls = calls(fast)
         logits, _ = step(fast)
         expected, _ = step(plain)
-    assert not seen
+    assert not layer_calls
     torch.testing.assert_close(logits.float(), expected.float(), rtol=0.05, atol=0.5)
 
 
-def test_a_change_of_the_positions_is_noticed(build):
+def test_a_change_of_the_positional_embedding_is_detected(build):
     model, plain = build(), build()
     npt.accelerate(model)
     step(model)
@@ -238,7 +231,7 @@ def test_a_change_of_the_positions_is_noticed(build):
     assert_same(model, plain)
 
 
-def test_what_changes_after_the_check_is_checked_again(build, models):
+def test_a_change_of_mode_is_verified_again(build, models):
     class Dropping(models.TextEncoder):
         def forward(self, prompts, tokenized_prompts):
             features = super().forward(prompts, tokenized_prompts)
@@ -251,49 +244,46 @@ def test_what_changes_after_the_check_is_checked_again(build, models):
     assert npt.accelerate(model)
     assert_same(model, plain)
     model.train(), plain.train()
-    stepped_aside(model, plain, "text features differ")
+    assert_falls_back(model, plain, "text features differ")
 
 
-def test_parameters_that_begin_to_learn_are_noticed(build):
+def test_parameters_that_are_trained_later_are_detected(build):
     model, plain = build(), build()
     npt.accelerate(model)
     assert_same(model, plain)
     for m in (model, plain):
         m.text_encoder.transformer.resblocks[0].ln_2.requires_grad_(True)
-    stepped_aside(model, plain, "give no gradient to CLIP's weights")
+    assert_falls_back(model, plain, "give no gradient to CLIP's weights")
 
 
-def test_two_sets_of_prompts_are_both_known(build, models):
-    """A teacher's hand-written prompts through the text encoder of the student."""
+def test_two_sets_of_prompts_are_both_accelerated(build, models):
+    """The student's text encoder also encodes hand-written prompts, for a teacher."""
 
-    class Taught(models.CustomCLIP):
+    class WithTeacher(models.CustomCLIP):
         def texts(self):
             with torch.no_grad():
-                written = self.written(*self.by_hand)
-            return F.normalize(super().texts() + written, dim=-1)
+                teacher = F.normalize(self.text_encoder(*self.teacher_prompts), dim=-1)
+            return F.normalize(super().texts() + teacher, dim=-1)
 
-        def written(self, prompts, tokens):
-            return F.normalize(self.text_encoder(prompts, tokens), dim=-1)
-
-    def made():
-        model = build(Taught)
+    def with_teacher():
+        model = build(WithTeacher)
         other = build(n=4, names=[f"photo of {name}" for name in NAMES])
         with torch.no_grad():
-            model.by_hand = other.prompt_learner(), other.tokenized_prompts
+            model.teacher_prompts = other.prompt_learner(), other.tokenized_prompts
         return model
 
-    model, plain = made(), made()
+    model, plain = with_teacher(), with_teacher()
     npt.accelerate(model)
     assert_same(model, plain)
-    seen = calls(model)
-    assert len(model.text_encoder._npt_fast.layouts) == 2
+    layer_calls = calls(model)
+    assert len(model.text_encoder._npt_accelerator.layouts) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_same(model, plain)
-    assert not seen
+    assert not layer_calls
 
 
-def test_keywords_are_understood(build, models):
+def test_keyword_arguments_are_supported(build, models):
     class ByName(models.CustomCLIP):
         def texts(self):
             tokens = self.tokenized_prompts
@@ -303,12 +293,12 @@ def test_keywords_are_understood(build, models):
     model, plain = build(ByName), build(ByName)
     npt.accelerate(model)
     step(model)
-    seen = calls(model)
+    layer_calls = calls(model)
     assert_same(model, plain)
-    assert not seen
+    assert not layer_calls
 
 
-def test_a_first_pass_in_inference_mode_is_no_hindrance(build):
+def test_the_first_pass_may_be_in_inference_mode(build):
     model, plain = build(), build()
     npt.accelerate(model)
     with torch.inference_mode():
@@ -316,7 +306,7 @@ def test_a_first_pass_in_inference_mode_is_no_hindrance(build):
     assert_same(model, plain)
 
 
-def test_a_model_is_saved_as_the_host_s_own(build, tmp_path):
+def test_a_model_is_saved_with_the_host_s_class(build, tmp_path):
     model, plain = build(), build()
     npt.accelerate(model)
     step(model)
@@ -326,18 +316,21 @@ def test_a_model_is_saved_as_the_host_s_own(build, tmp_path):
     assert_same(loaded, plain)
 
 
-# ---- what it must not touch
+# ---- models that keep their own computation
 
 
-def stepped_aside(model, plain, match):
-    """It warns once, and computes as the host does from then on."""
-    with pytest.warns(UserWarning, match=match) as told:
+def assert_falls_back(model, plain, match):
+    """The model warns once, and from then on uses the host's computation."""
+    with pytest.warns(UserWarning, match=f"is no longer accelerated.*{match}") as warned:
         assert_same(model, plain)
         assert_same(model, plain)
-    assert len(told) == 1
+    assert len(warned) == 1
+    layer_calls = calls(model)
+    step(model)
+    assert layer_calls
 
 
-def test_a_text_encoder_that_does_more_is_left_alone(build, models):
+def test_a_text_encoder_that_changes_its_output_falls_back(build, models):
     class More(models.TextEncoder):
         def forward(self, prompts, tokenized_prompts):
             return super().forward(prompts, tokenized_prompts) * 1.5 + 0.1
@@ -346,10 +339,10 @@ def test_a_text_encoder_that_does_more_is_left_alone(build, models):
     for m in (model, plain):
         m.text_encoder.__class__ = More
     assert npt.accelerate(model)
-    stepped_aside(model, plain, "text features differ")
+    assert_falls_back(model, plain, "text features differ")
 
 
-def test_gradients_that_differ_are_seen_though_values_agree(build, models):
+def test_different_gradients_fall_back_even_if_the_values_agree(build, models):
     class Stopped(models.TextEncoder):
         def forward(self, prompts, tokenized_prompts):
             half = (prompts + prompts.detach()) / 2
@@ -359,30 +352,30 @@ def test_gradients_that_differ_are_seen_though_values_agree(build, models):
     for m in (model, plain):
         m.text_encoder.__class__ = Stopped
     assert npt.accelerate(model)
-    stepped_aside(model, plain, "gradients of its prompts differ")
+    assert_falls_back(model, plain, "gradients of its prompts differ")
 
 
-def test_a_trained_text_encoder_is_left_alone(build):
+def test_a_trained_text_encoder_is_not_accelerated(build):
     model, plain = build(learned="prompt_learner ln_2"), build(learned="prompt_learner ln_2")
     with pytest.warns(UserWarning, match="not accelerated"):
         assert not npt.accelerate(model)
     assert_same(model, plain)
 
 
-def test_prompts_that_change_their_words_all_the_time_are_left_alone(build):
+def test_prompts_whose_words_change_all_the_time_fall_back(build):
     model, plain = build(), build()
     npt.accelerate(model)
-    with pytest.warns(UserWarning, match="change too often") as told:
+    with pytest.warns(UserWarning, match="change too often") as warned:
         for _ in range(len(NAMES)):
             for m in (model, plain):
                 m.prompt_learner.token_suffix = m.prompt_learner.token_suffix.roll(1, 0)
                 m.tokenized_prompts = m.tokenized_prompts.roll(1, 0)
             assert_same(model, plain)
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
 @pytest.mark.parametrize("returned", ["a tuple", "an error"])
-def test_whatever_goes_wrong_at_first_is_the_host_s_to_answer(build, models, returned):
+def test_unexpected_results_and_errors_are_the_host_s_own(build, models, returned):
     class Odd(models.TextEncoder):
         def forward(self, prompts, tokenized_prompts, more=None):
             if more is not None and len(more) == 0:
@@ -400,34 +393,41 @@ def test_whatever_goes_wrong_at_first_is_the_host_s_to_answer(build, models, ret
         m.text_encoder.__class__ = Odd
     npt.accelerate(model)
     if returned == "a tuple":
-        stepped_aside(model, plain, "returns a tuple")
+        assert_falls_back(model, plain, "returns a tuple")
     else:
         with pytest.raises(RuntimeError, match="the host's own"):
             step(model)
 
 
-def test_deep_prompts_of_another_length_are_left_alone(build, kinds):
+def test_deep_prompts_of_another_length_fall_back(build, kinds):
     cls, options = kinds["deep in layers"]
     model, plain = build(cls, **options), build(cls, **options)
     for m in (model, plain):
         layer = m.text_encoder.transformer.resblocks[1]
         layer.VPT_shallow = nn.Parameter(layer.VPT_shallow[:2].detach().clone())
     npt.accelerate(model)
-    stepped_aside(model, plain, "do not fit prompts of 4 context positions")
+    assert_falls_back(model, plain, "do not fit prompts of 4 context positions")
 
 
-def test_layers_that_somebody_listens_to_are_left_alone(build):
+def test_layers_with_forward_hooks_fall_back(build):
     model, plain = build(), build()
     npt.accelerate(model)
     step(model)
-    heard = []
-    model.text_encoder.transformer.resblocks[0].register_forward_hook(lambda *_: heard.append(1))
-    stepped_aside(model, plain, "somebody listens")
-    assert len(heard) == 2
+    hooked = []
+    model.text_encoder.transformer.resblocks[0].register_forward_hook(lambda *_: hooked.append(1))
+    assert_falls_back(model, plain, "forward hooks are registered inside its text_encoder")
+    assert len(hooked) == 3
+
+
+def test_forward_hooks_that_are_registered_before_prevent_it(build):
+    model = build()
+    model.text_encoder.transformer.register_forward_pre_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match="is not accelerated: forward hooks are registered"):
+        assert not npt.accelerate(model)
 
 
 @pytest.mark.parametrize("kind", ["adapter", "first layer", "no learner", "no encoder"])
-def test_an_unknown_layout_is_left_alone(build, kind):
+def test_an_unknown_layout_is_not_accelerated(build, kind):
     model = build()
     layers = model.text_encoder.transformer.resblocks
     if kind == "adapter":
@@ -439,18 +439,18 @@ def test_an_unknown_layout_is_left_alone(build, kind):
     else:
         model.text_encoder = None
     before = type(model.text_encoder)
-    with pytest.warns(UserWarning, match="is not accelerated: ") as told:
+    with pytest.warns(UserWarning, match="is not accelerated: ") as warned:
         assert npt.accelerate(model) is False
-    assert len(told) == 1 and type(model.text_encoder) is before
+    assert len(warned) == 1 and type(model.text_encoder) is before
 
 
-def test_accelerating_twice_is_accelerating_once(build):
+def test_accelerating_twice_changes_nothing(build):
     model = build()
     assert npt.accelerate(model) and npt.accelerate(nn.DataParallel(model))
     assert type(model.text_encoder).__mro__.count(Accelerated) == 1
 
 
-def test_our_own_models_are_as_fast_already():
+def test_npt_s_own_models_need_no_acceleration():
     from trainer_kit import build, config
 
     with warnings.catch_warnings():
@@ -458,7 +458,7 @@ def test_our_own_models_are_as_fast_already():
         assert npt.accelerate(build(config("CoOp", "tiny"), ["a", "b"]).model)
 
 
-# ---- by the config
+# ---- the config key MODEL.ACCELERATE
 
 
 @pytest.mark.parametrize("trainer", ["CoCoOpNPT", "MaPLeNPT", "PromptSRCNPT"])
@@ -470,12 +470,12 @@ def test_the_key_accelerates_any_trainer(trained, trainer):
     assert fast.accuracy == plain.accuracy
 
 
-def test_the_key_warns_once_where_it_cannot(trained):
-    told = trained("VPTNPT", "MODEL.ACCELERATE", True).done.stderr
-    assert told.count("is not accelerated: it has no prompt_learner with") == 1
+def test_the_key_warns_once_if_a_model_is_not_supported(trained):
+    stderr = trained("VPTNPT", "MODEL.ACCELERATE", True).done.stderr
+    assert stderr.count("is not accelerated: it has no prompt_learner with") == 1
 
 
-def test_the_key_says_that_it_acts_on_npt_trainers():
+def test_the_key_warns_with_a_trainer_without_npt():
     cfg = get_cfg_default()
     cfg.merge_from_list(["MODEL.ACCELERATE", True, "TRAINER.NAME", "CoOp"])
     with pytest.warns(UserWarning, match=r"not on CoOp: .*CoOpNPT with .*W1 0.*npt\.accelerate"):

@@ -1,4 +1,4 @@
-"""Which features of a model's pass are its image and text features."""
+"""Which outputs of a forward pass FeatureTap returns as image and text features."""
 
 import pytest
 import torch
@@ -19,6 +19,23 @@ def run(model, calls):
         return tap.take()
 
 
+@pytest.mark.parametrize("style", ["logits", "per image"])
+def test_the_example_in_the_documentation(style):
+    """Text features shared by all images as in CoOp, or of each image as in CoCoOp."""
+    model = TwoTowers(style)
+    shapes = {name: [] for name in ("image_encoder", "text_encoder")}
+    for name, seen in shapes.items():
+        hook = lambda module, args, output, seen=seen: seen.append(tuple(output.shape))  # noqa: E731
+        getattr(model, name).register_forward_hook(hook)
+    with FeatureTap(model) as tap:
+        model(torch.ones(2, 6))
+        assert shapes["image_encoder"] == [(2, D)]
+        assert shapes["text_encoder"] == [(K, D)] * (1 if style == "logits" else 2)
+        image, text = tap.take()
+    assert image.shape == (2, D)
+    assert text.shape == ((K, D) if style == "logits" else (2, K, D))
+
+
 def test_a_teacher_without_gradient_is_not_mistaken_for_the_student():
     def both(model):
         with torch.no_grad():
@@ -32,7 +49,7 @@ def test_a_teacher_without_gradient_is_not_mistaken_for_the_student():
     assert torch.equal(features.image, both.image)
 
 
-def test_calls_that_fit_nothing_are_refused():
+def test_unclear_calls_raise_an_error():
     def uneven(model):
         model.image_encoder(torch.ones(3, 6))
         for rows in (1, 2):
@@ -53,11 +70,11 @@ def test_calls_that_fit_nothing_are_refused():
         tap.take(classes=4)
 
 
-# ---- several prompts a class, kept texts, adapters
+# ---- several prompts per class, cached text features, adapters
 
 
 class Prompts(TwoTowers):
-    """N prompts a class, run one by one, all at once, or class by class."""
+    """N prompts per class, encoded one by one, all at once, or class by class."""
 
     def __init__(self, count, how="one by one"):
         super().__init__("logits")
@@ -93,8 +110,8 @@ class Several(Host):
 
 @pytest.mark.parametrize("how", ["one by one", "at once", "class by class"])
 @pytest.mark.parametrize("count", [2, B, K + 2])
-def test_several_prompts_a_class_are_averaged(count, how):
-    """B prompts are not mistaken for those of B images."""
+def test_several_prompts_per_class_are_averaged(count, how):
+    """Also with as many prompts as images (count = B)."""
     cfg = config()
     (batch,) = batches()
     reference = Several(cfg, count, how)
@@ -112,7 +129,7 @@ def test_several_prompts_a_class_are_averaged(count, how):
     torch.testing.assert_close(trainer.model.shifts.grad, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_asking_the_model_leaves_the_random_state_alone():
+def test_the_pass_with_one_image_does_not_change_the_random_state():
     trainer = wrapped(Several, config(), B)
     forward = trainer.model.forward
     trainer.model.forward = lambda *args: forward(*args) + torch.rand(())
@@ -124,25 +141,25 @@ def test_asking_the_model_leaves_the_random_state_alone():
     assert one == torch.rand(())
 
 
-class Keeping(Host):
-    """Encodes its texts once, without gradient, like prompts in the image encoder alone."""
+class Caching(Host):
+    """Encodes its texts once, without gradient, like methods with prompts only for images."""
 
     class Model(TwoTowers):
-        kept = None
+        cached = None
 
         def forward(self, image, label=None):
-            if self.kept is None:
+            if self.cached is None:
                 with torch.no_grad():
-                    self.kept = F.normalize(self.text_encoder(torch.zeros(D)), dim=-1)
-            return 10 * F.normalize(self.image_encoder(image), dim=-1) @ self.kept.T
+                    self.cached = F.normalize(self.text_encoder(torch.zeros(D)), dim=-1)
+            return 10 * F.normalize(self.image_encoder(image), dim=-1) @ self.cached.T
 
     def __init__(self, cfg):
         super().__init__(cfg)
         self.model.__class__ = self.Model
 
 
-def test_kept_texts_are_those_heard_before():
-    trainer = wrapped(Keeping, config())
+def test_cached_text_features_are_those_of_an_earlier_pass():
+    trainer = wrapped(Caching, config())
     text = trainer.model.text_encoder(torch.zeros(D)).detach()
     for batch in batches(3):
         image = trainer.model.image_encoder(batch["img"])
@@ -151,7 +168,7 @@ def test_kept_texts_are_those_heard_before():
         assert summary["loss_mi"] == pytest.approx(mi.item(), rel=1e-5)
 
 
-def test_texts_that_learn_are_not_taken_for_kept_ones():
+def test_text_features_with_gradient_are_not_reused():
     trainer = wrapped(Host, config(), "logits")
     trainer.forward_backward(batches()[0])
     trainer.model.forward = lambda image, label: trainer.model.image_encoder(image)[:, :K]
@@ -163,7 +180,7 @@ def adapted(features):
     return type("HostNPT", (NPTMixin, Host), {"features_adapter": staticmethod(features)})(config())
 
 
-def test_an_adapter_s_features_are_taken_and_none_of_them_is_the_encoder_s():
+def test_an_adapter_s_features_are_used_and_none_means_the_encoder_s_output():
     (batch,) = batches()
     plain = wrapped(Host, config()).forward_backward(batch)
     seen = []
@@ -183,44 +200,44 @@ def test_an_adapter_s_features_are_taken_and_none_of_them_is_the_encoder_s():
 
 
 @pytest.mark.parametrize(
-    "returned, said",
+    "returned, message",
     [
-        (torch.zeros(2), r"returned a Tensor, where npt\.Features"),
+        (torch.zeros(2), r"returned a Tensor; it must return npt\.Features"),
         (npt.Features(torch.zeros(B), None), r"shapes \(4,\), None"),
         (npt.Features(torch.zeros(B, D), torch.zeros(2, K, D)), r"\(4, 8\), \(2, 5, 8\)"),
         (npt.Features(torch.zeros(2, D), torch.zeros(K, D)), "2 images were encoded for a batch"),
     ],
 )
-def test_an_adapter_that_returns_something_else_is_told(returned, said):
-    with pytest.raises(NPTError, match=said):
+def test_wrong_results_of_an_adapter_raise_an_error(returned, message):
+    with pytest.raises(NPTError, match=message):
         adapted(lambda model, batch: returned).forward_backward(batches()[0])
 
 
-def test_a_teacher_is_told_from_the_student_in_tests_too():
-    class Taught(TwoTowers):
+def test_a_teacher_is_not_mistaken_for_the_student_without_gradients():
+    class WithTeacher(TwoTowers):
         def forward(self, image, label=None):
             with torch.no_grad():
                 self.image_encoder(image + 1)
                 self.text_encoder(torch.ones(D))
-            self.own = self.text_encoder(self.prompt_learner.bias)
-            return self.image_encoder(image) @ self.own.T
+            self.student = self.text_encoder(self.prompt_learner.bias)
+            return self.image_encoder(image) @ self.student.T
 
-    model = Taught("logits")
+    model = WithTeacher("logits")
     with FeatureTap(model) as tap:
         model(torch.ones(3, 6))
-        assert tap.take(classes=K).text is model.own
+        assert tap.take(classes=K).text is model.student
         with torch.no_grad():
             model(torch.ones(3, 6))
         found = tap.take(classes=K)
-        assert found.text is model.own
+        assert found.text is model.student
         assert torch.equal(found.image, model.image_encoder(torch.ones(3, 6)))
 
 
-# ---- several devices, as DataParallel has them
+# ---- several devices, as with DataParallel
 
 
 class Devices(FeatureTap):
-    """Takes outputs that are marked with a device of their own for such."""
+    """Reads the device of an output from its attribute `device_number`."""
 
     def _by_device(self, name, outputs):
         found = {}
@@ -241,10 +258,10 @@ def test_texts_of_several_devices(split, per_image):
     tap = Devices(TwoTowers())
     shared, texts = torch.randn(K, D), []
     for device, images in enumerate(split):
-        tap._heard["image_encoder"].append(of(device, images, D))
+        tap._outputs["image_encoder"].append(of(device, images, D))
         for _ in range(images if per_image else 1):
             texts.append(of(device, K, D, fill=None if per_image else shared))
-    tap._heard["text_encoder"] += texts
+    tap._outputs["text_encoder"] += texts
     tap._texts_per_image = per_image or None
     found = tap.take(classes=K)
     assert found.image.shape == (sum(split), D)

@@ -1,4 +1,4 @@
-"""The names of NPT trainers."""
+"""The names under which the engine's registry finds NPT trainers."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from npt.losses import language_collapse_loss
 from npt.trainer import NPTMixin
 
 
-def test_the_three_names_are_registered_and_registering_again_is_harmless():
+def test_the_three_names_exist_and_extending_again_changes_nothing():
     registry.extend_registry()
     names = TRAINER_REGISTRY.registered_names()
     assert {"CoCoOpNPT", "MaPLeNPT", "NPT"} <= set(names)
@@ -33,8 +33,8 @@ def test_npt_wraps_the_trainer_that_base_names():
     assert trainer.forward_backward(batches()[0])["loss_mi"] > 0
 
 
-def test_every_trainer_has_an_npt_name_even_if_it_comes_later():
-    npt.register("LaterHost")  # and one that is registered before there is such a trainer
+def test_every_trainer_has_an_npt_name_even_if_it_is_registered_later():
+    npt.register("LaterHost")  # before there is such a trainer
     for name in ("LateHost", "LaterHost"):
         assert name not in TRAINER_REGISTRY.registered_names()
         TRAINER_REGISTRY.register(type(name, (Host,), {}))
@@ -45,7 +45,7 @@ def test_every_trainer_has_an_npt_name_even_if_it_comes_later():
         TRAINER_REGISTRY.get("NobodyNPT")
 
 
-def test_a_registered_adapter_serves_every_way_to_name_the_trainer():
+def test_a_registered_adapter_is_used_under_every_name_of_the_trainer():
     TRAINER_REGISTRY.register(type("OddHost", (Host,), {}))
     npt.register("OddHost", features=lambda model, batch: (None, torch.eye(K, D)))
     cfg = config()
@@ -58,14 +58,14 @@ def test_a_registered_adapter_serves_every_way_to_name_the_trainer():
 
 
 @pytest.mark.parametrize("base", ["", "NoSuchTrainer", "MaPLeNPT"])
-def test_npt_without_a_base_names_those_there_are(base):
+def test_npt_without_a_valid_base_lists_the_trainers(base):
     cfg = config()
     cfg.TRAINER.NPT.BASE = base
     with pytest.raises(NPTError, match=r"one of .*MaPLe.*TRAINER\.NPT\.BASE"):
         TRAINER_REGISTRY.get("NPT")(cfg)
 
 
-def test_ours_are_wrapped_where_a_host_has_none():
+def test_npt_s_own_trainers_are_wrapped_if_the_host_has_none():
     for base in ("CoCoOp", "MaPLe"):
         cls = registry.npt_class(base)
         assert issubclass(cls, TRAINER_REGISTRY.get(base)) and cls.__name__ == f"{base}NPT"

@@ -1,0 +1,227 @@
+"""Terms and measures as rows: those of the paper, and one of each from outside."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small_host import Host, K, batches, config, plain_terms, wrapped
+from torch.nn import functional as F
+
+import npt
+from dassl.config import defaults as engine_defaults
+from npt import terms
+from npt.config import KEYS
+from npt.errors import NPTError
+from npt.geometry import language_collapse_degree
+from npt.terms import MEASURES, TERMS, Batch, Measure, Run, Term, evaluate
+
+
+def spread(batch: Batch):
+    text = F.normalize(batch.text, dim=-1)
+    return text.mean(-2).square().sum(-1).mean()
+
+
+@pytest.fixture
+def registered():
+    """Register rows for one test."""
+    before = dict(TERMS), dict(MEASURES), dict(KEYS)
+
+    yield terms.register
+
+    for table, rows in zip((TERMS, MEASURES, KEYS), before, strict=True):
+        added = table.keys() - rows.keys()
+        table.clear()
+        table.update(rows)
+    for path in added:  # of KEYS, the last table
+        engine_defaults._C.TRAINER.NPT.pop(path.rpartition(".")[2], None)
+
+
+def batch_of(images=4, dim=8, weights=(0.3, 0.8), **more) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.randn(n, dim, generator=generator) for n in (images, K))
+    labels = torch.randint(K, (images,), generator=generator)
+    return Batch(image, text, labels, Run(config(*weights).TRAINER.NPT, **more))
+
+
+def test_the_rows_of_the_paper():
+    assert [(t.name, t.weight, t.default) for t in TERMS.values()] == [
+        ("loss_lc", "W1", 0.3),
+        ("loss_mi", "W2", 0.8),
+    ]
+    assert list(MEASURES) == ["lcd", "lcd_abs", "mid", "mid_abs", "nc1", "nc2", "nc3"]
+    assert terms.headings() == {"lcd_abs": "LCD", "mid_abs": "MID"}
+    assert list(evaluate(batch_of()).values) == ["loss_lc", "loss_mi", "lcd", "mid"]
+
+
+def test_a_term_from_outside_is_minimised_and_logged(registered):
+    registered(Term("loss_spread", "W_SPREAD", spread))
+    cfg = config()
+    cfg.TRAINER.NPT.W_SPREAD = 0.5
+    (batch,) = batches()
+    reference = Host(cfg)
+    lc, mi = plain_terms(reference.model, batch, cfg.TRAINER.NPT)
+    text = reference.model.text_encoder(reference.model.prompt_learner.bias)
+    own = spread(Batch(text, text, batch["label"], Run(cfg.TRAINER.NPT)))
+    (reference.loss(batch) + 0.3 * lc + 0.8 * mi + 0.5 * own).backward()
+    trainer = wrapped(Host, cfg)
+    summary = trainer.forward_backward(batch)
+    assert summary["loss_spread"] == pytest.approx(own.item(), rel=1e-5)
+    assert list(summary)[2:6] == ["loss_lc", "loss_mi", "loss_spread", "lcd"]
+    expected = dict(reference.model.named_parameters())
+    for name, p in trainer.model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name].grad, rtol=1e-4, atol=1e-6)
+
+
+def test_without_its_weight_a_term_is_not_computed(registered):
+    def fail(batch: Batch):
+        raise AssertionError("this term is off")
+
+    registered(Term("loss_off", "W_OFF", fail))
+    assert "loss_off" not in wrapped(Host, config()).forward_backward(batches()[0])
+
+
+def test_with_all_weights_zero_the_host_is_what_it_was_and_with_one_it_is_not(registered):
+    registered(Term("loss_spread", "W_SPREAD", spread))
+    cfg = config(0.0, 0.0)
+    plain, ours = Host(cfg), wrapped(Host, cfg)
+    other = config(0.0, 0.0)
+    other.TRAINER.NPT.W_SPREAD = 0.5
+    third = wrapped(Host, other)
+    for batch in batches(3):
+        plain.forward_backward(batch)
+        ours.forward_backward(batch)
+        third.forward_backward(batch)
+    names = [name for name, _ in plain.model.named_parameters()]
+    a, b, c = (dict(t.model.named_parameters()) for t in (plain, ours, third))
+    assert all(torch.equal(a[name], b[name]) for name in names)
+    assert not all(torch.equal(a[name], c[name]) for name in names)
+
+
+def test_a_registered_weight_is_a_checked_key_of_every_config(registered):
+    from dassl.config import get_cfg_default
+
+    npt.put_in_place()
+    for default in (0.5, 0.25):  # the second row replaces the first
+        registered(Term("loss_spread", "W_SPREAD", spread, default=default))
+        cfg = get_cfg_default()
+        assert default == cfg.TRAINER.NPT.W_SPREAD
+    cfg.merge_from_list(["TRAINER.NPT.W_SPREAD", -1])
+    with pytest.raises(NPTError, match=r"TRAINER\.NPT\.W_SPREAD is -1"):
+        cfg.freeze()
+
+
+def test_rows_that_cannot_be(registered):
+    with pytest.raises(NPTError, match=r"TRAINER\.NPT\.W1 is the weight of loss_lc"):
+        registered(Term("loss_other", "W1", spread))
+    with pytest.raises(NPTError, match='but it is of "image"'):
+        Measure("m", "image", torch.sum)
+    with pytest.raises(NPTError, match="first two to be logged"):
+        Measure("m", "split", lambda split: split.text.sum(), logged=True)
+    registered(Term("loss_shape", "W_SHAPE", lambda batch: batch.text.sum(-1), default=1.0))
+    with pytest.raises(NPTError, match=r"loss_shape gave a tensor of shape \(5,\)"):
+        evaluate(batch_of())
+
+
+def test_measures_of_texts_batches_and_splits_from_outside(registered):
+    from npt.measure import Recorder
+
+    registered(Measure("m_text", "text", lambda t: language_collapse_degree(t).signed * 2))
+    registered(Measure("m_batch", "batch", lambda b: b.labels.double().mean(), logged=True))
+    registered(Measure("m_split", "split", lambda s: s.labels.double().mean()))
+
+    class Tap:
+        def take(self, batch, classes):
+            return npt.Features(batch["image"], batch["text"])
+
+    first, second = batch_of(4), batch_of(2)
+    recorder = Recorder(Tap(), Run(None))  # type: ignore[arg-type]
+    for b in (first, second):
+        logits = b.image @ b.text.T
+        recorder.add(logits, b.labels, {"image": b.image, "text": b.text})
+    found = recorder.results()
+    labels = torch.cat([first.labels, second.labels]).double().mean().item()
+    assert found["m_batch"] == pytest.approx(labels) and found["m_split"] == pytest.approx(labels)
+    assert found["m_text"] == pytest.approx(2 * found["lcd"], abs=1e-6)
+    assert "m_batch" in evaluate(first).values
+
+
+def test_what_a_run_knows(registered):
+    seen = SimpleNamespace(calls=0)
+
+    def encode():
+        seen.calls += 1
+        return torch.eye(K, 8)
+
+    def uses(batch: Batch):
+        assert batch.run.class_counts.tolist() == [3, 1, 1, 1, 1]
+        assert batch.run.logit_scale == 100
+        return (batch.text - batch.run.frozen_text).abs().sum(-1).mean()
+
+    registered(Term("loss_anchor", "W_ANCHOR", uses, default=0.1))
+    known = {"class_counts": torch.tensor([3, 1, 1, 1, 1]), "logit_scale": torch.tensor(100.0)}
+    batch = batch_of(**known, encode_frozen=encode)
+    assert evaluate(batch).values["loss_anchor"] > 0
+    evaluate(batch)
+    assert seen.calls == 1  # computed once, and only because the term asked
+    with pytest.raises(NPTError, match="no frozen text features"):
+        evaluate(batch_of(**known))
+
+
+# --------------------------------------------------------------------------- from a user's file
+MINE = """
+import sys
+import torch
+import npt
+from npt.terms import Measure, Term
+
+
+def anchor(batch):
+    text = torch.nn.functional.normalize(batch.text, dim=-1)
+    assert len(batch.run.class_counts) == text.shape[-2] and batch.run.logit_scale > 1
+    return (text - batch.run.frozen_text).abs().sum(-1).mean()
+
+
+npt.terms.register(Term("loss_anchor", "W_ANCHOR", anchor, symbol="L_A", heading="anchor"))
+npt.terms.register(
+    Measure("length", "text", lambda x: x.norm(dim=-1).mean(), logged=True, heading="length")
+)
+
+if __name__ == "__main__":
+    from npt.experiments.__main__ import main
+
+    sys.exit(main())
+"""
+EXPERIMENT = """
+trainers: {MaPLeNPT: {config: configs/trainers/MaPLe/tiny.yaml}}
+datasets: [mini_flowers]
+shots: 1
+opts: {OPTIM.MAX_EPOCH: 2, DATALOADER.NUM_WORKERS: 0, TRAINER.NPT.W_ANCHOR: 0.1}
+"""
+
+
+@pytest.mark.slow
+def test_a_users_file_adds_both_and_they_are_in_log_result_gradients_and_table(python, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine.yaml").write_text(EXPERIMENT)
+    out = tmp_path / "out"
+    done = python(tmp_path / "mine.py", "run", tmp_path / "mine.yaml", "--out", out, "--jobs", 1)
+    assert done.returncode == 0, done.stderr
+    (base,) = out.rglob("base/result.json")
+    result = json.loads(base.read_text())
+    assert result["headings"].items() >= {"loss_anchor": "anchor", "length": "length"}.items()
+    assert result["training"]["loss_anchor"] > 0 and result["training"]["loss_lc"] > 0
+    assert result["results"]["test"]["length"] > 0
+    log = (base.parent / "log.txt").read_text()
+    lines = [line for line in log.splitlines() if line.startswith("epoch [2/2]")]
+    assert lines and all("loss_anchor" in line and "length" in line for line in lines)
+    assert f"* length: {result['results']['test']['length']:.4f}" in log
+    plain = python("-m", "npt.experiments", "table", out)  # without the user's file
+    heads = plain.stdout.splitlines()[2].split()
+    assert heads == ["base", "new", "harmonic", "mean", "LCD", "MID", "length", "anchor"]
+    assert f"{result['training']['loss_anchor']:.4f}" in plain.stdout
+    flags = ["--trainer", "MaPLeNPT", "--config-file", "configs/trainers/MaPLe/tiny.yaml"]
+    flags += ["--dataset-config-file", "configs/datasets/mini_flowers.yaml"]
+    flags += ["DATASET.NUM_SHOTS", 1, "TRAINER.NPT.W_ANCHOR", 0.1, "DATALOADER.NUM_WORKERS", 0]
+    table = python(tmp_path / "mine.py", "gradients", "--batches", 1, *flags)
+    assert "w_anchor L_A" in table.stdout and "w1 L_LC" in table.stdout, table.stderr
