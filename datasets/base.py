@@ -1,4 +1,4 @@
-"""The base classes of the data sets: lists of images, their checks, few-shot draws, class halves."""
+"""Base classes of the data sets: reading and checking lists of images, few-shot draws."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def check_classes(lists: Lists, where: Path) -> Counter[int]:
     for label in range(max(names, default=-1) + 1):
         if label not in names:
             raise NPTError(
-                f"No image has the label {label} in {where}, but there are higher labels: labels must "
-                "be 0, 1, 2, ... without gaps."
+                f"No image has the label {label} in {where}, but there are higher labels: labels "
+                "must be 0, 1, 2, ... without gaps."
             )
         if label not in frequency:
             raise NPTError(
@@ -155,7 +155,7 @@ class ListedDataset(DatasetBase):
 
     @classmethod
     def lists(cls, folder: Path) -> Lists:
-        """All images of the data set in `folder`, by part. NPTError if they cannot be determined."""
+        """All images in `folder`, by part. NPTError if files are missing or invalid."""
         raise NotImplementedError(f"{cls.__name__} does not define lists().")
 
     def _data(self, items: Iterable[Image], numbers: Mapping[int, int]) -> list[Datum]:
@@ -170,8 +170,8 @@ class ListedDataset(DatasetBase):
                 data.append(Datum(path, numbers[item.label], classname=item.classname))
             except (FileNotFoundError, AssertionError) as error:  # the second: upstream Dassl
                 raise NPTError(
-                    f"{path} is missing, although {type(self).__name__} lists it: unpack its images "
-                    "again (`python -m npt.data check` finds all missing images)."
+                    f"{path} is missing, although {type(self).__name__} lists it: unpack its "
+                    "images again (`python -m npt.data check` finds all missing images)."
                 ) from error
         return data
 
@@ -179,7 +179,7 @@ class ListedDataset(DatasetBase):
         """The data set's folder. Raises NPTError if it does not exist."""
         if not cfg.DATASET.ROOT:
             raise NPTError(
-                f"{cfg.DATASET.NAME} needs DATASET.ROOT (--root): the folder that contains the data sets."
+                f"{cfg.DATASET.NAME} needs DATASET.ROOT (--root): the folder of the data sets."
             )
         folder = Path(cfg.DATASET.ROOT).expanduser().absolute() / self.folder
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Conditions under which the mini suite shows its worlds, and the finished pictures."""
+"""The conditions of the mini suite (blurry, dark, ...), and the rendering of its pictures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _cover(picture: Picture, amount: float, rng: np.random.Generator) -> Picture
     return picture
 
 
-# A condition changes a picture by an amount in [0, 1]; its name is the word a caption may use.
+# A condition changes a picture by an amount in [0, 1]; its name is also the word for captions.
 CONDITIONS: dict[str, Callable[[Picture, float, np.random.Generator], Picture]] = {
     "blurry": lambda p, a, rng: _blur(p, a),
     "bright": lambda p, a, rng: p * (1 - 0.7 * a) + 0.7 * a,
@@ -79,9 +79,9 @@ def render(
     conditions: Mapping[str, tuple[float, float]],
     scale: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, Mapping[str, str]]:
-    """One picture (SIZE, SIZE, 3) uint8 of class `name`, and the words that describe it.
+    """A picture (SIZE, SIZE, 3) uint8 of class `name`, and the attributes that describe it.
 
-    `conditions` gives each condition's range of amounts; they are applied in the given order.
+    `conditions` maps each condition to its range of amounts; they are applied in this order.
     """
     drawing = WORLDS[world].draw(rng, WORLDS[world].classes[name], scale or WORLDS[world].scale)
     fine = drawing.picture

@@ -1,7 +1,7 @@
 """Drawing with exact arithmetic, for the mini suite.
 
-Only additions, multiplications, divisions, square roots and comparisons touch the pixels (no
-sines, no reductions whose order a CPU may choose), so that a picture is the same to the last bit on
+Pixels are computed only by additions, multiplications, divisions, square roots and comparisons (no
+sines, no reductions, whose order depends on the CPU), so that a picture is bitwise identical on
 every machine.
 """
 
@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-SIZE = 32  # pixels a side
-FINE = 2 * SIZE  # drawn at twice the size, then averaged
+SIZE = 32  # pixels per side
+FINE = 2 * SIZE  # pictures are drawn at twice the size, then averaged
 _AXIS = (np.arange(FINE, dtype=np.float32) + 0.5) / SIZE - 1
 _V, _U = np.meshgrid(_AXIS, _AXIS, indexing="ij")
 
@@ -41,26 +41,26 @@ def uniform(rng: np.random.Generator, low: float, high: float) -> float:
 def pose(
     rng: np.random.Generator, turn: float = 0.15, scale: tuple[float, float] = (0.55, 0.9)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (FINE, FINE) of an object placed at random, x to the right and y down.
+    """Coordinates x (right) and y (down), both (FINE, FINE), of an object placed at random.
 
     `turn` is the tangent of half the largest angle.
     """
     t = uniform(rng, -turn, turn)
     cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
     size = uniform(rng, *scale)
-    room = max(0, 1 - size) * 0.9
-    x, y = _U - room * uniform(rng, -1, 1), _V - room * uniform(rng, -1, 1)
+    margin = max(0, 1 - size) * 0.9
+    x, y = _U - margin * uniform(rng, -1, 1), _V - margin * uniform(rng, -1, 1)
     return (cos * x + sin * y) / size, (cos * y - sin * x) / size
 
 
 def colour(rng: np.random.Generator, name: str, jitter: float = 0.08) -> np.ndarray:
-    """A colour of that name, (3,) float32."""
+    """A random shade of the named colour, (3,) float32."""
     base = np.asarray(COLOURS[name], np.float32)
     return np.clip(base + jitter * (2 * rng.random(3).astype(np.float32) - 1), 0, 1)
 
 
-def any_colour(rng: np.random.Generator, but: tuple[str, ...] = ()) -> str:
-    names = [c for c in COLOURS if c not in but]
+def any_colour(rng: np.random.Generator, excluded: tuple[str, ...] = ()) -> str:
+    names = [c for c in COLOURS if c not in excluded]
     return names[int(rng.integers(len(names)))]
 
 
@@ -84,8 +84,8 @@ def noise(rng: np.random.Generator, nx: int, ny: int | None = None) -> np.ndarra
     return top * (1 - fy) + bottom * fy
 
 
-def background(rng: np.random.Generator, but: tuple[str, ...] = ()) -> Picture:
-    one = colour(rng, any_colour(rng, but), 0.2) * 0.6 + 0.2
+def background(rng: np.random.Generator, excluded: tuple[str, ...] = ()) -> Picture:
+    one = colour(rng, any_colour(rng, excluded), 0.2) * 0.6 + 0.2
     two = np.clip(one + uniform(rng, -0.25, 0.25), 0, 1)
     return mix(one, two, noise(rng, int(rng.integers(1, 6))))
 
@@ -112,7 +112,7 @@ def box(x, y, w: float, h: float) -> Mask:
 
 
 def polygon(x, y, corners) -> Mask:
-    """Even-odd rule."""
+    """The inside of a polygon, by the even-odd rule."""
     inside = np.zeros(x.shape, bool)
     for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
         if y0 == y1:
@@ -123,7 +123,7 @@ def polygon(x, y, corners) -> Mask:
 
 
 def spokes(n: int, phase: float = 0.0) -> list[tuple[float, float]]:
-    """n unit vectors; rounded, because libraries disagree about the last bit of a cosine."""
+    """n unit vectors; rounded, because math libraries differ in the last bit of a cosine."""
     angles = [2 * math.pi * (k + phase) / n for k in range(n)]
     return [(round(math.cos(a), 6), round(math.sin(a), 6)) for a in angles]
 
@@ -139,5 +139,5 @@ def star(n: int, outer: float = 0.95, inner: float = 0.4) -> list[tuple[float, f
 
 
 def ramp(shift: float) -> np.ndarray:
-    """Rises from left to right, (FINE, FINE) in [0, 1]."""
+    """A gradient from left to right, (FINE, FINE) in [0, 1]."""
     return np.clip((_U + 1) / 2 + shift, 0, 1)

@@ -63,8 +63,8 @@ def in_parts(folder: Path, inside: list[str]) -> bool:
         return False
     if others:
         raise NPTError(
-            f"{folder / others[0]} is beside train/, where only val/ and test/ are allowed: rename it "
-            "or move it elsewhere."
+            f"{folder / others[0]} is beside train/, where only val/ and test/ are allowed: rename "
+            "or move it."
         )
     return True
 

@@ -68,8 +68,8 @@ def labelled(
 ) -> list[Image]:
     """The images of `tree`, which was listed in `where`; their paths start with `above`.
 
-    `labels` and `names` map class folders to labels and class names. NPTError if a folder is in
-    neither, or has no image.
+    `labels` and `names` map class folders to labels and class names. NPTError if a folder is
+    missing in one of them, or has no image.
     """
     for folder, files in tree.items():
         if folder not in names:
@@ -152,13 +152,13 @@ def _read(file: Path) -> Listing:
     """The content of a cache file; empty if the file is missing or damaged."""
     try:
         listing = json.loads(file.read_text(encoding="utf-8"))["folders"]
-        good = all(
-            isinstance(changed, int) and isinstance(names, str)
-            for changed, names in listing.values()
+        valid = all(
+            isinstance(changed, int) and isinstance(images, str)
+            for changed, images in listing.values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return listing if good else {}
+    return listing if valid else {}
 
 
 def _write(folders: Listing, files: list[Path]) -> None:

@@ -47,7 +47,7 @@ class Row:
     counts: tuple[int, int, int] = (24, 8, 30)
 
 
-def _all(world: str) -> tuple[tuple[str, str], ...]:
+def _all_classes(world: str) -> tuple[tuple[str, str], ...]:
     return tuple((world, name) for name in WORLDS[world].classes)
 
 
@@ -63,12 +63,14 @@ _MINI_FLAGS = tuple(
 _MINI_NET = tuple(
     pair
     for world in WORLDS
-    for pair in (_MINI_FLAGS if world == "flags" else _all(world))[:: 4 if world == "glyphs" else 3]
+    for pair in (_MINI_FLAGS if world == "flags" else _all_classes(world))[
+        :: 4 if world == "glyphs" else 3
+    ]
 )
 
 ROWS: dict[str, Row] = {
     "MiniShapes": Row(
-        _all("shapes"),
+        _all_classes("shapes"),
         {"noisy": (0.2, 0.5), "dark": (0.4, 0.7)},
         "c7735cec8c89d0cbe3435bd929a407c12ab1867e8d387776fb28c31c1b4da198",
     ),
@@ -79,23 +81,23 @@ ROWS: dict[str, Row] = {
         (0.5, 0.8),
     ),
     "MiniTextures": Row(
-        _all("textures"),
+        _all_classes("textures"),
         {"grey": (0.9, 1.0), "noisy": (0.2, 0.5)},
         "35e5d174b6e00e1d0a078eb180a010367d5e812e22300c3b0d8c98d486b7f219",
     ),
     "MiniGlyphs": Row(
-        _all("glyphs"),
+        _all_classes("glyphs"),
         {"negative": (0.8, 1.0), "covered": (0.1, 0.3)},
         "d16829465b4efb3684d8df3d47ae6fcb2208e9116ef45ad22e691260ec850a29",
     ),
     "MiniFlowers": Row(
-        _all("flowers"),
+        _all_classes("flowers"),
         {"blurry": (0.6, 1.0), "tinted": (0.5, 1.0)},
         "3a5cbdd883bef30035ac976a99b5d3a10cc0911376cbb466d52127e244e10eb2",
         (0.4, 0.7),
     ),
     "MiniLand": Row(
-        _all("land"),
+        _all_classes("land"),
         {"tinted": (0.5, 1.0), "noisy": (0.2, 0.4)},
         "c1ca7a55350089fe87a1ae56e10aad9f36bcfb0a5608c405fd52f3daa7300daa",
     ),

@@ -69,7 +69,7 @@ def save(row: Row, folder: Path, lists: Lists) -> None:
 def divided(images: Iterable[Image]) -> Lists:
     """Half of each class for training, a fifth for validation, the rest for testing.
 
-    A single image is used for training; classes of two or three have no validation image.
+    Every class has a training image; every class of at least two images also has a test image.
     """
     lists: Lists = {part: [] for part in PARTS}
     for group in _classes(images):
@@ -83,7 +83,7 @@ def divided(images: Iterable[Image]) -> Lists:
 
 
 def held_out(trainval: Iterable[Image], test: list[Image]) -> Lists:
-    """A fifth of each class of `trainval` (at least one image) for validation, the rest to train."""
+    """A fifth of each class of `trainval`, at least one image, is for validation."""
     lists: Lists = {"train": [], "val": [], "test": test}
     for group in _classes(trainval):
         val = max(1, round(len(group) / 5))

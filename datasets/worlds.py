@@ -1,7 +1,7 @@
 """The worlds of the mini suite: six kinds of small pictures.
 
-A world is a table of classes and one function that draws a class; `WORLDS`, at the end, has them
-all.
+A world is a table of classes and a function that draws a picture of a class. `WORLDS`, at the end,
+lists all worlds.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], Mask]] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawn picture, with the words that truly describe it besides its class."""
+    """A picture, and the attributes that describe it in addition to its class."""
 
     picture: Picture
     attributes: Mapping[str, str]
@@ -156,12 +156,13 @@ def draw_flag(rng: np.random.Generator, spec: tuple[str, str, str], scale) -> Dr
 # -- textures -----------------------------------------------------------------------------------
 
 
-def _rows(x, y):
-    """Shifts every other row by half a period."""
+def _rows(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shift every other row by half a period."""
     return x + 0.5 * (np.floor(y) % 2), y
 
 
-def _cell(x, y):
+def _cell(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates from the centre of the unit cell of each point."""
     return frac(x) - 0.5, frac(y) - 0.5
 
 
@@ -204,7 +205,7 @@ def draw_texture(rng: np.random.Generator, pattern, scale) -> Drawing:
 
 # -- glyphs -------------------------------------------------------------------------------------
 
-# Rows of five dots from the top, one hexadecimal pair a row (the lowest bit is the rightmost dot).
+# Seven rows of five dots, two hexadecimal digits per row (the lowest bit is the rightmost dot).
 _FONT = {
     "a": "0e11111f111111", "b": "1e11111e11111e", "c": "0e11101010110e", "d": "1e11111111111e",
     "e": "1f10101e10101f", "f": "1f10101e101010", "g": "0e11101711110f", "h": "1111111f111111",
@@ -298,7 +299,7 @@ _SAND = ((0.78, 0.68, 0.46), (0.88, 0.80, 0.58))
 _SNOW = ((0.82, 0.86, 0.90), (0.97, 0.98, 1.00))
 _TOWN = ((0.45, 0.44, 0.42), (0.56, 0.54, 0.50))
 
-# ground, cells of its noise, what lies on it (a mask), its colour
+# ground, number of cells of its noise, mask of the foreground, colour of the foreground
 LAND: dict[str, tuple[Any, int, Callable[..., Mask] | None, tuple[float, float, float]]] = {
     "annual crop land": (_SOIL, 3, lambda x, y, rng: frac(4 * x) < 0.45, (0.40, 0.48, 0.22)),
     "beach": (_SAND, 6, lambda x, y, rng: y > 0.1 + 0.2 * wave(x), (0.14, 0.30, 0.48)),
@@ -354,7 +355,7 @@ def draw_land(rng: np.random.Generator, spec, scale) -> Drawing:
 
 @dataclass(frozen=True)
 class World:
-    """`phrases` are what a caption may call a picture, from the telling to the vague."""
+    """`phrases` are templates for captions of a picture, from specific to vague."""
 
     classes: Mapping[str, Any]
     draw: Callable[..., Drawing]

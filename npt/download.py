@@ -1,7 +1,7 @@
-"""Files from the network: continued where they were cut, checked, and complete or not there.
+"""Downloads of files: resumable, verified, and atomic.
 
-A download grows in `<file>.part`, beside it `<file>.part.of` names the version of the file that
-the host had (its ETag or date), so that a later attempt can ask for the rest of the same one.
+A download is written to `<file>.part`. Beside it, `<file>.part.of` contains the version of the file
+on the host (its ETag or date), so that a later attempt can request the rest of the same version.
 """
 
 from __future__ import annotations
@@ -22,29 +22,32 @@ from tqdm import tqdm
 
 from npt.errors import NPTError
 
-TIMEOUT = 30  # seconds without a byte
-ATTEMPTS = 4  # in a row that bring no byte
-PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
+TIMEOUT = 30  # seconds without data
+ATTEMPTS = 4  # consecutive attempts without data
+PAUSE = 1.0  # seconds before the second attempt; doubled before each further one
 CHUNK = 1 << 20
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another attempt may change
+TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # HTTP status codes worth another attempt
 
 
-class CutShort(Exception):
-    """The connection ended before the file did, or the host is busy: worth another attempt."""
+class Interrupted(Exception):
+    """The connection ended too early, or the host is busy: another attempt may succeed."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to http and https only, and never from https to http."""
+    """Follows redirections only to http and https, and never from https to http."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
         old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if new != "https" and new != old:
-            raise NPTError(f"{req.full_url} leads on to {newurl}, which is not followed.")
+            raise NPTError(
+                f"{req.full_url} redirects to {newurl}, which is not allowed: download the file by "
+                "hand."
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """http and https, by way of the proxies that the environment names; no file:, no ftp:."""
+    """An opener for http and https (not file: or ftp:), with the proxies of the environment."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -60,17 +63,17 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def fetch(url: str, file: Path, checksum: str = "") -> Path:
-    """The file at `url` as `file`, continuing what an earlier attempt left.
+    """Download `url` to `file`, or resume the download, and return `file`.
 
-    checksum: "md5:..." or "sha256:...", or "" where none is known; then only the length that the
-    host announces is verified. A `file` that is there already is only checked.
-    NPTError where the host cannot be reached, has no such file, or sends another than expected.
+    checksum: "md5:..." or "sha256:..."; "" if none is known, then only the length that the host
+    reports is verified. If `file` exists, it is only verified.
+    NPTError if the host cannot be reached, does not have the file, or sends a different file.
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise NPTError(f"{url} is no http or https address, and nothing else is fetched.")
+        raise NPTError(f"{url} cannot be downloaded: only http and https addresses are allowed.")
     if file.is_file():
         if checksum and not has_checksum(file, checksum):
-            raise NPTError(f"{file} is not what {url} should be ({checksum}): delete the file.")
+            raise NPTError(f"{file} is not the file at {url} ({checksum}): delete it.")
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
@@ -78,12 +81,12 @@ def fetch(url: str, file: Path, checksum: str = "") -> Path:
     _complete(url, part, bool(checksum))
     if checksum and not has_checksum(part, checksum):
         _discard(part)
-        if resumed:  # the pieces may have been of two versions: once more, from the beginning
+        if resumed:  # the parts may be of two versions: download again from the beginning
             return fetch(url, file, checksum)
         raise NPTError(
-            f"what {urlsplit(url).netloc} sent as {file.name} does not have the checksum "
-            f"{checksum}, and was deleted: try again later, or get the file elsewhere, put it at "
-            f"{file} and run the same command."
+            f"the {file.name} sent by {urlsplit(url).netloc} does not have the checksum {checksum} "
+            f"and was deleted: try again later, or get the file elsewhere, put it at {file} and "
+            "run the same command."
         )
     os.replace(part, file)
     _version(part).unlink(missing_ok=True)
@@ -91,12 +94,13 @@ def fetch(url: str, file: Path, checksum: str = "") -> Path:
 
 
 def has_checksum(file: Path, checksum: str) -> bool:
-    """Whether the file's digest is the one of "<algorithm>:<hexadecimal>"."""
+    """Whether the file has the checksum "<algorithm>:<hexadecimal digest>"."""
     algorithm, _, expected = checksum.partition(":")
     return digest(file, algorithm) == expected
 
 
 def digest(file: Path, algorithm: str = "sha256") -> str:
+    """The file's hexadecimal digest."""
     value = hashlib.new(algorithm, usedforsecurity=False)
     with file.open("rb") as stream:
         while chunk := stream.read(CHUNK):
@@ -105,13 +109,13 @@ def digest(file: Path, algorithm: str = "sha256") -> str:
 
 
 def _complete(url: str, part: Path, checked: bool) -> None:
-    """Attempt after attempt, until `part` is whole or several attempts brought nothing."""
+    """Repeat `_attempt` until `part` is complete, or ATTEMPTS in a row received no data."""
     failures, size = 0, _size(part)
     while True:
         try:
             return _attempt(url, part, checked)
-        except (CutShort, http.client.HTTPException, OSError) as error:
-            if not isinstance(error, CutShort) and not _of_the_network(error):
+        except (Interrupted, http.client.HTTPException, OSError) as error:
+            if not isinstance(error, Interrupted) and not _is_network_error(error):
                 raise _disk_error(error, part) from error
             grown = _size(part) > size
             failures, size = (1, _size(part)) if grown else (failures + 1, size)
@@ -122,7 +126,7 @@ def _complete(url: str, part: Path, checked: bool) -> None:
 
 
 def _attempt(url: str, part: Path, checked: bool) -> None:
-    """One request for what `part` still lacks. CutShort where it does not bring all of it."""
+    """Request the missing bytes of `part`. Raises Interrupted if not all of them arrive."""
     version = _version(part)
     have, known = _size(part), version.read_text("utf-8") if version.is_file() else ""
     headers = {"User-Agent": "npt-clip", "Accept-Encoding": "identity"}
@@ -133,42 +137,43 @@ def _attempt(url: str, part: Path, checked: bool) -> None:
     try:
         response = _opener().open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing there from this place on: it is whole, or another file
+        if error.code == 416:  # no bytes after these: the part is complete, or of another file
             if error.headers.get("Content-Range", "") == f"bytes */{have}":
                 return
             _discard(part)
-            raise CutShort("the host has a file of another length") from error
-        if error.code in PASSING:
-            raise CutShort(f"{error.code} {error.reason}") from error
+            raise Interrupted("the host has a file of another length") from error
+        if error.code in TEMPORARY:
+            raise Interrupted(f"{error.code} {error.reason}") from error
         raise NPTError(
             f"{urlsplit(url).netloc} answers {error.code} {error.reason} for {url}: the file may "
-            "have moved; `python -m npt.data check` says where the data set comes from."
+            "have moved; `python -m npt.data check` lists the sources of the data sets."
         ) from error
     with response:
         if response.headers.get_content_type() == "text/html":
             raise NPTError(
-                f"{url} answers with a web page in place of the file: open it in a browser, "
-                f"and put the file at {part.with_suffix('')}."
+                f"{url} is a web page instead of the file: open it in a browser and put the file "
+                f"at {part.with_suffix('')}."
             )
         start = have if response.status == 206 else 0
         if start and not _continues(response, start):
             _discard(part)
-            raise CutShort("the host sent another part than asked for")
+            raise Interrupted("the host sent another part than requested")
         if not start:
-            _remember(version, response)
+            _save_version(version, response)
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         _receive(response, part, start, total)
     if total is not None and _size(part) < total:
-        raise CutShort(f"{_size(part):,} of {total:,} bytes came")
+        raise Interrupted(f"received {_size(part):,} of {total:,} bytes")
 
 
 def _receive(response: Any, part: Path, start: int, total: int | None) -> None:
-    room = shutil.disk_usage(part.parent).free
-    if total is not None and total - start > room:
+    """Write the body of the response to `part`, from byte `start` on."""
+    free = shutil.disk_usage(part.parent).free
+    if total is not None and total - start > free:
         raise NPTError(
-            f"{part.parent} has room for {room / 1e9:.1f} GB, but {part.stem} has "
-            f"{(total - start) / 1e9:.1f} GB more to come: make room, and run the command again."
+            f"{part.parent} has {free / 1e9:.1f} GB free, but {part.stem} needs another "
+            f"{(total - start) / 1e9:.1f} GB: free some space and run the command again."
         )
     with (
         part.open("r+b" if start else "wb") as file,
@@ -189,11 +194,11 @@ def _continues(response: Any, start: int) -> bool:
     return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
-def _remember(version: Path, response: Any) -> None:
-    """Keep what names this version of the file; a weak ETag cannot vouch for single bytes."""
+def _save_version(version: Path, response: Any) -> None:
+    """Save the ETag or date. A weak ETag is not used: it does not guarantee identical bytes."""
     etag = response.headers.get("ETag", "")
-    name = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-    version.write_text(name, "utf-8")
+    value = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+    version.write_text(value, "utf-8")
 
 
 def _version(part: Path) -> Path:
@@ -209,22 +214,24 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
 
 
-def _of_the_network(error: BaseException) -> bool:
+def _is_network_error(error: BaseException) -> bool:
     kinds = (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError)
     return isinstance(error, kinds) or type(error).__module__ == "ssl"
 
 
 def _disk_error(error: BaseException, part: Path) -> BaseException:
     if getattr(error, "errno", None) == errno.ENOSPC:
-        return NPTError(f"the disk of {part.parent} is full: make room, run the command again.")
+        return NPTError(
+            f"the disk of {part.parent} is full: free some space and run the command again."
+        )
     return error
 
 
 def _unreachable(url: str, part: Path, error: BaseException) -> NPTError:
     reason = getattr(error, "reason", error)
-    left = " and continues where it stopped" if _size(part) else ""
+    resumes = " and continues where it stopped" if _size(part) else ""
     return NPTError(
-        f"{urlsplit(url).netloc} cannot be reached or keeps breaking off ({reason}): check the "
-        f"network; the same command tries again{left}. A file fetched from {url} by other means "
-        f"belongs at {part.with_suffix('')}."
+        f"{urlsplit(url).netloc} cannot be reached or the connection keeps failing ({reason}): "
+        f"check the network; the same command tries again{resumes}. If you download {url} by other "
+        f"means, put the file at {part.with_suffix('')}."
     )

@@ -1,8 +1,8 @@
 """Long-tailed training sets: n_k = max(1, floor(n_max * ratio^(k / (K - 1)))) images for rank k.
 
-`ratio` is the paper's tau = min n_k / max n_k. The draw of a class depends on the seed and its
-label alone, and is a prefix of one permutation, so the draw for a smaller ratio lies within the
-draw for a larger one, and both within the data given (the balanced few-shot draw).
+`ratio` is the paper's tau = min n_k / max n_k. The draw of a class depends only on the seed and its
+label and is a prefix of a fixed permutation. The draw for a smaller ratio is therefore a subset of
+the draw for a larger one, and both are subsets of the given data (the balanced few-shot draw).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ORDERS = ("label", "random", "frequency")
 
 
 class Labelled(Protocol):
-    """Anything with a label, such as Dassl's Datum."""
+    """An object with a label, such as Dassl's Datum."""
 
     @property
     def label(self) -> int: ...
@@ -28,7 +28,7 @@ Item = TypeVar("Item", bound=Labelled)
 
 
 def imbalanced_counts(n_max: int, ratio: float, num_classes: int) -> list[int]:
-    """Images per class rank, from `n_max` down to about `n_max * ratio`, never below one.
+    """Images per class rank, from `n_max` down to about `n_max * ratio`, at least one.
 
     ValueError for n_max < 1, num_classes < 1, or a ratio outside (0, 1].
     """
@@ -45,7 +45,7 @@ def imbalanced_counts(n_max: int, ratio: float, num_classes: int) -> list[int]:
 
 
 def _floor(value: float) -> int:
-    """Floor that takes 7.999999999999999 for the 8 that exact arithmetic gives."""
+    """Floor, but 7.999999999999999 gives 8: the exact value was rounded down."""
     nearest = round(value)
     return nearest if math.isclose(value, nearest, rel_tol=1e-9) else math.floor(value)
 
@@ -58,43 +58,47 @@ def subsample(
     order: str = "label",
     frequency: Mapping[int, int] | None = None,
 ) -> list[Item]:
-    """The items of `data` that an imbalance of `ratio` leaves, in their order in `data`.
+    """The items of `data` that remain at the imbalance `ratio`, in their order in `data`.
 
-    The class of rank k keeps the first n_k items of its own permutation (all, where it has fewer).
-    Ranks go by `order`: "label" (ascending), "random" (a permutation drawn with `seed`), or
-    "frequency" (by descending count in `frequency`, else in `data`; ties by label). The global
-    random state is neither read nor changed. ValueError for an unknown order, and as
-    `imbalanced_counts`.
+    The class of rank k keeps the first n_k items of its own permutation (all, if it has fewer).
+    Classes are ranked by `order`: "label" (ascending), "random" (a permutation drawn with `seed`),
+    or "frequency" (by descending count in `frequency`, or in `data` if that is not given; ties by
+    label). The global random state is neither used nor changed. ValueError for an unknown order,
+    and as in `imbalanced_counts`.
     """
-    places: dict[int, list[int]] = {}
-    for place, item in enumerate(data):
-        places.setdefault(item.label, []).append(place)
-    if not places:
+    positions: dict[int, list[int]] = {}
+    for position, item in enumerate(data):
+        positions.setdefault(item.label, []).append(position)
+    if not positions:
         return []
-    ranked = _ranked(places, seed, order, frequency)
+    ranked = _ranked(positions, seed, order, frequency)
     counts = imbalanced_counts(n_max, ratio, len(ranked))
     kept: list[int] = []
     for label, count in zip(ranked, counts, strict=True):
-        rng = random.Random(f"{seed}:{label}")  # by string: hashed alike on every machine
-        # Sorting by random() and not shuffle(): only the former is promised to stay as it is.
-        kept += sorted(places[label], key=lambda _, rng=rng: rng.random())[:count]
-    return [data[place] for place in sorted(kept)]
+        kept += _permuted(positions[label], f"{seed}:{label}")[:count]
+    return [data[position] for position in sorted(kept)]
+
+
+def _permuted(items: Sequence[int], seed: str) -> list[int]:
+    """A random permutation that depends only on `seed`, the same on every machine."""
+    rng = random.Random(seed)
+    # Sorted by random() rather than shuffled: Python guarantees only that random() never changes.
+    return sorted(items, key=lambda _: rng.random())
 
 
 def _ranked(
-    places: Mapping[int, Sequence[int]],
+    positions: Mapping[int, Sequence[int]],
     seed: int,
     order: str,
     frequency: Mapping[int, int] | None,
 ) -> list[int]:
-    """Labels from the largest class of the result to the smallest."""
-    labels = sorted(places)
+    """The labels, from the class that keeps the most images to the one that keeps the fewest."""
+    labels = sorted(positions)
     if order == "label":
         return labels
     if order == "random":
-        rng = random.Random(f"{seed}:order of classes")
-        return sorted(labels, key=lambda _: rng.random())
+        return _permuted(labels, f"{seed}:order of classes")
     if order == "frequency":
         given = frequency or {}
-        return sorted(labels, key=lambda label: (-given.get(label, len(places[label])), label))
+        return sorted(labels, key=lambda label: (-given.get(label, len(positions[label])), label))
     raise InvalidArgument(f'The order must be one of {", ".join(ORDERS)}, but it is "{order}".')

@@ -36,8 +36,8 @@ class NPTMixin(Measured):
     training step the model returns a scalar loss, logits (B, K), or a tuple, list or dict that
     contains one of them. A scalar in the first place is the loss; otherwise the terms are added to
     the backward pass of every returned tensor with gradient. If a step runs the model several
-    times, the terms belong to the first forward pass with gradient. If it runs several backward passes
-    through that forward pass (ProGrad), they belong to the last one.
+    times, the terms belong to the first forward pass with gradient. If it runs several backward
+    passes through that forward pass (ProGrad), they belong to the last one.
     """
 
     _npt_run: Run | None = None  # created in the first step

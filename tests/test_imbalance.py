@@ -1,4 +1,4 @@
-"""The sizes of long-tailed classes, and which images they keep."""
+"""The sizes of long-tailed classes, and which of their images are kept."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ class Item(NamedTuple):
 
 
 def dataset(sizes, seed=0):
-    """Items of classes 0.. of the given sizes, mixed."""
+    """Items of classes 0, 1, ... of the given sizes, shuffled."""
     items = [Item(label, i) for label, size in enumerate(sizes) for i in range(size)]
     random.Random(seed).shuffle(items)
     return items
@@ -48,7 +48,7 @@ def test_counts(n_max, ratio, num_classes, expected):
 
 
 @given(st.integers(1, 60), st.integers(2, 30))
-def test_counts_of_exact_powers_do_not_lose_one_to_rounding(base, num_classes):
+def test_counts_of_exact_powers_are_not_rounded_down(base, num_classes):
     n_max = base ** (num_classes - 1) if num_classes < 6 else 2 ** (num_classes - 1)
     step = base if num_classes < 6 else 2
     exact = [step ** (num_classes - 1 - k) for k in range(num_classes)]
@@ -56,7 +56,7 @@ def test_counts_of_exact_powers_do_not_lose_one_to_rounding(base, num_classes):
 
 
 @given(st.integers(1, 500), RATIOS, RATIOS, st.integers(1, 60))
-def test_counts_fall_with_rank_and_with_the_ratio(n_max, one, other, num_classes):
+def test_counts_decrease_with_the_rank_and_with_the_ratio(n_max, one, other, num_classes):
     less, more = sorted([one, other])
     few, many = (imbalanced_counts(n_max, ratio, num_classes) for ratio in (less, more))
     assert len(few) == num_classes and few[0] == n_max and few[-1] >= 1
@@ -65,7 +65,7 @@ def test_counts_fall_with_rank_and_with_the_ratio(n_max, one, other, num_classes
 
 
 @pytest.mark.parametrize("bad", [(0, 0.5, 3), (16, 0.0, 3), (16, 1.5, 3), (16, 0.5, 0)])
-def test_counts_refuse(bad):
+def test_invalid_arguments_of_counts(bad):
     with pytest.raises(ValueError, match="must be"):
         imbalanced_counts(*bad)
 
@@ -89,7 +89,7 @@ def test_subsample_keeps_order_and_sizes_by_rank(sizes, ratio, seed, order):
 
 @given(SIZES, RATIOS, RATIOS, st.integers(0, 99), ORDERS)
 @settings(max_examples=60)
-def test_draws_nest(sizes, one, other, seed, order):
+def test_the_draw_of_a_ratio_is_a_subset_of_that_of_a_larger_one(sizes, one, other, seed, order):
     data = dataset(sizes)
     less, more = sorted([one, other])
     few, many = (set(subsample(data, ratio, 12, seed, order)) for ratio in (less, more))
@@ -97,12 +97,12 @@ def test_draws_nest(sizes, one, other, seed, order):
 
 
 @given(SIZES, st.integers(0, 99), ORDERS)
-def test_a_ratio_of_one_is_the_identity(sizes, seed, order):
+def test_a_ratio_of_one_keeps_all_items(sizes, seed, order):
     data = dataset(sizes)
     assert subsample(data, 1.0, 12, seed, order) == data
 
 
-def test_a_class_is_drawn_without_regard_to_the_others():
+def test_the_draw_of_a_class_does_not_depend_on_other_classes():
     small, large = dataset([8, 8, 8]), dataset([8, 8, 8, 5, 2])
     large.sort(key=lambda item: (item.label != 1, small.index(item) if item in small else 99))
     chosen = [
@@ -112,7 +112,7 @@ def test_a_class_is_drawn_without_regard_to_the_others():
     assert chosen[0] == chosen[1] and len(chosen[0]) == 3
 
 
-def test_seeds_differ_and_the_global_state_is_left_alone():
+def test_seeds_differ_and_the_global_state_does_not_change():
     data = dataset([16] * 5)
     random.seed(1)
     state = random.getstate()
@@ -121,7 +121,7 @@ def test_seeds_differ_and_the_global_state_is_left_alone():
     assert subsample(data, 0.1, 16, 2) == subsample(data, 0.1, 16, 2)
 
 
-def test_order_random_ranks_by_a_permutation_of_the_seed():
+def test_the_random_order_is_a_permutation_by_the_seed():
     data = dataset([16] * 6)
     ranks = set()
     for seed in range(6):
@@ -131,7 +131,7 @@ def test_order_random_ranks_by_a_permutation_of_the_seed():
     assert len(ranks) > 2
 
 
-def test_order_frequency_follows_the_counts_given_or_the_data():
+def test_the_frequency_order_uses_the_given_counts_or_the_data():
     data = dataset([4, 9, 9, 6])
     counts = Counter(item.label for item in subsample(data, 0.2, 4, 0, "frequency"))
     assert [counts[k] for k in (1, 2, 3, 0)] == imbalanced_counts(4, 0.2, 4)
@@ -140,7 +140,7 @@ def test_order_frequency_follows_the_counts_given_or_the_data():
     assert [counts[k] for k in (3, 0, 2, 1)] == imbalanced_counts(4, 0.2, 4)
 
 
-def test_an_unknown_order_is_refused_and_nothing_comes_of_nothing():
+def test_an_unknown_order_is_an_error_and_no_items_give_no_items():
     with pytest.raises(ValueError, match="label, random, frequency"):
         subsample(dataset([2, 2]), 0.5, 2, 0, "size")
     assert subsample([], 0.5, 16, 0) == []
@@ -156,7 +156,7 @@ def config(ratio=0.01, shots=16, seed=1, order="label"):
 
 
 class Host:
-    """What of a host's data set counts: train_x is read through a property."""
+    """Like a host's data set: train_x is a read-only property."""
 
     def __init__(self, train_x, test=None):
         self._train_x, self.test = train_x, test
@@ -166,7 +166,7 @@ class Host:
         return self._train_x
 
 
-def test_thin_says_what_it_did(capsys):
+def test_thin_prints_the_numbers(capsys):
     host = Host(dataset([16] * 20))
     thin(host, config())
     total = sum(imbalanced_counts(16, 0.01, 20))
@@ -175,21 +175,21 @@ def test_thin_says_what_it_did(capsys):
     assert capsys.readouterr().out == line
 
 
-def test_thin_leaves_alone_what_is_only_tested_on(capsys):
+def test_thin_does_not_change_a_data_set_for_testing_only(capsys):
     items = dataset([16] * 20)
     host = Host(items, test=items)
     thin(host, config())
     assert host.train_x is items and capsys.readouterr().out == ""
 
 
-def test_thin_without_shots_counts_from_the_largest_class():
+def test_thin_without_num_shots_uses_the_size_of_the_largest_class():
     host = Host(dataset([5, 40, 40]))
     thin(host, config(ratio=0.25, shots=-1))
     counts = Counter(item.label for item in host.train_x)
     assert [counts[k] for k in range(3)] == [5, 20, 10]
 
 
-def test_thin_without_a_seed_is_the_draw_of_seed_0():
+def test_thin_without_a_seed_uses_seed_0():
     draws = []
     for seed in (-1, 0):
         host = Host(dataset([16] * 4))
@@ -198,7 +198,7 @@ def test_thin_without_a_seed_is_the_draw_of_seed_0():
     assert draws[0] == draws[1]
 
 
-def test_thin_uses_the_natural_frequency_a_data_set_tells():
+def test_thin_uses_the_class_frequency_of_the_data_set():
     host = Host(dataset([16] * 3))
     host.class_frequency = {0: 1, 1: 900, 2: 30}
     thin(host, config(ratio=0.25, order="frequency"))

@@ -1,12 +1,9 @@
 """A checkout is one tree, wherever it is put on the path, and tools visit each file once."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 LINKED = ("trainers", "datasets", "configs")
 WHERE = """
@@ -14,16 +11,10 @@ import json, npt, npt.trainers, npt.datasets, npt.configs, dassl, npt.trainers.m
 parts = [npt, npt.trainers, npt.datasets, npt.configs, dassl, maple]
 print(json.dumps([getattr(p, "__file__", None) or list(p.__path__)[0] for p in parts]))
 """
-NOT_INSTALLED = (
-    "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]"
-)
-
-
-@pytest.fixture
-def clone(repository, tmp_path) -> Path:
-    """A second clone, which is not installed."""
-    ignored = shutil.ignore_patterns("__pycache__", ".git", ".venv", "output", "tests", ".*_cache")
-    return Path(shutil.copytree(repository, tmp_path / "clone", symlinks=True, ignore=ignored))
+NOT_INSTALLED = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+"""
 
 
 def test_with_one_clone_installed_and_another_on_the_path_all_is_of_the_other(
@@ -39,7 +30,7 @@ def test_with_one_clone_installed_and_another_on_the_path_all_is_of_the_other(
 
 
 def test_a_clone_runs_without_being_installed(python, clone, tmp_path):
-    code = f"{NOT_INSTALLED}; import runpy, sys; sys.path[0] = {str(clone)!r}\n"
+    code = f"{NOT_INSTALLED}import runpy; sys.path[0] = {str(clone)!r}\n"
     code += "sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"
     argv = ["--trainer", "ZeroshotCLIP", "--config-file", "configs/trainers/ZeroshotCLIP/tiny.yaml"]
     argv += ["--dataset-config-file", "configs/datasets/mini_flowers.yaml", "--no-train"]
@@ -51,7 +42,7 @@ def test_without_links_and_without_an_install_there_is_a_sentence(python, clone,
     for part in LINKED:
         (clone / "npt" / part).unlink()
         (clone / "npt" / part).write_text(f"../{part}")
-    code = f"{NOT_INSTALLED}; import runpy, sys; sys.path[0] = {str(clone)!r}\n"
+    code = f"{NOT_INSTALLED}import runpy; sys.path[0] = {str(clone)!r}\n"
     code += "runpy.run_path('train.py', run_name='__main__')"
     done = python("-c", code, cwd=clone)
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -1,24 +1,20 @@
 """What `pip install` puts into a user's environment, from a checkout with links and without."""
 
 import importlib.metadata
-import shutil
 import zipfile
 
 import pytest
+from conftest import copy_tree
 
 LINKED = ("trainers", "datasets", "configs")
 PARTS = ("npt", *LINKED)
 
 
 @pytest.fixture(scope="module", params=["links", "no links"])
-def wheel(request, python, repository, tmp_path_factory) -> zipfile.ZipFile:
+def wheel(request, python, tmp_path_factory) -> zipfile.ZipFile:
     """The wheel of the tree, built without the network."""
     tree, out = (tmp_path_factory.mktemp(name) for name in ("tree", "wheel"))
-    for part in PARTS:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(repository / part, tree / part, symlinks=True, ignore=ignored)
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(repository / file, tree)
+    copy_tree(tree)
     for part in LINKED:
         assert (tree / "npt" / part).is_symlink()
         if request.param == "no links":  # as git leaves them on a system without

@@ -1,1 +1,1 @@
-"""`python -m npt.data check|prepare|show`: the data sets of the paper on this disk."""
+"""`python -m npt.data check|prepare|show`: checks, downloads and shows data sets."""

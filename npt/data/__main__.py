@@ -1,4 +1,4 @@
-"""`python -m npt.data check|prepare|show`: see `--help` of each."""
+"""`python -m npt.data check|prepare|show`: see the `--help` of each command."""
 
 from __future__ import annotations
 
@@ -6,54 +6,57 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npt import config
 from npt.errors import NPTError, report
 from npt.flags import Parser
 
-EXIT_NOT_WHOLE = 1
+if TYPE_CHECKING:
+    from npt.datasets.catalog import Row
+
+EXIT_INCOMPLETE = 1
 EXIT_INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m npt.data", description="The data sets on this disk.")
+    parser = Parser(prog="python -m npt.data", description="Check, download and show data sets.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    check = commands.add_parser("check", help="what is there, and where the rest comes from")
-    check.add_argument("names", nargs="*", metavar="NAME", help="data sets (all of the paper's)")
+    check = commands.add_parser("check", help="what is there, what is missing, where it comes from")
+    check.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all)")
     check.add_argument("--root", required=True, type=Path, help="folder of the data sets")
     check.add_argument("--deep", action="store_true", help="decode every image")
     check.set_defaults(do=check_command)
 
-    prepare = commands.add_parser("prepare", help="download, verify, and put into place")
+    prepare = commands.add_parser("prepare", help="download, verify and unpack data sets")
     prepare.add_argument("names", nargs="+", metavar="NAME", help="data sets, or CLIP models")
     prepare.add_argument("--root", type=Path, help="folder of the data sets")
     prepare.set_defaults(do=prepare_command)
 
     show = commands.add_parser("show", help="class counts before and after imbalance")
-    show.add_argument("name", metavar="NAME", help="a data set, or the yaml of one")
+    show.add_argument("name", metavar="NAME", help="a data set, or its yaml file")
     show.add_argument("--root", default="", help="folder of the data sets")
     show.add_argument("--ratios", type=float, nargs="+", default=[0.05, 0.01], metavar="RATIO")
     show.add_argument("--shots", type=int, default=16, help="images of the largest class; -1: all")
     show.add_argument("--classes", choices=["all", "base", "new"], default="all")
     show.add_argument("--order", choices=["label", "random", "frequency"], default="label")
-    show.add_argument("--seed", type=int, default=1, help="of the random order")
+    show.add_argument("--seed", type=int, default=1, help="seed of the random order")
     show.add_argument("--all", action="store_true", help="list every class of a large data set")
-    show.add_argument("--output", type=Path, help="picture to write (<data set>_classes.png)")
-    show.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys")
+    show.add_argument("--output", type=Path, help="picture file (default: <data set>_classes.png)")
+    show.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="set config keys")
     show.set_defaults(do=show_command)
     return parser
 
 
-def find_row(name: str) -> Any:
-    """The catalog's row of a data set, by its name or its config's, in any case."""
+def find_row(name: str) -> Row:
+    """The row of a data set, by its name or the name of its config, ignoring case."""
     from npt.datasets.catalog import CATALOG
 
     for row in CATALOG.values():
         if name.casefold() in (row.name.casefold(), row.config):
             return row
-    raise NPTError(f"there is no data set {name} to get; there are {', '.join(CATALOG)}")
+    raise NPTError(f"there is no data set {name}; the data sets are {', '.join(CATALOG)}")
 
 
 def check_command(args: argparse.Namespace) -> int:
@@ -61,7 +64,7 @@ def check_command(args: argparse.Namespace) -> int:
     from npt.datasets.catalog import CATALOG
 
     if not args.root.is_dir():
-        raise NPTError(f"--root {args.root} is no folder: name the one that holds the data sets")
+        raise NPTError(f"--root {args.root} is not a folder: give the folder of the data sets")
     rows = [find_row(name) for name in args.names] or list(CATALOG.values())
     reports = [check.survey(row, args.root.absolute(), args.deep) for row in rows]
     print(check.table(reports, args.deep))
@@ -69,7 +72,7 @@ def check_command(args: argparse.Namespace) -> int:
         lines = check.explain(found, args.root)
         if lines:
             print("\n" + "\n".join(lines))
-    return 0 if all(found.whole for found in reports) else EXIT_NOT_WHOLE
+    return 0 if all(found.complete for found in reports) else EXIT_INCOMPLETE
 
 
 def prepare_command(args: argparse.Namespace) -> int:
@@ -83,12 +86,12 @@ def prepare_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare_data(row: Any, root: Path | None) -> None:
+def _prepare_data(row: Row, root: Path | None) -> None:
     from npt.data import check
     from npt.data.prepare import prepare
 
     if root is None:
-        raise NPTError(f"{row.name} needs --root: the folder that holds the data sets, or will")
+        raise NPTError(f"{row.name} needs --root: the folder in which to put the data sets")
     root = root.expanduser().absolute()
     problems = prepare(row, root)
     report = check.survey(row, root)
@@ -113,7 +116,7 @@ def show_command(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    """The config of the data set that `show` is asked for."""
+    """The config with which `show` builds the data set."""
     import npt.datasets
     from dassl.config import get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
@@ -132,7 +135,7 @@ def _config(args: argparse.Namespace) -> Any:
         config.merge_file(cfg, args.name)
     else:
         raise NPTError(
-            f"there is no data set {args.name}: give the yaml of one, or one of "
+            f"there is no data set {args.name}: give a yaml file, or one of "
             + ", ".join(sorted(known.values()))
         )
     config.merge_pairs(
@@ -152,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.do(args)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         return report(error)

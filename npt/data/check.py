@@ -1,4 +1,4 @@
-"""What of a data set is on this disk: its lists, its images, and what is missing or unreadable."""
+"""Checks the files of a data set: which are there, and which are missing or unreadable."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from npt.datasets.base import PARTS, check_classes
 from npt.datasets.catalog import Row
 from npt.errors import NPTError
 
-THREADS = 2 * (os.cpu_count() or 1)  # decoding leaves Python's lock alone
+THREADS = 2 * (os.cpu_count() or 1)  # Pillow releases the GIL while decoding
 
 
 @dataclass
 class Report:
-    """What was found of a data set.
+    """The result of checking a data set.
 
-    images: listed images in train, val, test; None where the lists cannot be told
-    missing, unreadable: paths of listed images that are not there, or do not decode
-    lacking: pieces (see `sources`) of which something is not there
-    problem: why it cannot be loaded, "" if it can
+    found: whether its folder exists
+    images: numbers of listed images in train, val, test; None if there are no valid lists
+    missing, unreadable: paths of listed images that do not exist, or cannot be decoded
+    missing_pieces: downloads (see `sources`) with files that do not exist
+    problem: why the data set cannot be loaded; "" if it can
+    notes: further remarks for the user
     """
 
     row: Row
@@ -36,34 +38,37 @@ class Report:
     classes: int | None = None
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
-    lacking: list[Piece] = field(default_factory=list)
+    missing_pieces: list[Piece] = field(default_factory=list)
     problem: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
     def has_split(self) -> bool:
-        """Whether nothing is to be made up: the split file is there, or there is no such file."""
-        return not any(_is_split(self.row, piece) for piece in self.lacking)
+        """Whether the published lists are there, so that no split has to be made."""
+        return not any(_is_split(self.row, piece) for piece in self.missing_pieces)
 
     @property
     def usable(self) -> bool:
-        """Whether it can be trained and tested on, if perhaps on another split than others."""
+        """Whether it can be used for training and testing, possibly on a split made by NPT."""
         return self.found and not (self.problem or self.missing or self.unreadable)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
+        """Whether it can be used, on the published split."""
         return self.usable and self.has_split
 
 
 def survey(row: Row, root: Path, deep: bool = False) -> Report:
-    """What the folder of a data set holds; `deep` decodes every image. Nothing is written to it
-    but the kept list of a large tree."""
+    """Check the folder of a data set; `deep` decodes every image.
+
+    Writes nothing except the cached list of ImageNet's images.
+    """
     folder = root / row.folder
     report = Report(row, folder.is_dir())
-    report.lacking = [
+    report.missing_pieces = [
         piece
         for piece in pieces(row)
-        if not all((root / place).exists() for place in piece.goes.values())
+        if not all((root / place).exists() for place in piece.places.values())
     ]
     if not report.found:
         return report
@@ -73,8 +78,8 @@ def survey(row: Row, root: Path, deep: bool = False) -> Report:
         return report
     if not report.has_split:
         report.notes.append(
-            f"there is no {row.split}: a split is made on first use, and figures on it do not "
-            "compare with published ones"
+            f"there is no {row.split}: a split is made on first use, and results on it are not "
+            "comparable with published ones"
         )
     present = _listed(report, folder, tree)
     if deep:
@@ -83,7 +88,7 @@ def survey(row: Row, root: Path, deep: bool = False) -> Report:
 
 
 def _listed(report: Report, folder: Path, tree: Path) -> list[str]:
-    """Fill in what the data set's own lists say; returns the images that are there."""
+    """Load the lists and add what they contain to the report; return the existing images."""
     from dassl.data.datasets import DATASET_REGISTRY
 
     row = report.row
@@ -96,28 +101,29 @@ def _listed(report: Report, folder: Path, tree: Path) -> list[str]:
             report.problem = str(error).rstrip(".")
             return []
     report.notes += [str(w.message) for w in caught if w.category is UserWarning]
-    report.images = tuple(
-        len(lists[part]) if said else 0  # a variant's training images are its test images again
-        for part, said in zip(PARTS, row.counts, strict=True)
+    train, val, test = (
+        len(lists[part]) if published else 0  # the training images of a variant are its test images
+        for part, published in zip(PARTS, row.counts, strict=True)
     )
+    report.images = train, val, test
     images = {image.path: image for part in PARTS for image in lists[part]}
     report.classes = len({image.label for image in images.values()})
     paths = [os.path.join(tree, path) for path in images]
     if row.kind == "split":
-        there = [os.path.isfile(path) for path in paths]
-        report.missing = [path for path, is_there in zip(paths, there, strict=True) if not is_there]
-        paths = [path for path, is_there in zip(paths, there, strict=True) if is_there]
+        exists = {path: os.path.isfile(path) for path in paths}
+        report.missing = [path for path in paths if not exists[path]]
+        paths = [path for path in paths if exists[path]]
     if report.images != row.counts and report.has_split:
-        said = f"{', '.join(f'{n:,}' for n in row.counts)} were published"
+        expected = f"the published numbers are {', '.join(f'{n:,}' for n in row.counts)}"
         if row.kind == "split":
-            report.notes.append(f"another split: {said}")
-        else:  # what is there is all that is known, so fewer means that some are missing
-            report.problem = f"there are not as many images as there should be: {said}"
+            report.notes.append(f"this is not the published split: {expected}")
+        else:  # there is no list of the images, so another number means that files are missing
+            report.problem = f"the number of images is wrong: {expected}"
     return paths
 
 
 def unreadable(paths: list[str], name: str) -> list[str]:
-    """The images of `paths` that do not decode to their last pixel."""
+    """The images of `paths` that cannot be decoded completely."""
     with ThreadPool(THREADS) as pool:
         results = pool.imap(_decodes, paths, chunksize=32)
         bar = tqdm(results, desc=name, total=len(paths), unit=" images", disable=None)
@@ -128,7 +134,7 @@ def _decodes(path: str) -> bool:
     try:
         with Image.open(path) as image:
             image.load()
-    except Exception:  # Pillow raises nearly anything on broken files
+    except Exception:  # Pillow raises many types on broken files
         return False
     return True
 
@@ -138,11 +144,10 @@ def table(reports: list[Report], deep: bool = False) -> str:
     header = ["data set", "found", *PARTS, "classes", "missing", "split file"]
     rows = []
     for report in reports:
-        counts = report.images or ("-",) * 3
+        counts = [f"{n:,}" for n in report.images] if report.images else ["-"] * len(PARTS)
         split = ("yes" if report.has_split else "no") if report.row.split else "(none needed)"
-        cells = [report.row.name, "yes" if report.found else "no"]
-        cells += [f"{n:,}" if isinstance(n, int) else n for n in counts]
-        cells += [report.classes if report.classes is not None else "-"]
+        cells = [report.row.name, "yes" if report.found else "no", *counts]
+        cells += [str(report.classes) if report.classes is not None else "-"]
         cells += [f"{len(report.missing):,}" if report.images else "-"]
         cells += [split if report.found else "-"]
         if deep:
@@ -154,22 +159,22 @@ def table(reports: list[Report], deep: bool = False) -> str:
 
 
 def explain(report: Report, root: Path) -> list[str]:
-    """Lines on what is wrong, and for what is missing where it comes from and where it goes."""
+    """Lines that describe the problems, and the source and target of each missing piece."""
     lines = [report.problem] if report.problem else []
     for paths, what in ((report.missing, "missing"), (report.unreadable, "unreadable")):
         if paths:
             others = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
             lines.append(f"{what}: {paths[0]}{others}")
     lines += report.notes
-    for piece in report.lacking:
+    for piece in report.missing_pieces:
         if _is_split(report.row, piece) or not report.usable:
-            places = ", ".join(str(root / place) for place in piece.goes.values())
+            places = ", ".join(str(root / place) for place in piece.places.values())
             why = f": {piece.by_hand}" if piece.by_hand else ""
             lines.append(f"{places}\n      comes from {piece.url}{why}")
-    if any(not piece.by_hand for piece in report.lacking):
+    if any(not piece.by_hand for piece in report.missing_pieces):
         lines.append(f"python -m npt.data prepare {report.row.name} --root {root}")
     return [f"{report.row.name}:", *(f"    {line}" for line in lines)] if lines else []
 
 
 def _is_split(row: Row, piece: Piece) -> bool:
-    return bool(row.split) and f"{row.folder}/{row.split}" in piece.goes.values()
+    return bool(row.split) and f"{row.folder}/{row.split}" in piece.places.values()

@@ -1,4 +1,4 @@
-"""How many training images each class has: all of them, drawn few-shot, and under imbalance."""
+"""Training images per class: all images, the few-shot draw, and the draws with imbalance."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from tabulate import tabulate
 
 from npt.errors import NPTError
-from npt.imbalance import tested_only
+from npt.host.thinning import tested_only
 
-EDGE = 15  # classes at either end of a table that is cut
+EDGE = 15  # classes at each end of a shortened table
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Training images by class. `all_images` is before any draw; `drawn` after, by ratio."""
+    """Training images per class: `all_images` before any draw, `drawn` for each imbalance ratio."""
 
     name: str
     classnames: list[str]
@@ -29,7 +29,7 @@ class Counts:
 
 
 def count(cfg: Any, ratios: Sequence[float]) -> Counts:
-    """Counts of the data set that `cfg` names, at each imbalance ratio beside the balanced draw."""
+    """The counts of the data set in `cfg`, for the balanced draw and for each imbalance ratio."""
     from dassl.data import data_manager
 
     drawn: dict[float, list[int]] = {}
@@ -39,21 +39,21 @@ def count(cfg: Any, ratios: Sequence[float]) -> Counts:
         changed.DATASET.IMBALANCE_RATIO = float(ratio)
         changed.freeze()
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-            dataset = data_manager.build_dataset(changed)
+            dataset: Any = data_manager.build_dataset(changed)
         if not dataset.train_x or tested_only(dataset):
             raise NPTError(
                 f"{cfg.DATASET.NAME} has no training images, so there is no imbalance to show: "
-                "it is only tested on."
+                "it is for testing only."
             )
         found = Counter(item.label for item in dataset.train_x)
         drawn[ratio] = [found[label] for label in range(dataset.num_classes)]
     frequency = getattr(dataset, "class_frequency", None) or dict(enumerate(drawn[1.0]))
-    everything = [frequency[label] for label in range(dataset.num_classes)]
-    return Counts(cfg.DATASET.NAME, list(dataset.classnames), everything, drawn)
+    all_images = [frequency[label] for label in range(dataset.num_classes)]
+    return Counts(cfg.DATASET.NAME, list(dataset.classnames), all_images, drawn)
 
 
 def table(counts: Counts, every_class: bool = False) -> str:
-    """A row for each class, and their sum; of many classes the first and the last."""
+    """A row for each class, and the total. The middle rows of a long table are omitted."""
     columns = [counts.all_images, *counts.drawn.values()]
     header = ["", "class", "all images", *(_label(ratio) for ratio in counts.drawn)]
     rows = [
@@ -64,8 +64,8 @@ def table(counts: Counts, every_class: bool = False) -> str:
     ]
     total: list[Any] = ["", "total", *(sum(column) for column in columns)]
     if len(rows) > 2 * EDGE and not every_class:
-        left_out = ["", f"... {len(rows) - 2 * EDGE} more (--all)", *("" for _ in columns)]
-        rows = [*rows[:EDGE], left_out, *rows[-EDGE:]]
+        omitted = ["", f"... {len(rows) - 2 * EDGE} more (--all)", *("" for _ in columns)]
+        rows = [*rows[:EDGE], omitted, *rows[-EDGE:]]
     return tabulate([*rows, total], headers=header)
 
 
@@ -74,11 +74,11 @@ def _label(ratio: float) -> str:
 
 
 def plot(counts: Counts, file: Path) -> None:
-    """Two panels over the same classes: all images, and the draws. Needs the extra "report"."""
+    """Save a figure of all images (top) and of the draws (bottom). Needs the extra "report"."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise NPTError("pictures need matplotlib: pip install 'npt-clip[report]'") from error
+        raise NPTError("the picture needs matplotlib: pip install 'npt-clip[report]'") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -1,4 +1,4 @@
-"""CLIP with prompts, exact and fast: the loader and the two encoders every trainer here uses."""
+"""CLIP with prompts: the loader, and encoders that return CLIP's own values in less time."""
 
 from torch import nn
 
@@ -15,7 +15,11 @@ __all__ = ["ClassPrompts", "ImageEncoder", "TextEncoder", "build_encoders", "loa
 def build_encoders(
     clip_model: CLIP, prompts: ClassPrompts, class_chunk: int = 0, plain: bool = False
 ) -> tuple[nn.Module, nn.Module]:
-    """The text encoder for these prompts and the image encoder; `plain`: the reference ones."""
+    """The text encoder for these prompts and the image encoder.
+
+    class_chunk: see TextEncoder
+    plain: return the slow reference encoders of `npt.encoders.plain`
+    """
     if plain:
         return PlainTextEncoder(clip_model, prompts), PlainImageEncoder(clip_model.visual)
     text_encoder = TextEncoder(clip_model, prompts, class_chunk)

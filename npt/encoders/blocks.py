@@ -1,8 +1,9 @@
-"""The transformer layers of an unmodified, frozen CLIP, run with prompts, for text and image alike.
+"""The forward pass of a frozen CLIP's transformer layers with prompts, for text and images.
 
-Only prompts learn, so a layer's backward needs the gradient of its input and nothing else. Its
-linear maps are therefore autograd functions of their own: they keep for backward just what the
-input's gradient needs, and their weights are laid out once for the machine (see `laid_out`).
+Only the prompts are trained, so the backward pass of a layer computes the gradient of the layer's
+input and no gradient of its weights. The linear layers are therefore custom autograd functions.
+They save only the tensors that the gradient of the input needs, and they convert the weights once
+to a layout that is fast on this machine (see `laid_out`).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ GELU_SLOPE = 1.702  # CLIP's x * sigmoid(1.702 x)
 
 
 def _normalise(norm: nn.LayerNorm, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """CLIP's LayerNorm, in the dtype of its own weights; and the means and deviations used."""
+    """CLIP's LayerNorm in the dtype of its weights; also the means and 1 / standard deviations."""
     x = x.to(norm.weight.dtype)
     return torch.native_layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
@@ -41,18 +42,18 @@ def _normalise_backward(
 
 
 def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """CLIP's LayerNorm: computed in the dtype of its own weights, returned in that of `x`."""
+    """CLIP's LayerNorm, computed in the dtype of its weights and returned in the dtype of `x`."""
     y = F.layer_norm(
         x.to(norm.weight.dtype), norm.normalized_shape, norm.weight, norm.bias, norm.eps
     )
     return y.to(x.dtype)
 
 
-# ---- the pieces of a layer, each with the backward of its input alone
+# ---- the parts of a layer; each computes only the gradient of its input
 
 
 class NormLinear(torch.autograd.Function):
-    """LayerNorm of x (M, D), then `rows` of a linear map, in `dtype`."""
+    """LayerNorm of x (M, D), then a linear layer with `rows` of its weight, in `dtype`."""
 
     @staticmethod
     def forward(
@@ -79,7 +80,7 @@ class NormLinear(torch.autograd.Function):
 
 
 class LinearAdd(torch.autograd.Function):
-    """A linear map of x (M, in), added to `residual` (M, out)."""
+    """A linear layer of x (M, in), plus `residual` (M, out)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, linear: nn.Linear, residual: Tensor) -> Tensor:
@@ -95,10 +96,11 @@ class LinearAdd(torch.autograd.Function):
 
 
 class NormMLP(torch.autograd.Function):
-    """x (M, D) plus CLIP's two-layer perceptron of its LayerNorm.
+    """x (M, D) plus CLIP's two-layer MLP of LayerNorm(x).
 
-    With a = 1.702, CLIP's QuickGELU is x sigmoid(ax) = silu(ax) / a, so that one tensor serves
-    forward and backward, where the two factors cancel.
+    CLIP's activation is QuickGELU(x) = x sigmoid(ax) = silu(ax) / a with a = 1.702. The first
+    linear layer returns ax, so the only large tensor that is saved for backward is ax, and in the
+    gradient the factors a and 1 / a cancel.
     """
 
     @staticmethod
@@ -134,7 +136,7 @@ class NormMLP(torch.autograd.Function):
 def project(
     layer: ResidualAttentionBlock, x: Tensor, dtype: torch.dtype, first: int = 0, last: int = 3
 ) -> Tensor:
-    """Of queries, keys and values (0, 1, 2) those from `first` to before `last`.
+    """Queries, keys and values (0, 1, 2) of a layer: those from `first` to `last` - 1.
 
     x (B, N, D) -> (B, N, last - first, H, d)
     """
@@ -145,11 +147,11 @@ def project(
 
 
 def after_attention(
-    layer: ResidualAttentionBlock, x: Tensor, seen: Tensor, dtype: torch.dtype
+    layer: ResidualAttentionBlock, x: Tensor, attended: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """What follows attention: x (B, N, D) plus the map of `seen` (B, N, H, d), then the MLP."""
+    """The layer after attention: x (B, N, D) + out_proj(attended (B, N, H, d)), then the MLP."""
     out, d = layer.attn.out_proj, x.shape[-1]
-    flat = LinearAdd.apply(seen.reshape(-1, d), out, x.reshape(-1, d))
+    flat = LinearAdd.apply(attended.reshape(-1, d), out, x.reshape(-1, d))
     return NormMLP.apply(flat, layer, dtype).view(x.shape)
 
 
@@ -161,23 +163,27 @@ def run_layers(
     attend: Callable[[Tensor], Tensor],
     attend_read: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """All layers over a sequence of fixed tokens and prompts; the tokens `read` come out.
+    """Run all layers on N = T + M tokens: T fixed ones, then M prompts; returns (B, R, D).
 
-    fixed: (B or 1, T, D), tokens that are no function of what is learned
-    prompts: (B or 1, M, D) each; the i-th follows the fixed tokens into layer i, in place of what
-        the layer before made of those rows. More prompts than layers: the rest is unused.
-    read: (R,) rows that come out, (B, R, D); the last layer computes no other query and MLP
-    attend: the attention of all N rows, (B, N, 3, H, d) queries, keys, values -> (B, N, H, d)
-    attend_read: of the rows read, (B, R, 1, H, d) queries, (B, N, 2, H, d) -> (B, R, H, d)
+    fixed: (B or 1, T, D), the input of the first layer without prompts; it needs no gradient
+    prompts: (B or 1, M, D) each; the i-th is the input of layer i at the last M tokens, where it
+        replaces the output of layer i - 1. Prompts beyond the number of layers are not used.
+    read: (R,) the tokens to return. The last layer computes queries and the MLP for them only.
+    attend: attention of all tokens, (B, N, 3, H, d) queries, keys, values -> (B, N, H, d)
+    attend_read: attention of the tokens `read`, (B, R, 1, H, d) queries and (B, N, 2, H, d) keys
+        and values -> (B, R, H, d)
 
-    Fixed tokens are the same for all images of a batch where `fixed` has 1 row: up to the first
-    attention they are then computed once. Nothing is recorded for backward before prompts join.
+    If `fixed` has 1 row, its tokens are the same for all images of the batch, and their queries,
+    keys and values in the first layer are computed once. Raises NPTError if a layer's weights
+    require gradients, because the parts of a layer compute none for them.
     """
     if torch.is_grad_enabled() and any(p.requires_grad for p in layers.parameters()):
         raise NPTError(
-            "these encoders give no gradient to CLIP's weights; call requires_grad_(False) on them"
+            "these encoders give no gradient to CLIP's weights; call requires_grad_(False) on the "
+            "model"
         )
-    dtype = product_dtype(layers[0].attn.in_proj_weight)
+    first_layer: ResidualAttentionBlock = layers[0]
+    dtype = product_dtype(first_layer.attn.in_proj_weight)
     batch = max([len(fixed), *(len(p) for p in prompts[:1])])
     t = fixed.shape[1]
 
@@ -191,7 +197,7 @@ def run_layers(
     for i, layer in enumerate(layers):
         parts = [x[:, :t], prompts[i]] if i < len(prompts) else [x]
         x = joined(parts)  # (B, N, D)
-        first = 1 if i == last else 0  # the last layer's queries come from the rows read
+        first = 1 if i == last else 0  # the last layer computes queries below, for `read` only
         sources = parts if i == 0 else [x]
         qkv = joined([project(layer, source, dtype, first) for source in sources])
         if i < last:

@@ -1,6 +1,7 @@
 """CLIP's image encoder with visual prompts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from npt.errors import NPTError
 
 
 class ImageEncoder(nn.Module):
-    """`visual` of an unmodified CLIP; in a ViT, prompts may join the patch tokens."""
+    """The image encoder `visual` of an unmodified CLIP; a ViT also takes prompts."""
+
+    visual: Any  # a VisionTransformer or a ModifiedResNet
 
     def __init__(self, visual: nn.Module):
         super().__init__()
@@ -28,9 +31,11 @@ class ImageEncoder(nn.Module):
     ) -> Tensor:
         """Features (B, E), not normalised, of images (B, 3, H, W).
 
-        ctx (n, Dv): prompts that follow the patch tokens into the first layer, without positional
-        embedding; deep: (n, Dv) each, taking their place at the inputs of layers 1, 2, ... (MaPLe).
-        Nothing before the first prompt needs gradients, so autograd records nothing there.
+        ctx: (n, Dv) prompts, appended to the patch tokens at the input of the first layer (layer
+            0), without a positional embedding
+        deep: (n, Dv) each, which replace these tokens at the inputs of layers 1, 2, ... (MaPLe)
+
+        Raises NPTError for prompts in a ResNet.
         """
         image = image.to(self.dtype)
         if not self.is_vit:
@@ -47,30 +52,31 @@ class ImageEncoder(nn.Module):
         x = layer_norm(visual.ln_pre, x)
         prompts = []
         if ctx is not None:
-            prompts = [layer_norm(visual.ln_pre, ctx.to(x.dtype))[None]]  # ln_pre is row by row
+            prompts = [layer_norm(visual.ln_pre, ctx.to(x.dtype))[None]]  # ln_pre is per token
             prompts += [p.to(x.dtype)[None] for p in deep]
-        first = torch.zeros(1, dtype=torch.long, device=x.device)  # the class token is read
-        x = run_layers(visual.transformer.resblocks, x, prompts, first, attend, attend_read)
+        read = torch.zeros(1, dtype=torch.long, device=x.device)  # the class token
+        x = run_layers(visual.transformer.resblocks, x, prompts, read, attend, attend_read)
         return layer_norm(visual.ln_post, x[:, 0]) @ visual.proj
 
     def _patches(self, image: Tensor) -> Tensor:
-        """The patch embedding, a convolution without overlap, as one matrix product."""
+        """The patch embedding, a convolution of stride = kernel size, as one matrix product."""
         weight = self.visual.conv1.weight
         size = weight.shape[-1]
         h, w = image.shape[2:]
         image = image[..., : h - h % size, : w - w % size]
         x = image.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (B, C, h, size, w, size)
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, patches, C * size * size)
-        return F.linear(x, weight.flatten(1)).to(self.dtype)  # the residual stream is not rounded
+        # Under autocast, too, the hidden states keep the dtype of the weights.
+        return F.linear(x, weight.flatten(1)).to(self.dtype)
 
 
 def attend(qkv: Tensor) -> Tensor:
-    """Every token over all tokens: (B, N, 3, H, d) queries, keys, values -> (B, N, H, d)."""
+    """Attention of all tokens: (B, N, 3, H, d) queries, keys, values -> (B, N, H, d)."""
     q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, H, N, d)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def attend_read(q: Tensor, kv: Tensor) -> Tensor:
-    """Some tokens over all: (B, R, 1, H, d) queries, (B, N, 2, H, d) -> (B, R, H, d)."""
+    """Attention of R tokens: (B, R, 1, H, d) queries, (B, N, 2, H, d) -> (B, R, H, d)."""
     k, v = kv.transpose(1, 3).unbind(2)
     return F.scaled_dot_product_attention(q[:, :, 0].transpose(1, 2), k, v).transpose(1, 2)

@@ -1,12 +1,13 @@
-"""One loader for every CLIP: OpenAI's by name, a file, or the small one that comes with npt.
+"""Loading of every kind of CLIP: OpenAI's models, a file, or the small model "tiny" of npt.
 
-What comes back is always `clip.model.CLIP`, frozen, in eval mode, in float32 with the file's exact
-values (CLIP's own `build_model` would round float32 files to float16).
+`load_clip` always returns a `clip.model.CLIP`, frozen, in eval mode, in float32, with exactly the
+values of the file (`build_model` of the package clip rounds them to float16).
 """
 
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,10 @@ NEEDED = (
 
 
 def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
-    """A frozen CLIP in float32.
+    """A frozen CLIP in float32, in eval mode.
 
-    name: one of clip.available_models(), the path of a JIT archive or of a state dict, or "tiny"
+    name: one of clip.available_models(), the path of a JIT archive or of a state dict, or "tiny".
+    Raises NPTError if there is no such model, or it cannot be read or downloaded.
     """
     if name == "tiny":
         model = build(read_tiny(TINY_FILE), name)
@@ -43,20 +45,20 @@ def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
         model = build(read_file(name), name)
     else:
         raise NPTError(
-            f"unknown CLIP {name!r} in MODEL.BACKBONE.NAME: it is no file, nor 'tiny', nor one of "
-            + ", ".join(clip.available_models())
+            f"unknown CLIP {name!r} in MODEL.BACKBONE.NAME: it is not a file; set it to the path of "
+            f"one, 'tiny', or one of {', '.join(clip.available_models())}"
         )
     return model.float().eval().requires_grad_(False).to(device)
 
 
 def fetch_openai(name: str) -> Path:
-    """OpenAI's file of that name, in the cache where `clip` looks for it.
+    """Download OpenAI's file of that name to the cache of the package clip, if it is not there.
 
-    A download that was cut is continued, where clip's own would leave half a file and begin anew.
+    An interrupted download is continued. (clip's own download would start from the beginning.)
     """
     url = clip.clip._MODELS[name]
     file = Path("~/.cache/clip").expanduser() / url.rpartition("/")[2]
-    checksum = f"sha256:{url.split('/')[-2]}"  # the address holds it, and clip verifies it as well
+    checksum = f"sha256:{url.split('/')[-2]}"  # it is part of the address
     if file.is_file():
         if has_checksum(file, checksum):
             return file
@@ -65,32 +67,32 @@ def fetch_openai(name: str) -> Path:
 
 
 def download(name: str) -> CLIP:
-    """One of OpenAI's models, from its cache (~/.cache/clip) or the network."""
+    """One of OpenAI's models, from the cache ~/.cache/clip or the network."""
     try:
         fetch_openai(name)
         return clip.load(name, device="cpu", jit=False)[0]
     except (NPTError, OSError, RuntimeError) as error:
         reason = str(error).rstrip(".")
         raise NPTError(
-            f"CLIP {name} is neither in ~/.cache/clip nor can it be downloaded ({reason}); "
-            "fetch its file elsewhere and set MODEL.BACKBONE.NAME to the path, or use 'tiny'"
+            f"CLIP {name} is not in ~/.cache/clip and cannot be downloaded ({reason}); copy its "
+            "file from another machine and set MODEL.BACKBONE.NAME to the path, or use 'tiny'"
         ) from error
 
 
 def read_file(path: str) -> dict[str, Tensor]:
-    """The state dict in a JIT archive or in a file of torch.save."""
+    """The state dict in a JIT archive or in a file that torch.save wrote."""
     try:
         if is_jit_archive(path):
             return torch.jit.load(path, map_location="cpu").state_dict()
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch errors of many kinds
+    except Exception as error:  # zipfile, pickle and torch raise many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NPTError(
             f"cannot read {path} (MODEL.BACKBONE.NAME) as a JIT archive or a state dict: {reason}"
         ) from error
     if not isinstance(state, dict):
         raise NPTError(
-            f"{path} (MODEL.BACKBONE.NAME) holds a {type(state).__name__}, no state dict"
+            f"{path} (MODEL.BACKBONE.NAME) contains a {type(state).__name__}, not a state dict"
         )
     return state
 
@@ -103,7 +105,7 @@ def is_jit_archive(path: str) -> bool:
 
 
 def build(state: dict[str, Tensor], source: str) -> CLIP:
-    """A CLIP in float32 with exactly the values of `state`."""
+    """A CLIP in float32 with exactly the values of `state`; `source` is named in errors."""
     missing = [key for key in NEEDED if key not in state]
     if missing:
         raise NPTError(
@@ -112,7 +114,7 @@ def build(state: dict[str, Tensor], source: str) -> CLIP:
     weights = {key: value for key, value in state.items() if key not in SCALARS}
     try:
         model = build_model(dict(weights)).float()
-        model.load_state_dict(weights)  # over the values that build_model has rounded
+        model.load_state_dict(weights)  # build_model has rounded the values
     except (RuntimeError, AssertionError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise NPTError(
@@ -122,21 +124,21 @@ def build(state: dict[str, Tensor], source: str) -> CLIP:
 
 
 def base_embedding(width: int) -> np.ndarray:
-    """(49408, width) embeddings of the tokens that the small CLIP never saw in training."""
+    """(49408, width) embeddings; "tiny" has them for tokens that did not occur in its training."""
     values = 0.02 * np.random.default_rng(0).standard_normal((VOCABULARY, width))
     return values.astype(np.float16).astype(np.float32)
 
 
 def read_tiny(path: Path) -> dict[str, Tensor]:
-    """The state dict that `pack_tiny` wrote."""
+    """The state dict in a file that `pack_tiny` wrote."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             state = {key: arrays[key] for key in arrays.files}
         ids, rows = state.pop("token_ids"), state.pop("token_rows")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise NPTError(
-            f"the small CLIP cannot be read from {path} ({error}); reinstall npt-clip, or make the "
-            "file with scripts/pretrain_tiny.py"
+            f"the small CLIP cannot be read from {path} ({error}); reinstall npt-clip, or create "
+            "the file with scripts/pretrain_tiny.py"
         ) from error
     embedding = base_embedding(rows.shape[1])
     embedding[ids] = rows
@@ -151,9 +153,9 @@ def pack_tiny(
 ) -> None:
     """Write a small CLIP as float16 arrays, with the embeddings of the tokens `token_ids` only.
 
-    All other embeddings will be those of `base_embedding`. The file is complete or not there.
+    `read_tiny` takes the other embeddings from `base_embedding`. The file is written atomically.
     """
-    arrays = {
+    arrays: dict[str, Any] = {
         key: value.detach().cpu().numpy().astype(np.float16)
         for key, value in state_dict.items()
         if key not in SCALARS

@@ -1,4 +1,4 @@
-"""How much memory a training step takes, and how much there is."""
+"""Estimates of the memory that a training step needs and of the memory that is free."""
 
 from pathlib import Path
 
@@ -9,31 +9,32 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def activation_bytes(layers: int, width: int, itemsize: int, keys_per_query: float) -> float:
-    """Bytes that one token's way through the layers keeps for backward.
+    """Bytes that autograd keeps for one token in all layers.
 
-    In units of `width`, a layer keeps its input, the query, what attention gave, the input of the
-    MLP, four units inside the MLP; and two for every key and value its group of tokens looks at.
+    In units of `width` values, a layer keeps its input (1), the query (1), the output of attention
+    (1), the input of the MLP (1) and the hidden values of the MLP (4), and a key and a value (2)
+    for every token that the token's group attends to.
     """
     return (8 + 2 * keys_per_query) * layers * width * itemsize
 
 
 def free_bytes(device: torch.device) -> float:
-    """Bytes that can still be allocated on `device`; infinity where that cannot be told."""
+    """Bytes that can still be allocated on `device`; infinity if that is unknown."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     if device.type == "cpu":
-        return min(_available(), _left_in_container())
+        return min(_available_bytes(), _container_bytes())
     return float("inf")
 
 
-def _available() -> float:
-    """Linux's own estimate."""
-    return 1024 * _table(MEMINFO).get("MemAvailable:", float("inf"))
+def _available_bytes() -> float:
+    """Linux's own estimate, MemAvailable."""
+    return 1024 * _read_table(MEMINFO).get("MemAvailable:", float("inf"))
 
 
-def _left_in_container() -> float:
-    """What a container's limit leaves; what is only cached files counts as free."""
+def _container_bytes() -> float:
+    """Bytes left below the container's memory limit; its file cache counts as free."""
     for folder, limit, used, cached in (  # cgroup v2, v1
         (CGROUP, "memory.max", "memory.current", "inactive_file"),
         (
@@ -45,14 +46,14 @@ def _left_in_container() -> float:
     ):
         try:
             left = int((folder / limit).read_text()) - int((folder / used).read_text())
-        except (OSError, ValueError):  # no such file; "max"
+        except (OSError, ValueError):  # no such file, or the limit is "max"
             continue
-        return max(0, left + _table(folder / "memory.stat").get(cached, 0))
+        return max(0, left + _read_table(folder / "memory.stat").get(cached, 0))
     return float("inf")
 
 
-def _table(file: Path) -> dict[str, float]:
-    """Lines of a name and a number."""
+def _read_table(file: Path) -> dict[str, float]:
+    """The numbers in a file of lines "<name> <number> ..."; empty if it cannot be read."""
     try:
         lines = [line.split() for line in file.read_text().splitlines()]
     except OSError:

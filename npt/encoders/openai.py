@@ -1,7 +1,8 @@
-"""OpenAI's `clip`, also where a host repository's changed copy comes before it on the path.
+"""OpenAI's package `clip`, even if a host repository shadows it with a modified copy.
 
-MaPLe and its descendants carry a folder `clip` whose models take more arguments than OpenAI's.
-Their own trainers go on using it; what npt builds itself comes from the package as it was.
+MaPLe and the repositories that derive from it contain a folder `clip`, whose models take more
+arguments than OpenAI's. The trainers of such a host keep using that copy. The models that npt
+builds come from the original package, which is then imported under a second name.
 """
 
 import importlib
@@ -12,46 +13,52 @@ import warnings
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from npt.errors import NPTError
 
-BESIDE = "npt_openai_clip"  # the name of the package where `clip` is taken by a changed one
+SECOND_NAME = "npt_openai_clip"  # of OpenAI's package, where `clip` is a modified copy
 
 
-def _unchanged(package: ModuleType) -> bool:
-    """Whether its models are built of weights alone."""
+def _is_original(package: ModuleType) -> bool:
+    """Whether `build_model` takes the weights only, as in OpenAI's package."""
     model = importlib.import_module(f"{package.__name__}.model")
     return len(inspect.signature(model.build_model).parameters) == 1
 
 
-def _find() -> ModuleType:
-    with warnings.catch_warnings():  # clip's own import of pkg_resources concerns nobody here
+def _import_clip() -> ModuleType:
+    """OpenAI's package: `clip` itself, else the first original one further along `sys.path`."""
+    with warnings.catch_warnings():  # about clip's import of pkg_resources, not the user's code
         warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
         import clip
 
-        if _unchanged(clip):
+        if _is_original(clip):
             return clip
-        taken = Path(clip.__file__).resolve()
+        modified = Path(clip.__file__).resolve()
         for entry in sys.path:
-            spec = PathFinder.find_spec("clip", [entry])
-            if spec is None or spec.origin is None or Path(spec.origin).resolve() == taken:
+            found = PathFinder.find_spec("clip", [entry])
+            if found is None or found.origin is None or Path(found.origin).resolve() == modified:
                 continue
-            folder = [str(Path(spec.origin).parent)]
+            folder = [str(Path(found.origin).parent)]
             spec = importlib.util.spec_from_file_location(
-                BESIDE, spec.origin, submodule_search_locations=folder
+                SECOND_NAME, found.origin, submodule_search_locations=folder
             )
-            package = sys.modules[BESIDE] = importlib.util.module_from_spec(spec)
+            assert spec is not None and spec.loader is not None
+            package = sys.modules[SECOND_NAME] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(package)
-            if _unchanged(package):
+            if _is_original(package):
                 return package
     raise NPTError(
-        f"the package clip in {taken.parent} is a changed copy, and OpenAI's, which npt's own "
+        f"the package clip in {modified.parent} is a changed copy, and OpenAI's, which npt's own "
         "trainers need, is not installed; pip install clip-anytorch"
     )
 
 
-clip = _find()
+clip = _import_clip()
 _model = importlib.import_module(f"{clip.__name__}.model")
-CLIP, VisionTransformer = _model.CLIP, _model.VisionTransformer
-ResidualAttentionBlock = _model.ResidualAttentionBlock
 build_model, convert_weights = _model.build_model, _model.convert_weights
+if TYPE_CHECKING:
+    from clip.model import CLIP, ResidualAttentionBlock, VisionTransformer
+else:
+    CLIP, VisionTransformer = _model.CLIP, _model.VisionTransformer
+    ResidualAttentionBlock = _model.ResidualAttentionBlock

@@ -1,9 +1,11 @@
-"""The plain computation: all 77 tokens of every class, through CLIP's own modules.
+"""The reference encoders: all 77 tokens of every class, through the modules of the package clip.
 
-What the fast encoders must reproduce: for tests, benchmarks, and MODEL.PLAIN_ENCODERS.
+The fast encoders must return the same values. Used in tests and benchmarks, and for
+MODEL.PLAIN_ENCODERS True.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,15 @@ from npt.encoders.packing import ClassPrompts
 
 
 class PlainTextEncoder(nn.Module):
-    """TextEncoder, plainly."""
+    """The reference for TextEncoder, with the same `forward`."""
+
+    transformer: Any  # clip.model.Transformer
+    token_embedding: nn.Embedding
+    positional_embedding: nn.Parameter
+    ln_final: nn.LayerNorm
+    text_projection: nn.Parameter
+    tokens: Tensor  # (K, 77)
+    slots: Tensor | None  # (K, n)
 
     def __init__(self, clip_model: CLIP, prompts: ClassPrompts):
         super().__init__()
@@ -31,7 +41,9 @@ class PlainTextEncoder(nn.Module):
 
 
 class PlainImageEncoder(nn.Module):
-    """ImageEncoder, plainly."""
+    """The reference for ImageEncoder, with the same `forward`."""
+
+    visual: Any  # a VisionTransformer or a ModifiedResNet
 
     def __init__(self, visual: nn.Module):
         super().__init__()
@@ -55,26 +67,27 @@ def text_features(
     ctx: Tensor | None = None,
     deep: Sequence[Tensor] = (),
 ) -> Tensor:
-    """As TextEncoder.forward: (K, E), or (B, K, E) for contexts with an image dimension."""
-    if ctx is not None and ctx.dim() == 4:  # one image after the other, as CoCoOp
+    """As TextEncoder.forward: (K, E), or (B, K, E) if ctx has an image dimension."""
+    if ctx is not None and ctx.dim() == 4:  # image by image, as in CoCoOp's code
         return torch.stack([text_features(clip_model, prompts, c, deep) for c in ctx])
     tokenized, slots, _ = prompts
     dtype = clip_model.dtype
     x = clip_model.token_embedding(tokenized).type(dtype)  # (K, 77, D)
     if ctx is not None:
-        x = put(x, slots, ctx.type(dtype))
+        x = insert_context(x, slots, ctx.type(dtype))
     x = x + clip_model.positional_embedding.type(dtype)
     for i, layer in enumerate(clip_model.transformer.resblocks):
         if 0 < i <= len(deep):
-            x = put(x, slots, deep[i - 1].type(dtype))
-        x = layer(x.permute(1, 0, 2)).permute(1, 0, 2)  # CLIP's blocks take (77, K, D)
+            x = insert_context(x, slots, deep[i - 1].type(dtype))
+        x = layer(x.permute(1, 0, 2)).permute(1, 0, 2)  # CLIP's layers take (77, K, D)
     x = clip_model.ln_final(x).type(dtype)
     x = x[torch.arange(len(x)), tokenized.argmax(dim=-1)]
     return x @ clip_model.text_projection
 
 
-def put(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
-    """x (K, 77, D) with ctx (n, D) or (K, n, D) in the positions `slots` (K, n)."""
+def insert_context(x: Tensor, slots: Tensor | None, ctx: Tensor) -> Tensor:
+    """x (K, 77, D) with ctx (n, D) or (K, n, D) at the positions `slots` (K, n)."""
+    assert slots is not None, "these prompts have no context positions"
     k, n = slots.shape
     index = slots.unsqueeze(-1).expand(k, n, x.shape[-1])
     return x.scatter(1, index, ctx.expand(k, n, -1))

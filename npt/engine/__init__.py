@@ -1,14 +1,18 @@
-"""Makes `import dassl` work: with the installed Dassl, or with the engine that npt carries.
+"""Makes `import dassl` work: with the installed Dassl, or with the engine embedded in npt.
 
-The environment variable NPT_ENGINE chooses: unset, an installed Dassl wins; `embedded` takes
-npt's own; `installed` insists on Dassl. The choice is made by the first `import dassl` after
-`import npt`, from the module search path at that time, so that a script's own folder counts however
-the script was started. A `dassl` that was imported before npt stays.
+The environment variable NPT_ENGINE selects the engine. Unset: the installed Dassl, or the embedded
+engine if there is none. `embedded`: always the embedded engine. `installed`: always Dassl, an error
+if it is not installed.
+
+The selection is made at the first `import dassl` after `import npt`, with the module search path
+at that time. So a Dassl in the folder of a script is found, however the script was started. A
+`dassl` that was imported before npt is kept.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -29,64 +33,62 @@ from npt.errors import NPTError
 
 __all__ = ["EMBEDDED", "Engine", "activate", "broken_on_this_torch", "describe", "when_imported"]
 
-EMBEDDED = Path(__file__).resolve().parent / "embedded"  # the folder that holds our `dassl`
+EMBEDDED = Path(__file__).resolve().parent / "embedded"  # the folder that contains our `dassl`
 VARIABLE = "NPT_ENGINE"
-HOW_TO_GET_DASSL = (
+HOW_TO_INSTALL = (
     "git clone https://github.com/KaiyangZhou/Dassl.pytorch and put that folder on PYTHONPATH, or "
     "pip install numpy first and then pip install --no-build-isolation "
     "git+https://github.com/KaiyangZhou/Dassl.pytorch"
 )
-WAY_OUT = f"set {VARIABLE}=embedded to use the engine that npt carries"
-
-_warned = False
+USE_EMBEDDED = f"set {VARIABLE}=embedded to use the engine embedded in npt"
 
 
 class Engine(NamedTuple):
-    """Which `dassl` is in use: "embedded" or "installed", its version, its folder."""
+    """The `dassl` in use: "embedded" or "installed", its version, its folder."""
 
     name: str
     version: str
     path: str
 
 
-def when_imported(join: Callable[[], None]) -> None:
-    """Settle the engine at the first `import dassl`, and call `join` as soon as it is imported.
+def when_imported(callback: Callable[[], None]) -> None:
+    """Select the engine at the first `import dassl`, and call `callback` right after that import.
 
-    Where dassl is imported already, both happen now.
+    If dassl is already imported, do both now.
     """
     if "dassl" in sys.modules:
         activate()
-        join()
+        callback()
     else:
-        sys.meta_path.insert(0, _Finder(join))
+        sys.meta_path.insert(0, _Finder(callback))
 
 
 class _Finder(MetaPathFinder):
-    """Finds `dassl` as all other finders do, after the engine was settled."""
+    """Selects the engine, then finds `dassl` with the other finders of `sys.meta_path`."""
 
-    def __init__(self, join: Callable[[], None]):
-        self.join = join
-        self.asking = False  # whether the other finders are being asked
+    def __init__(self, callback: Callable[[], None]):
+        self.callback = callback
+        self.searching = False  # True while the other finders search for dassl
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != "dassl" or self.asking:
+        if name != "dassl" or self.searching:
             return None
-        self.asking = True
+        self.searching = True
         try:
             activate()
             spec = importlib.util.find_spec(name)
         finally:
-            self.asking = False
+            self.searching = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Joining(spec.loader, self.join)
+            spec.loader = _CallbackLoader(spec.loader, self.callback)
         return spec
 
 
-class _Joining(Loader):
-    """Loads a module by its own loader, and calls `join` after that."""
+class _CallbackLoader(Loader):
+    """Loads a module with its own loader, then calls `callback`."""
 
-    def __init__(self, loader: Loader, join: Callable[[], None]):
-        self.loader, self.join = loader, join
+    def __init__(self, loader: Loader, callback: Callable[[], None]):
+        self.loader, self.callback = loader, callback
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
@@ -96,40 +98,44 @@ class _Joining(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
         self.loader.exec_module(module)
-        self.join()
+        self.callback()
 
 
 def activate() -> None:
-    """Settle which `dassl` an import finds; calling it again changes nothing.
+    """Select the `dassl` that an import finds; repeated calls change nothing.
 
-    NPTError where NPT_ENGINE asks for what cannot be had.
+    The embedded engine is selected by its folder on sys.path, because spawned processes inherit
+    sys.path: they find the same dassl even if they import it before npt.
+
+    Raises NPTError if NPT_ENGINE has an unknown value or names an engine that cannot be used.
     """
-    wish = os.environ.get(VARIABLE, "").strip()
-    if wish not in ("", "embedded", "installed"):
+    choice = os.environ.get(VARIABLE, "").strip()
+    if choice not in ("", "embedded", "installed"):
         raise NPTError(
-            f'The environment variable {VARIABLE} is "{wish}": set it to embedded or installed, '
+            f'The environment variable {VARIABLE} is "{choice}": set it to embedded or installed, '
             "or unset it"
         )
     if "dassl" in sys.modules:
-        _keep_imported(wish)
+        _check_imported(sys.modules["dassl"], choice)
         return
-    if wish == "embedded":
-        _put_on_path(first=True)
+    if choice == "embedded":
+        _add_to_path(first=True)
         return
-    spec = _installed()
-    if spec is not None:
-        _take_off_path()
-        _warn_if_broken(spec)
-    elif wish == "installed":
+    installed = _find_installed()
+    if installed is not None:
+        _remove_from_path()
+        _warn_if_broken(installed)
+    elif choice == "installed":
         raise NPTError(
-            f"{VARIABLE} is installed, but no Dassl is installed: {HOW_TO_GET_DASSL}; or {WAY_OUT}"
+            f"{VARIABLE} is installed, but no Dassl is installed: {HOW_TO_INSTALL}; "
+            f"or {USE_EMBEDDED}"
         )
     else:
-        _put_on_path(first=False)
+        _add_to_path(first=False)
 
 
 def describe() -> Engine:
-    """The engine in use, imported if it was not yet."""
+    """The engine in use. Imports dassl if it is not imported yet."""
     activate()
     dassl = importlib.import_module("dassl")
     folder = _folder(dassl)
@@ -138,29 +144,30 @@ def describe() -> Engine:
 
 
 def broken_on_this_torch(folder: Path) -> str:
-    """What of the Dassl in `folder` cannot work on this torch; empty where all of it can.
+    """The part of the Dassl in `folder` that fails with the installed torch; "" if there is none.
 
-    Its schedulers hand `verbose` to LRScheduler.__init__, which torch has dropped; its checkpoints
-    pickle a live scheduler, which torch.load refuses unless told otherwise since 2.6.
+    Two known faults of Dassl 0.6: its warm-up schedulers pass `verbose` to LRScheduler.__init__,
+    which current torch does not accept; and its checkpoints contain a pickled scheduler, which
+    torch.load rejects by default since 2.6.
     """
     schedulers = _parse(folder / "optim" / "lr_scheduler.py")
-    if any(map(_hands_on_verbose, ast.walk(schedulers))) and not _scheduler_takes_verbose():
+    if any(map(_passes_verbose, ast.walk(schedulers))) and not _scheduler_accepts_verbose():
         return "warm-up schedulers"
     loading = _parse(folder / "utils" / "torchtools.py")
-    if any(map(_loads_by_default, ast.walk(loading))) and _load_refuses_objects():
+    if any(map(_loads_by_default, ast.walk(loading))) and _load_rejects_objects():
         return "checkpoints"
     return ""
 
 
 def _parse(file: Path) -> ast.Module:
-    """The syntax tree of a file; an empty one where it cannot be had."""
+    """The syntax tree of a file; an empty one if the file cannot be read or parsed."""
     try:
         return ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError):
         return ast.Module([], [])
 
 
-def _scheduler_takes_verbose() -> bool:
+def _scheduler_accepts_verbose() -> bool:
     from torch.optim import lr_scheduler
 
     scheduler = getattr(lr_scheduler, "LRScheduler", lr_scheduler._LRScheduler)
@@ -168,7 +175,7 @@ def _scheduler_takes_verbose() -> bool:
 
 
 def _loads_by_default(node: ast.AST) -> bool:
-    """Whether this is a call of torch.load that does not say what it may unpickle."""
+    """Whether this is a call of torch.load without `weights_only`."""
     return (
         isinstance(node, ast.Call)
         and ast.unparse(node.func) == "torch.load"
@@ -176,7 +183,8 @@ def _loads_by_default(node: ast.AST) -> bool:
     )
 
 
-def _load_refuses_objects() -> bool:
+def _load_rejects_objects() -> bool:
+    """Whether torch.load, by default, rejects objects other than tensors and plain values."""
     import torch
 
     file = io.BytesIO()
@@ -191,8 +199,8 @@ def _load_refuses_objects() -> bool:
     return False
 
 
-def _hands_on_verbose(node: ast.AST) -> bool:
-    """Whether a class built directly on torch's LRScheduler hands its `verbose` to it."""
+def _passes_verbose(node: ast.AST) -> bool:
+    """Whether this is a direct subclass of torch's LRScheduler that passes `verbose` to it."""
     if not isinstance(node, ast.ClassDef):
         return False
     bases = {getattr(base, "attr", getattr(base, "id", "")) for base in node.bases}
@@ -206,67 +214,64 @@ def _hands_on_verbose(node: ast.AST) -> bool:
     return False
 
 
-def _keep_imported(wish: str) -> None:
-    folder = _folder(sys.modules["dassl"])
-    ours = folder.parent == EMBEDDED
-    if wish == "embedded" and not ours:
+def _check_imported(dassl: ModuleType, choice: str) -> None:
+    """Raise NPTError if the dassl that is already imported is not the chosen engine."""
+    folder = _folder(dassl)
+    is_embedded = folder.parent == EMBEDDED
+    if choice == "embedded" and not is_embedded:
         raise NPTError(
             f'{VARIABLE} is embedded, but "{folder}" was imported as dassl before npt: put '
             f"`import npt` before the first import of dassl, or unset {VARIABLE}"
         )
-    if wish == "installed" and ours:
+    if choice == "installed" and is_embedded:
         raise NPTError(
-            f"{VARIABLE} is installed, but npt's own engine was imported as dassl already: set "
-            f"{VARIABLE} before Python starts"
+            f"{VARIABLE} is installed, but the engine embedded in npt was already imported as "
+            f"dassl: set {VARIABLE} before Python starts"
         )
-    if not ours:
-        _warn_if_broken(sys.modules["dassl"].__spec__)
+    if not is_embedded:
+        _warn_if_broken(folder)
 
 
 def _folder(module: ModuleType) -> Path:
-    """The folder of an imported package; empty for a module that somebody made by hand."""
+    """The folder of an imported package; the current one for a mock module without a path."""
     return Path(next(iter(getattr(module, "__path__", [])), "")).resolve()
 
 
-def _installed() -> ModuleSpec | None:
-    """Where a `dassl` other than ours would be imported from.
+def _find_installed() -> Path | None:
+    """The folder of the first `dassl` on the search path that is not the embedded one.
 
-    A folder that merely has that name (no `__init__.py`) is none.
+    A folder named dassl without an `__init__.py` does not count.
     """
     path = sys.path
     try:
-        sys.path = [entry for entry in path if not _is_ours(entry)]
+        sys.path = [entry for entry in path if not _is_embedded(entry)]
         importlib.invalidate_caches()
         spec = importlib.util.find_spec("dassl")
     finally:
         sys.path = path
-    return spec if spec is not None and spec.origin is not None else None
+    return None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent
 
 
-def _is_ours(entry: str) -> bool:
+def _is_embedded(entry: str) -> bool:
     return Path(entry).resolve() == EMBEDDED
 
 
-def _take_off_path() -> None:
-    sys.path[:] = [entry for entry in sys.path if not _is_ours(entry)]
+def _remove_from_path() -> None:
+    sys.path[:] = [entry for entry in sys.path if not _is_embedded(entry)]
 
 
-def _put_on_path(first: bool) -> None:
-    _take_off_path()
+def _add_to_path(first: bool) -> None:
+    _remove_from_path()
     sys.path.insert(0 if first else len(sys.path), str(EMBEDDED))
     importlib.invalidate_caches()
 
 
-def _warn_if_broken(spec: ModuleSpec | None) -> None:
-    global _warned
-    if _warned or spec is None or spec.origin is None:
-        return
-    folder = Path(spec.origin).parent
+@functools.cache  # warn once for each folder
+def _warn_if_broken(folder: Path) -> None:
     broken = broken_on_this_torch(folder)
     if broken:
-        _warned = True
         warnings.warn(
             f'The {broken} of the Dassl in "{folder}" do not work with the installed torch: '
-            f"{WAY_OUT}.",
+            f"{USE_EMBEDDED}.",
             stacklevel=4,
         )

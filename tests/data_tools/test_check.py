@@ -41,18 +41,18 @@ def row(out: str, name: str) -> list[str]:
     return next(line.split() for line in out.splitlines() if line.startswith(f"{name} "))
 
 
-def test_a_whole_data_set(check):
+def test_a_complete_data_set(check):
     code, out = check("eurosat")
     assert code == 0
     assert row(out, "EuroSAT") == ["EuroSAT", "yes", "12", "6", "9", "3", "0", "yes"]
-    assert "13,500, 5,400, 8,100 were published" in out  # this copy is a small one
+    assert "the published numbers are 13,500, 5,400, 8,100" in out  # this one is smaller
 
 
-def test_all_data_sets_are_looked_for(check):
+def test_without_names_all_data_sets_are_checked(check):
     code, out = check()
     assert code == 1
     assert row(out, "ImageNetA")[1] == "no" and row(out, "EuroSAT")[1] == "yes"
-    assert "imagenet/images/train\n      comes from https://image-net.org/: it is given out" in out
+    assert "imagenet/images/train\n      comes from https://image-net.org/: the host" in out
     assert "python -m npt.data prepare Food101 --root" in out
     assert len([line for line in out.splitlines() if " no " in f"{line} "]) >= 14
 
@@ -66,24 +66,24 @@ def test_missing_images_are_counted_and_named(check, root):
     assert "River/0.jpg and 1 more" in out
 
 
-def test_a_missing_split_file_is_said_with_where_it_comes_from(check, root):
+def test_the_source_of_a_missing_split_file_is_shown(check, root):
     split = root / "eurosat" / "split_zhou_EuroSAT.json"
     split.unlink()
     code, out = check("EuroSAT")
     assert code == 1
     assert row(out, "EuroSAT")[-1] == "no"
     assert f"{split}\n      comes from https://" in out
-    assert not split.exists()  # looking makes none
+    assert not split.exists()  # check does not make one
 
 
 def test_a_corrupt_split_file(check, root):
     (root / "eurosat" / "split_zhou_EuroSAT.json").write_text('{"train": [')
     code, out = check("EuroSAT")
-    assert code == 1 and "is no split file" in out
+    assert code == 1 and "is not a split file" in out
 
 
-def test_a_split_that_a_run_would_refuse(check, root):
-    """Not only files that are missing keep a data set from being whole."""
+def test_an_invalid_split_file(check, root):
+    """A data set is incomplete if a run could not load its split."""
     split = root / "eurosat" / "split_zhou_EuroSAT.json"
     lists = json.loads(split.read_text())
     lists["train"] = [row for row in lists["train"] if row[1] != 1]
@@ -93,12 +93,12 @@ def test_a_split_that_a_run_would_refuse(check, root):
     assert f'Class 1 ("River") has no training image in {split}' in out
 
 
-def test_half_of_imagenet(check, root):
+def test_imagenet_without_validation_images(check, root):
     layouts.build("ImageNet", root)
     (root / "imagenet" / "images" / "val").rename(root / "elsewhere")
     code, out = check("ImageNet")
     assert code == 1
-    assert "imagenet/images/val\n      comes from https://image-net.org/: it is given out" in out
+    assert "imagenet/images/val\n      comes from https://image-net.org/: the host" in out
     assert "imagenet/images/train\n" not in out
 
 
@@ -108,8 +108,8 @@ def test_an_empty_folder(check, root):
     assert code == 1 and "jpg is missing or empty" in out
 
 
-def test_broken_images_are_found_when_asked(check, root):
-    """Truncated, empty, and no image at all."""
+def test_deep_finds_unreadable_images(check, root):
+    """Truncated, empty, and not an image at all."""
     folder = root / "eurosat" / "2750" / "Forest"
     noise = Image.effect_noise((64, 64), 90)
     noise.save(folder / "0.jpg")
@@ -123,7 +123,7 @@ def test_broken_images_are_found_when_asked(check, root):
     assert "unreadable: " in out and "Forest/0.jpg and 2 more" in out
 
 
-def test_too_few_images_where_no_list_tells(check, root):
+def test_too_few_images_without_a_list(check, root):
     folder = root / "imagenet-rendition" / "imagenet-r" / "n01443537"
     folder.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(folder / "1.jpg")
@@ -141,23 +141,23 @@ def test_too_few_images_where_no_list_tells(check, root):
         "(none",
         "needed)",
     ]
-    assert "not as many images as there should be: 0, 0, 30,000 were published" in out
+    assert "the number of images is wrong: the published numbers are 0, 0, 30,000" in out
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["check", "--root", "absent"], "absent is no folder"),
+        (["check", "--root", "absent"], "absent is not a folder"),
         (
             ["check", "--root", ".", "Mnist"],
-            "there is no data set Mnist to get; there are ImageNet",
+            "there is no data set Mnist; the data sets are ImageNet",
         ),
         (["prepare", "EuroSAT"], "EuroSAT needs --root"),
         (["show", "Mnist"], "there is no data set Mnist"),
         (["show", "MiniShapes", "--ratios", "2"], "--ratios must be above 0"),
     ],
 )
-def test_wrong_requests_are_one_sentence(arguments, words, capsys):
+def test_wrong_arguments_are_an_error_of_one_sentence(arguments, words, capsys):
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and words in line

@@ -1,4 +1,4 @@
-"""Downloads from a host on the loopback that misbehaves as real ones do."""
+"""Downloads from a local host with the faults of real hosts."""
 
 import hashlib
 import random
@@ -39,24 +39,24 @@ def is_alone(file) -> bool:
 
 
 @pytest.mark.parametrize("checksum", ["", MD5, SHA256])
-def test_a_file_comes_whole_and_nothing_stays_beside_it(host, file, checksum):
+def test_a_file_is_downloaded_and_no_other_file_remains(host, file, checksum):
     assert fetch(host.url("a.zip"), file, checksum) == file
     assert file.read_bytes() == CONTENT
     assert is_alone(file)
 
 
-def test_what_is_there_is_verified_and_not_fetched_again(host, file):
+def test_an_existing_file_is_verified_and_not_downloaded_again(host, file):
     fetch(host.url("a.zip"), file, MD5)
     fetch(host.url("a.zip"), file, MD5)
     assert len(host.asked) == 1
     file.write_bytes(CONTENT[:-1])
-    with pytest.raises(NPTError, match="delete the file"):
+    with pytest.raises(NPTError, match="delete it"):
         fetch(host.url("a.zip"), file, MD5)
     assert len(host.asked) == 1
 
 
 @pytest.mark.parametrize("etag", ["", '"v1"'])
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(host, file, etag):
+def test_an_interrupted_download_is_resumed(host, file, etag):
     host.etags["a.zip"] = etag
     host.cuts["a.zip"] = [100_000, 50_000]
     fetch(host.url("a.zip"), file, SHA256)
@@ -64,10 +64,10 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(host, file, etag):
     assert file.read_bytes() == CONTENT
 
 
-def test_a_later_attempt_continues_an_earlier_one(host, file):
+def test_a_later_call_resumes_an_earlier_one(host, file):
     host.etags["a.zip"] = '"v1"'
     host.cuts["a.zip"] = [1000, *[0] * download.ATTEMPTS]
-    with pytest.raises(NPTError, match=r"keeps breaking off.*continues where it stopped"):
+    with pytest.raises(NPTError, match=r"keeps failing.*continues where it stopped"):
         fetch(host.url("a.zip"), file)
     assert not file.exists()
     host.cuts.clear()
@@ -76,8 +76,8 @@ def test_a_later_attempt_continues_an_earlier_one(host, file):
     assert file.read_bytes() == CONTENT and is_alone(file)
 
 
-def test_another_version_on_the_host_begins_anew(host, file):
-    """Its pieces must not be mixed, even where no checksum would tell."""
+def test_another_version_on_the_host_is_downloaded_from_the_beginning(host, file):
+    """Parts of two versions must not be mixed, even without a checksum."""
     host.etags["a.zip"] = '"v1"'
     host.cuts["a.zip"] = [1000, *[0] * download.ATTEMPTS]
     with pytest.raises(NPTError):
@@ -89,7 +89,7 @@ def test_another_version_on_the_host_begins_anew(host, file):
 
 
 @pytest.mark.parametrize("etag", ["", 'W/"weak"'])
-def test_without_version_and_checksum_nothing_is_continued(host, file, etag):
+def test_without_version_and_checksum_a_download_is_not_resumed(host, file, etag):
     host.etags["a.zip"] = etag
     host.cuts["a.zip"] = [1000]
     fetch(host.url("a.zip"), file)
@@ -97,7 +97,7 @@ def test_without_version_and_checksum_nothing_is_continued(host, file, etag):
     assert file.read_bytes() == CONTENT
 
 
-def test_a_host_that_knows_no_ranges_sends_all_again(host, file):
+def test_a_host_without_range_requests_sends_the_whole_file_again(host, file):
     host.deaf.add("a.zip")
     host.cuts["a.zip"] = [1000]
     fetch(host.url("a.zip"), file, MD5)
@@ -105,55 +105,55 @@ def test_a_host_that_knows_no_ranges_sends_all_again(host, file):
     assert file.read_bytes() == CONTENT
 
 
-def test_a_part_that_was_whole_already_is_kept(host, file):
-    """The process was killed between the last byte and the new name."""
+def test_a_complete_part_is_kept(host, file):
+    """The process was killed after the last byte, before renaming the file."""
     file.parent.mkdir()
     file.with_name("a.zip.part").write_bytes(CONTENT)
     fetch(host.url("a.zip"), file, MD5)
     assert file.read_bytes() == CONTENT and ranges(host) == [f"bytes={len(CONTENT)}-"]
 
 
-def test_a_part_that_is_too_long_is_thrown_away(host, file):
+def test_a_part_that_is_too_long_is_discarded(host, file):
     file.parent.mkdir()
     file.with_name("a.zip.part").write_bytes(CONTENT + b"more")
     fetch(host.url("a.zip"), file, MD5)
     assert file.read_bytes() == CONTENT
 
 
-def test_a_part_of_something_else_is_thrown_away(host, file):
+def test_a_part_of_another_file_is_discarded(host, file):
     file.parent.mkdir()
     file.with_name("a.zip.part").write_bytes(b"something else")
     fetch(host.url("a.zip"), file, MD5)
     assert file.read_bytes() == CONTENT
 
 
-def test_a_wrong_file_is_deleted_and_named(host, file):
+def test_a_file_with_a_wrong_checksum_is_deleted(host, file):
     host.files["a.zip"] = CONTENT[::-1]
     with pytest.raises(NPTError, match=f"does not have the checksum {SHA256}"):
         fetch(host.url("a.zip"), file, SHA256)
     assert not list(file.parent.iterdir())
 
 
-def test_a_busy_host_is_asked_again(host, file):
+def test_a_busy_host_gets_another_request(host, file):
     host.statuses["a.zip"] = [503, 429]
     fetch(host.url("a.zip"), file, MD5)
     assert len(host.asked) == 3
 
 
-def test_a_missing_file_is_said_at_once(host, file):
+def test_a_missing_file_is_an_error_at_once(host, file):
     with pytest.raises(NPTError, match="answers 404"):
         fetch(host.url("b.zip"), file)
     assert len(host.asked) == 1 and not file.exists()
 
 
-def test_a_web_page_is_no_file(host, file):
-    """Google Drive's way to say that a file was asked for too often."""
+def test_a_web_page_is_an_error(host, file):
+    """Google Drive sends one if a file was downloaded too often."""
     host.types["a.zip"] = "text/html; charset=utf-8"
-    with pytest.raises(NPTError, match="web page in place of the file"):
+    with pytest.raises(NPTError, match="web page instead of the file"):
         fetch(host.url("a.zip"), file)
 
 
-def test_redirections_are_followed_with_the_place_to_go_on_from(host, file):
+def test_a_download_is_resumed_after_a_redirection(host, file):
     host.redirects["r.zip"] = host.url("a.zip")
     host.cuts["a.zip"] = [1000]
     fetch(host.url("r.zip"), file, MD5)
@@ -162,16 +162,16 @@ def test_redirections_are_followed_with_the_place_to_go_on_from(host, file):
 
 
 @pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.zip", "file:///etc/hostname"])
-def test_only_http_is_fetched(host, file, target):
+def test_only_http_is_downloaded(host, file, target):
     host.redirects["r.zip"] = target
     with pytest.raises(NPTError):
         fetch(host.url("r.zip"), file)
-    with pytest.raises(NPTError, match="no http or https address"):
+    with pytest.raises(NPTError, match="only http and https"):
         fetch(target, file)
     assert not file.exists()
 
 
-def test_a_refused_connection_is_one_sentence(file, monkeypatch):
+def test_a_refused_connection_is_an_error_of_one_sentence(file, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -181,15 +181,15 @@ def test_a_refused_connection_is_one_sentence(file, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_is_said_before_it_is_full(host, file, monkeypatch):
+def test_too_little_disk_space_is_an_error_before_the_download(host, file, monkeypatch):
     usage = download.shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(NPTError, match="make room"):
+    with pytest.raises(NPTError, match="free some space"):
         fetch(host.url("a.zip"), file)
 
 
-def test_clip_comes_by_the_same_way(host, tmp_path, monkeypatch):
-    """With the checksum that its address holds; half a file of clip's own download is replaced."""
+def test_clip_models_are_downloaded_and_verified(host, tmp_path, monkeypatch):
+    """The checksum is in the address. An incomplete file of clip's own download is replaced."""
     import clip
 
     from npt.encoders.loading import fetch_openai

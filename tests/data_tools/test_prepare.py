@@ -1,4 +1,4 @@
-"""`python -m npt.data prepare` against a host on the loopback."""
+"""`python -m npt.data prepare` with a local host."""
 
 import hashlib
 import io
@@ -10,6 +10,7 @@ import tarfile
 import time
 import zipfile
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from file_server import serving
@@ -17,21 +18,24 @@ from PIL import Image
 
 from npt import download
 from npt.data.__main__ import main
-from npt.data.sources import BY_HAND, FETCH, Fetch, pieces
-from npt.datasets.catalog import CATALOG
+from npt.data.sources import pieces
+from npt.datasets.catalog import CATALOG, DRIVE, Row
 
 CLASSES = ("AnnualCrop", "River")
 SPLIT = "eurosat/split_zhou_EuroSAT.json"
 
-# The real program, whose table of sources leads to the host of the test.
+# The real program, with the sources of EuroSAT on the host of the test.
 PROGRAM = """
 import json, sys
+from dataclasses import replace
 from npt import download
-from npt.data import sources
 from npt.data.__main__ import main
+from npt.datasets.catalog import CATALOG
 download.PAUSE = 0.01
-for address, values in json.loads(sys.argv[1]).items():
-    sources.FETCH[address] = sources.Fetch(**values)
+row = CATALOG["EuroSAT"]
+changed = zip(row.sources, json.loads(sys.argv[1]), strict=True)
+sources = tuple(replace(source, **changes) for source, changes in changed)
+CATALOG["EuroSAT"] = replace(row, sources=sources)
 exec(sys.argv[2])
 sys.exit(main(sys.argv[3:]))
 """
@@ -76,12 +80,11 @@ def host():
         yield host
 
 
-def table(host, **changes: object) -> dict[str, dict[str, object]]:
-    """EuroSAT's sources, on the host."""
-    archive, lists = (address for address, _ in CATALOG["EuroSAT"].sources)
+def eurosat(host, **changes: object) -> list[dict[str, object]]:
+    """The changes of EuroSAT's sources (archive, split file) that lead to the host."""
     checksum = f"md5:{hashlib.md5(host.files['EuroSAT.zip']).hexdigest()}"
-    values = {"url": host.url("EuroSAT.zip"), "checksum": checksum, "takes": {"2750": "2750"}}
-    return {archive: {**values, **changes}, lists: {"url": host.url("split.json")}}
+    archive = {"url": host.url("EuroSAT.zip"), "checksum": checksum, **changes}
+    return [archive, {"url": host.url("split.json")}]
 
 
 @pytest.fixture
@@ -90,18 +93,20 @@ def command(host, tmp_path):
 
     def build(before: str = "", **changes: object) -> list[str]:
         arguments = ["prepare", "eurosat", "--root", str(tmp_path / "data")]
-        return ["-c", PROGRAM, json.dumps(table(host, **changes)), before, *arguments]
+        return ["-c", PROGRAM, json.dumps(eurosat(host, **changes)), before, *arguments]
 
     return build
 
 
 @pytest.fixture
 def prepare(host, tmp_path, monkeypatch, capsys):
-    """The same in this process: exit code, output, errors."""
+    """The same in this process, for any data set: exit code, output, errors."""
 
-    def run(name: str = "eurosat", sources=None, **changes: object) -> tuple[int, str, str]:
-        for address, values in (sources or table(host, **changes)).items():
-            monkeypatch.setitem(FETCH, address, Fetch(**values))
+    def run(name: str = "EuroSAT", sources=None, **changes: object) -> tuple[int, str, str]:
+        row = CATALOG[name]
+        pairs = zip(row.sources, sources or eurosat(host, **changes), strict=True)
+        changed = tuple(replace(source, **values) for source, values in pairs)
+        monkeypatch.setitem(CATALOG, name, replace(row, sources=changed))
         code = main(["prepare", name, "--root", str(tmp_path / "data")])
         return code, *capsys.readouterr()
 
@@ -117,23 +122,25 @@ def tree(folder) -> set[str]:
 WHOLE = {f"eurosat/{name}" for name in images()} | {SPLIT, "eurosat/prepared.json"}
 
 
-def test_the_layout_is_made_recorded_and_not_made_again(host, command, prepare, python, tmp_path):
+def test_a_data_set_is_downloaded_recorded_and_not_downloaded_again(
+    host, command, prepare, python, tmp_path
+):
     done = python(*command(), no_proxy="*")
     assert done.returncode == 0, done.stderr
     assert tree(tmp_path / "data") == WHOLE
     assert (tmp_path / "data/eurosat/2750/River/River_3.jpg").read_bytes() == jpeg(30)
     record = json.loads((tmp_path / "data/eurosat/prepared.json").read_text())
     assert record["eurosat/2750"]["checksum"].startswith("md5:")
-    assert "none known" in record[SPLIT]["checksum"]
-    assert "no checksum is known for split_zhou_EuroSAT.json" in done.stdout
+    assert "none published" in record[SPLIT]["checksum"]
+    assert "no checksum is published for split_zhou_EuroSAT.json" in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith("EuroSAT "))
     assert row.split() == ["EuroSAT", "yes", "10", "4", "6", "2", "0", "yes"]
     code, out, _ = prepare()
-    assert code == 0 and out.count("is there") == 2
+    assert code == 0 and out.count("already there") == 2
     assert len(host.asked) == 2
 
 
-def test_only_what_lacks_is_fetched_and_nothing_is_overwritten(host, prepare, tmp_path):
+def test_only_missing_files_are_downloaded_and_no_file_is_overwritten(host, prepare, tmp_path):
     own = tmp_path / "data" / SPLIT
     own.parent.mkdir(parents=True)
     own.write_bytes(split() + b"\n")
@@ -142,7 +149,7 @@ def test_only_what_lacks_is_fetched_and_nothing_is_overwritten(host, prepare, tm
     assert [path for path, _ in host.asked] == ["EuroSAT.zip"]
 
 
-def test_a_folder_that_is_a_link_to_another_disk_stays_one(host, prepare, tmp_path):
+def test_a_folder_that_is_a_link_to_another_disk_stays_a_link(host, prepare, tmp_path):
     (tmp_path / "big" / "elsewhere").mkdir(parents=True)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "eurosat").symlink_to(tmp_path / "big" / "elsewhere")
@@ -151,17 +158,17 @@ def test_a_folder_that_is_a_link_to_another_disk_stays_one(host, prepare, tmp_pa
     assert tree(tmp_path / "big") == {p.replace("eurosat", "elsewhere", 1) for p in WHOLE}
 
 
-def test_without_the_split_file_it_is_usable_and_says_so(host, prepare, tmp_path):
+def test_without_the_split_file_there_is_a_warning(host, prepare, tmp_path):
     del host.files["split.json"]
     code, out, err = prepare()
     assert code == 0
     assert "warning: " in err and "404" in err
-    assert "do not compare with published ones" in " ".join(out.split())
+    assert "are not comparable with published ones" in " ".join(out.split())
     assert tree(tmp_path / "data") >= {f"eurosat/{name}" for name in images()}
 
 
 def failing(prepare, tmp_path, **changes: object) -> str:
-    """The one sentence of a run that fails and puts nothing into place."""
+    """The error message of a run that fails and moves no file into place."""
     code, _, err = prepare(**changes)
     assert code == 2
     assert not (tmp_path / "data" / "eurosat" / "2750").exists()
@@ -176,16 +183,16 @@ def test_a_wrong_checksum(prepare, tmp_path):
 
 def test_another_archive_than_expected(host, prepare, tmp_path):
     host.files["EuroSAT.zip"] = zipped({"other/file.jpg": b""})
-    assert "holds no 2750" in failing(prepare, tmp_path, checksum="")
+    assert "does not contain 2750" in failing(prepare, tmp_path, checksum="")
 
 
-def test_a_page_in_place_of_a_split_file(host, prepare):
+def test_a_web_page_instead_of_a_split_file(host, prepare):
     host.files["split.json"] = b"<html>Too many users have viewed this file</html>"
     code, _, err = prepare()
-    assert code == 0 and "something that is no split_zhou_EuroSAT.json" in err
+    assert code == 0 and "is not a valid split_zhou_EuroSAT.json" in err
 
 
-def test_an_evil_archive_puts_nothing_anywhere(host, prepare, tmp_path):
+def test_no_file_of_an_unsafe_archive_remains(host, prepare, tmp_path):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, content in {**images(), "../../../evil": b"x"}.items():
@@ -193,12 +200,12 @@ def test_an_evil_archive_puts_nothing_anywhere(host, prepare, tmp_path):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     host.files["EuroSAT.zip"] = stream.getvalue()
-    assert "outside the folder" in failing(prepare, tmp_path, checksum="")
+    assert "outside the target folder" in failing(prepare, tmp_path, checksum="")
     assert not [p for p in tmp_path.rglob("*evil*")]
-    assert not list((tmp_path / "data").rglob("*.jpg"))  # nor what came out before it
+    assert not list((tmp_path / "data").rglob("*.jpg"))  # nor the files unpacked before it
 
 
-def test_no_network_is_one_sentence(command, python, tmp_path):
+def test_no_network_is_an_error_of_one_sentence(command, python, tmp_path):
     done = python(*command(url="http://127.0.0.1:9/EuroSAT.zip"), no_proxy="*")
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]  # before it, importing clip may warn of pkg_resources
@@ -208,7 +215,7 @@ def test_no_network_is_one_sentence(command, python, tmp_path):
 
 
 def killed_when(command: list[str], is_time) -> None:
-    """Start the process, and kill it the hard way at a moment."""
+    """Start a process, and kill it with SIGKILL when `is_time()` becomes true."""
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
@@ -220,7 +227,7 @@ def killed_when(command: list[str], is_time) -> None:
         process.wait()
 
 
-def test_a_process_killed_while_downloading_is_continued(host, command, prepare, tmp_path):
+def test_a_download_of_a_killed_process_is_resumed(host, command, prepare, tmp_path):
     host.holds["EuroSAT.zip"] = len(host.files["EuroSAT.zip"]) // 2
     part = tmp_path / "data" / ".eurosat.preparing" / "EuroSAT.zip.part"
 
@@ -252,7 +259,7 @@ unpack.shutil.copyfileobj = copyfileobj
 """
 
 
-def test_a_process_killed_while_unpacking_leaves_nothing_half_written(
+def test_a_process_killed_while_unpacking_leaves_no_incomplete_files(
     host, command, prepare, tmp_path
 ):
     (tmp_path / "data").mkdir()
@@ -266,30 +273,29 @@ def test_a_process_killed_while_unpacking_leaves_nothing_half_written(
 
 
 def test_what_cannot_be_downloaded_is_explained(host, prepare):
-    *_, (address, _) = CATALOG["StanfordCars"].sources
-    code, _, err = prepare("StanfordCars", {address: {"url": host.url("split.json")}})
+    sources = [{}, {}, {}, {}, {"url": host.url("split.json")}]
+    code, _, err = prepare("StanfordCars", sources)
     assert code == 2
-    assert "StanfordCars cannot be fetched" in err and "issues/7545" in err
+    assert "StanfordCars cannot be downloaded" in err and "issues/7545" in err
 
 
-def test_names_of_imagenet_are_copied_from_where_they_are(host, prepare, tmp_path):
-    """The archive of ImageNet-R from the host; classnames.txt from beside ImageNet."""
+def test_class_names_are_copied_from_another_data_set(host, prepare, tmp_path):
+    """The archive of ImageNet-R is downloaded; classnames.txt is copied from ImageNet."""
     names = "n01443537 goldfish\nn01484850 great white shark\n"
     (tmp_path / "data" / "imagenet").mkdir(parents=True)
     (tmp_path / "data" / "imagenet" / "classnames.txt").write_text(names)
     host.files["imagenet-r.tar"] = zipped({"imagenet-r/n01443537/1.jpg": jpeg(0)})
-    (address, _), _ = CATALOG["ImageNetR"].sources
-    values = {"takes": {"imagenet-r": "imagenet-r"}, "url": host.url("imagenet-r.tar")}
-    code, out, err = prepare("imagenet_r", {address: values})
+    archive = {"url": host.url("imagenet-r.tar"), "checksum": ""}
+    code, out, err = prepare("ImageNetR", [archive, {}])
     assert "a copy of" in out
     place = tmp_path / "data" / "imagenet-rendition"
     assert (place / "classnames.txt").read_text() == names
     assert (place / "imagenet-r" / "n01443537" / "1.jpg").read_bytes() == jpeg(0)
-    assert code == 2 and "30,000 were published" in err
+    assert code == 2 and "the published numbers are 0, 0, 30,000" in err
 
 
-def test_the_archive_within_an_archive(host, prepare, tmp_path):
-    """Caltech's images come as a tar in a zip."""
+def test_an_archive_in_an_archive(host, prepare, tmp_path):
+    """The images of Caltech101 are in a tar in a zip."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
         info = tarfile.TarInfo("101_ObjectCategories/ant/image_0001.jpg")
@@ -297,36 +303,25 @@ def test_the_archive_within_an_archive(host, prepare, tmp_path):
         archive.addfile(info, io.BytesIO(jpeg(0)))
     inner = "caltech-101/101_ObjectCategories.tar.gz"
     host.files["caltech-101.zip"] = zipped({inner: stream.getvalue(), "__MACOSX/x": b""})
-    (images_at, _), (split_at, _) = CATALOG["Caltech101"].sources
-    sources = {
-        images_at: {
-            "takes": {"101_ObjectCategories": "101_ObjectCategories"},
-            "url": host.url("caltech-101.zip"),
-            "nested": inner,
-        },
-        split_at: {"url": host.url("absent.json")},
-    }
-    prepare("Caltech101", sources)
+    archive = {"url": host.url("caltech-101.zip"), "checksum": ""}
+    prepare("Caltech101", [archive, {"url": host.url("absent.json")}])
     place = tmp_path / "data" / "caltech-101"
     assert tree(place) == {"101_ObjectCategories/ant/image_0001.jpg", "prepared.json"}
 
 
-# --------------------------------------------------------------------------- the table of sources
-def test_every_address_of_the_catalog_can_be_fetched_or_is_explained():
-    for row in CATALOG.values():
-        for (address, _), piece in zip(row.sources, pieces(row), strict=True):
-            by_hand = any(address.startswith(start) for start in BY_HAND)
-            drive = address.startswith("https://drive.google.com/")
-            assert by_hand or drive or address in FETCH, address
-            for place in piece.goes.values():
-                assert place.startswith(f"{row.folder}/") and "*" not in place, place
-    known = {address for row in CATALOG.values() for address, _ in row.sources}
-    assert set(FETCH) <= known
+# --------------------------------------------------------------------------- the sources
+@pytest.mark.parametrize("row", CATALOG.values(), ids=CATALOG)
+def test_every_source_is_a_file_or_an_archive_with_a_checksum_if_one_is_published(row: Row):
+    for source in row.sources:
+        assert bool(source.place) != bool(source.members), source
+        unpublished = source.address.startswith(DRIVE) or row.name == "ImageNetSketch"
+        assert source.checksum or source.by_hand or unpublished, source
 
 
 @pytest.mark.parametrize("row", CATALOG.values(), ids=CATALOG)
-def test_the_pieces_make_up_the_layout(row):
-    places = {place for piece in pieces(row) for place in piece.goes.values()}
+def test_the_sources_contain_all_files_of_the_layout(row: Row):
+    places = {place for piece in pieces(row) for place in piece.places.values()}
+    assert all(place.startswith(f"{row.folder}/") for place in places)
     images = f"{row.folder}/{row.images}".rstrip("/")
     assert any(place == images or place.startswith(f"{images}/") for place in places)
     if row.split:
@@ -334,7 +329,7 @@ def test_the_pieces_make_up_the_layout(row):
 
 
 def test_the_checksums_are_those_of_torchvision():
-    """Where this release still has them as attributes."""
+    """Only those that this release has as attributes."""
     datasets = pytest.importorskip("torchvision.datasets")
     ours = {piece.checksum for row in CATALOG.values() for piece in pieces(row)}
     names = {"Food101": "_MD5", "DTD": "_MD5", "SUN397": "_DATASET_MD5"}

@@ -1,4 +1,4 @@
-"""`bash scripts/demo.sh --real`, and the estimate of its time, without a network."""
+"""`bash scripts/demo.sh --real` and the estimate of its duration, without a network."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def data(tmp_path) -> Path:
 
 @pytest.fixture
 def demo(repository, tmp_path, data):
-    """Runs the script in an environment that needs no installation; `prepared`: nor downloads."""
+    """Run the script without installing packages and, if `prepared`, without downloads."""
 
     def run(*arguments: str, prepared: bool = False) -> subprocess.CompletedProcess[str]:
         home = tmp_path / "environment"
@@ -78,7 +78,7 @@ esac
 
 
 @bash_only
-def test_without_a_network_it_says_so_in_one_sentence(demo, data):
+def test_no_network_is_an_error_of_one_sentence(demo, data):
     shutil.rmtree(data)
     done = demo("--real", "eurosat")
     assert done.returncode == 2
@@ -89,7 +89,7 @@ def test_without_a_network_it_says_so_in_one_sentence(demo, data):
 
 @bash_only
 @pytest.mark.parametrize("arguments", [["--real"], ["--real", "imagenet"]])
-def test_only_a_data_set_with_a_demo_is_taken(demo, arguments):
+def test_a_data_set_without_a_demo_is_an_error(demo, arguments):
     done = demo(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "eurosat" in done.stderr
@@ -98,7 +98,7 @@ def test_only_a_data_set_with_a_demo_is_taken(demo, arguments):
 @bash_only
 @pytest.mark.slow
 def test_the_demo_on_images_of_the_real_layout(demo, tmp_path):
-    """With the small CLIP in the place of ViT-B/16."""
+    """With the small CLIP instead of ViT-B/16."""
     done = demo("--real", "eurosat", *SHORT, *TINY, prepared=True)
     assert done.returncode == 0, done.stderr
     before, _, after = done.stdout.partition("Base-to-new generalisation under imbalance, EuroSAT")
@@ -117,15 +117,15 @@ def runs(data, tmp_path):
     )
 
 
-def test_steps_are_counted_as_they_will_be_made(runs):
-    """Base classes: two, of 4 and of 1 image at ratio 0.01; batches of 4. Tests of 4 images."""
+def test_numbers_of_steps(runs):
+    """Two base classes with 4 and 1 images at ratio 0.01; batches of 4; 4 test images."""
     zero_shot, maple = estimate(runs, say=lambda text: None)
     assert (zero_shot.train_steps, maple.train_steps) == (0, 1)
     assert zero_shot.test_steps == maple.test_steps == 2  # base and new
     assert maple.seconds > 0 and zero_shot.seconds > 0
 
 
-def test_a_complete_run_takes_no_time(runs):
+def test_complete_runs_are_not_estimated(runs):
     execute_run(runs[0])
     (left,) = estimate(runs, say=lambda text: None)
     assert left.label == "MaPLe"
@@ -147,5 +147,5 @@ def test_the_time_of_all_runs(monkeypatch):
 @pytest.mark.parametrize(
     "seconds, text", [(40, "40 s"), (89.6, "90 s"), (720, "12 min"), (12600, "3.5 h")]
 )
-def test_times_for_people(seconds, text):
+def test_formatted_times(seconds, text):
     assert words(seconds) == text

@@ -1,4 +1,4 @@
-"""`python -m npt.data show`: counts by class, as a table and a picture."""
+"""`python -m npt.data show`: images per class, as a table and a picture."""
 
 import layouts
 import pytest
@@ -20,7 +20,7 @@ def show(tmp_path, capsys):
     return run
 
 
-def test_counts_before_and_after(show):
+def test_counts_before_and_after_imbalance(show):
     """MiniShapes has 24 training images of each of its 12 classes."""
     code, lines, picture = show("mini_shapes", "--ratios", "0.05", "--shots", "16")
     assert code == 0
@@ -44,7 +44,7 @@ def test_base_classes_all_images_and_several_ratios(show):
     assert rows[-1][-4:] == ["24", "24", "12", "1"]
 
 
-def test_many_classes_are_cut_in_the_table_unless_asked_for(show, monkeypatch):
+def test_long_tables_are_shortened_without_all(show, monkeypatch):
     monkeypatch.setattr(module, "EDGE", 3)
     short = show("MiniShapes", "--ratios", "0.1")[1]
     long = show("MiniShapes", "--ratios", "0.1", "--all")[1]
@@ -52,7 +52,7 @@ def test_many_classes_are_cut_in_the_table_unless_asked_for(show, monkeypatch):
     assert len(long) > len(short) and not any("(--all)" in line for line in long)
 
 
-def test_config_keys_can_be_given(show):
+def test_opts_sets_config_keys(show):
     code, lines, _ = show(
         *("mini_shapes", "--ratios", "0.01", "--opts", "DATASET.IMBALANCE_ORDER", "random")
     )
@@ -61,7 +61,7 @@ def test_config_keys_can_be_given(show):
     assert rows != sorted(rows, reverse=True) and max(rows) == 16 and min(rows) == 1
 
 
-def test_what_is_only_tested_on_has_no_imbalance(tmp_path, capsys):
+def test_a_data_set_for_testing_only_is_an_error(tmp_path, capsys):
     layouts.build("ImageNetA", tmp_path)
     assert main(["show", "ImageNetA", "--root", str(tmp_path)]) == 2
     assert "ImageNetA has no training images" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Own images: any layout, balance and names."""
+"""CustomFolder: folders of images in any layout, with any balance and names."""
 
 import json
 from collections import Counter
@@ -54,7 +54,7 @@ def parts(tmp_path):
     return tmp_path
 
 
-def test_one_tree_is_divided_by_class_and_keeps_its_imbalance(tree):
+def test_class_folders_alone_are_split_within_each_class(tree):
     data = load(tree)
     assert data.classnames == ["bus", "fire engine", "tram"]
     assert counts(data.train_x) == [10, 5, 2]  # round(5 / 2) is 2
@@ -67,20 +67,20 @@ def test_one_tree_is_divided_by_class_and_keeps_its_imbalance(tree):
     assert all(Path(item.impath).parent.name == folders[item.label] for item in every)
 
 
-def test_the_division_is_the_same_in_every_run_and_on_every_disk(tree, tmp_path_factory):
+def test_the_split_is_the_same_in_every_run_and_folder(tree, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     put(other, dict(reversed(SIZES.items())))
     one, two = load(tree), load(other, NUM_SHOTS=1)
     assert names_of(one.test) == names_of(two.test)
 
 
-def test_another_image_hardly_moves_the_others(tree):
+def test_a_new_image_changes_the_split_of_few_others(tree):
     before = load(tree).test
     layouts.put_image(tree / "bus" / "new.jpg")
     assert len(names_of(before) - names_of(load(tree).test)) <= 2
 
 
-def test_parts_of_ones_own(parts):
+def test_train_val_and_test_folders(parts):
     data = load(parts)
     assert counts(data.train_x) == [20, 10, 5]
     assert counts(data.val) == [4, 2, 1]
@@ -88,7 +88,7 @@ def test_parts_of_ones_own(parts):
     assert all("/val/" in item.impath for item in data.val)
 
 
-def test_without_a_test_folder_the_test_is_on_validation(parts):
+def test_without_a_test_folder_val_is_the_test_set(parts):
     for file in sorted((parts / "test").rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
     (parts / "test").rmdir()
@@ -96,25 +96,25 @@ def test_without_a_test_folder_the_test_is_on_validation(parts):
     assert counts(data.test) == counts(data.val) == [4, 2, 1]
 
 
-def test_without_validation_there_is_none(tmp_path):
+def test_without_a_val_folder_there_is_no_validation_set(tmp_path):
     put(tmp_path / "train", SIZES)
     put(tmp_path / "test", SIZES)
     assert load(tmp_path).val is None
 
 
-def test_a_class_may_be_called_train(tmp_path):
+def test_a_class_may_be_named_train(tmp_path):
     put(tmp_path, {"train": 10, "tram": 10})
     assert load(tmp_path).classnames == ["train", "tram"]
 
 
 @pytest.mark.parametrize("name", ["valid", "notes"])
-def test_another_folder_beside_the_parts_is_named(parts, name):
+def test_another_folder_beside_the_parts_is_an_error(parts, name):
     put(parts / name, SIZES)
     with pytest.raises(NPTError, match=rf"/{name} is beside train/"):
         load(parts)
 
 
-def test_parts_without_class_folders_are_no_classes(tmp_path):
+def test_parts_need_class_folders(tmp_path):
     put(tmp_path, {"train": 10, "test": 10})
     with pytest.raises(NPTError, match="has no folders: sort the images"):
         load(tmp_path)
@@ -127,64 +127,64 @@ def test_shots_base_and_new(tree):
     assert load(tree, SUBSAMPLE_CLASSES="new").classnames == ["tram"]
 
 
-def test_its_config_keeps_rare_classes_rare_when_more_imbalance_is_asked_for(parts, repository):
+def test_its_config_ranks_classes_by_their_natural_frequency(parts, repository):
     file = repository / "configs" / "datasets" / "custom_folder.yaml"
     config = yaml.safe_load(file.read_text())["DATASET"]
     assert config.pop("NAME") == "CustomFolder"
-    put(parts / "train", {"tram": 40}, start=5)  # now the largest: 45, then bus 20, engines 10
+    put(parts / "train", {"tram": 40}, start=5)  # the sizes are now 20, 10 and 45
     data = load(parts, IMBALANCE_RATIO=0.04, **config)
-    # 45, 45 * 0.2 = 9 and 45 * 0.04 = 1.8 images, by falling natural size
+    # 45, 45 * 0.2 = 9 and 45 * 0.04 = 1.8 images, by descending natural size
     assert counts(data.train_x) == [9, 1, 45]
     assert data.classnames == ["bus", "fire engine", "tram"]
 
 
 @pytest.mark.parametrize("number", range(1, 41))
-def test_every_class_is_trained_and_from_two_images_on_tested(number):
+def test_every_class_has_training_images_and_with_two_images_test_images(number):
     from npt.datasets.base import Image
 
     lists = divided([Image(f"{k}.jpg", 0, "x") for k in range(number)])
     train, val, test = (len(lists[part]) for part in ("train", "val", "test"))
     assert train + val + test == number and train >= 1 and (test >= 1) == (number >= 2)
-    if number >= 4:  # as the family rounds
+    if number >= 4:  # rounded as in CoOp
         assert (train, val) == (round(number * 0.5), round(number * 0.2))
 
 
 # --------------------------------------------------------------------------- names
-def test_names_from_a_text(tree):
+def test_names_from_a_text_file(tree):
     (tree / "classnames.txt").write_text(
         "bus city bus\nfire_engine\tfire truck\ntram tram car\nbicycle not here\n"
     )
     assert load(tree).classnames == ["city bus", "fire truck", "tram car"]
 
 
-def test_names_from_a_table(tree):
+def test_names_from_a_json_file(tree):
     table = {"tram": "tram car", "bus": "city bus", "fire_engine": "fire_truck"}
     (tree / "classnames.json").write_text(json.dumps(table))
     assert load(tree).classnames == ["city bus", "fire_truck", "tram car"]
 
 
-def test_folders_whose_names_hold_spaces(tmp_path):
+def test_folder_names_with_spaces(tmp_path):
     put(tmp_path, {"red fox": 4, "red": 4})
     (tmp_path / "classnames.txt").write_text("red a colour\nred fox an animal\n")
     assert load(tmp_path).classnames == ["a colour", "an animal"]
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "says"),
+    ("file", "text", "message"),
     [("classnames.txt", "bus a bus\ntram a tram", "no name for the class folder fire_engine"),
      ("classnames.txt", "bus\nfire_engine x\ntram y", "has no name for the class folder bus"),
      ("classnames.json", '{"bus": ""}', "has no name for the class folder bus"),
      ("classnames.json", '["bus"]', "cannot be read"),
      ("classnames.json", "{", "cannot be read")],
 )  # fmt: skip
-def test_names_that_are_wrong(tree, file, text, says):
+def test_invalid_name_files(tree, file, text, message):
     (tree / file).write_text(text)
-    with pytest.raises(NPTError, match=says) as error:
+    with pytest.raises(NPTError, match=message) as error:
         load(tree)
     assert file in str(error.value)
 
 
-# --------------------------------------------------------------------------- what is wrong
+# --------------------------------------------------------------------------- errors
 def test_no_folder(tmp_path):
     with pytest.raises(NPTError, match=r"CustomFolder needs DATASET\.ROOT"):
         load("")
@@ -194,23 +194,23 @@ def test_no_folder(tmp_path):
         load(tmp_path)
 
 
-def test_an_empty_class_and_a_class_that_is_only_tested(parts):
+def test_an_empty_class_and_a_class_without_training_images(parts):
     (parts / "train" / "van").mkdir()
-    with pytest.raises(NPTError, match="train/van holds no image"):
+    with pytest.raises(NPTError, match="train/van contains no image"):
         load(parts)
     (parts / "train" / "van").rmdir()
     layouts.put_image(parts / "test" / "van" / "1.jpg")
-    with pytest.raises(NPTError, match="test/van has no counterpart in training"):
+    with pytest.raises(NPTError, match="test/van is not among the training classes"):
         load(parts)
 
 
-def test_nothing_to_test_with(tmp_path):
+def test_no_test_images(tmp_path):
     put(tmp_path / "train", SIZES)
-    with pytest.raises(NPTError, match="no image to test with"):
+    with pytest.raises(NPTError, match="no image for testing"):
         load(tmp_path)
 
 
-def test_other_files_are_left_out_with_a_warning(tree):
+def test_other_files_are_ignored_with_a_warning(tree):
     (tree / "bus" / "film.mp4").write_text("")
     (tree / "tram" / "list.csv").write_text("")
     with pytest.warns(UserWarning, match=r"^2 files in .* such as bus/film\.mp4"):

@@ -1,4 +1,4 @@
-"""The memory of a large tree: right whatever happens to the tree, and never in the way."""
+"""The cached list of a large tree: up to date after any change, and optional."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 import npt  # noqa: F401  (makes `dassl` importable)
 from npt.datasets import listing
-from npt.datasets.listing import kept_files, remembered, scan
+from npt.datasets.listing import cache_files, remembered, scan
 from npt.errors import NPTError
 
 CLASSES = {"ant": ["a.jpg", "b.JPEG"], "bee": ["c.png"], "cat": ["d.jpg"]}
@@ -34,26 +34,26 @@ def age(folder: Path, seconds: float = 3600):
 
 @pytest.fixture
 def listed(monkeypatch):
-    """The folders that were looked into."""
-    looked = []
+    """The class folders that were listed, in a list that grows."""
+    folders = []
     images = listing._images
 
-    def look(folder, others):
-        looked.append(folder.name)
+    def recording(folder, others):
+        folders.append(folder.name)
         return images(folder, others)
 
-    monkeypatch.setattr(listing, "_images", look)
-    return looked
+    monkeypatch.setattr(listing, "_images", recording)
+    return folders
 
 
-def test_a_tree_is_listed_once(tree, listed):
+def test_an_unchanged_tree_is_listed_once(tree, listed):
     assert remembered(tree, tree.parent) == CLASSES == scan(tree)
     listed.clear()
     assert remembered(tree, tree.parent) == CLASSES
     assert listed == []
 
 
-def test_only_what_changed_is_listed_again(tree, listed):
+def test_only_changed_folders_are_listed_again(tree, listed):
     remembered(tree, tree.parent)
     listed.clear()
     layouts.put_image(tree / "bee" / "new.jpg")
@@ -71,8 +71,8 @@ def test_only_what_changed_is_listed_again(tree, listed):
     assert sorted(listed) == ["ant", "dog"]
 
 
-def test_a_folder_that_just_changed_is_not_trusted(tree, listed):
-    os.utime(tree / "cat")  # another file may come within this tick of the clock
+def test_a_folder_that_has_just_changed_is_listed_again(tree, listed):
+    os.utime(tree / "cat")  # another file may be added within this clock tick
     remembered(tree, tree.parent)
     listed.clear()
     remembered(tree, tree.parent)
@@ -83,19 +83,19 @@ def test_a_folder_that_just_changed_is_not_trusted(tree, listed):
     "damage", ["", "{", "[]", '{"folders": []}', '{"folders": {"ant": 1}}',
                '{"folders": {"ant": ["x", "y"]}}', "\x80"],
 )  # fmt: skip
-def test_a_damaged_memory_is_made_anew(tree, damage):
+def test_a_damaged_cache_file_is_replaced(tree, damage):
     remembered(tree, tree.parent)
-    file = kept_files(tree, tree.parent)[0]
+    file = cache_files(tree, tree.parent)[0]
     file.write_bytes(damage.encode("latin1"))
     assert remembered(tree, tree.parent) == CLASSES
     assert json.loads(file.read_text())["folders"].keys() == CLASSES.keys()
 
 
-def test_where_the_data_cannot_be_written_the_users_cache_is_used(
+def test_the_users_cache_is_used_if_the_data_folder_cannot_be_written(
     tree, listed, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    home = tmp_path / "home" / "train" / "ant" / "a.jpg"  # a file: nothing can be written in it
+    home = tmp_path / "home" / "train" / "ant" / "a.jpg"  # a file, so no file can be created in it
     assert remembered(tree, home) == CLASSES
     listed.clear()
     assert remembered(tree, home) == CLASSES
@@ -103,31 +103,31 @@ def test_where_the_data_cannot_be_written_the_users_cache_is_used(
     assert len(list((tmp_path / "cache" / "npt").iterdir())) == 1
 
 
-def test_without_any_place_to_keep_it_the_tree_is_just_listed(tree, monkeypatch):
+def test_without_a_writable_folder_the_tree_is_listed_each_time(tree, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tree / "ant" / "a.jpg"))
     assert remembered(tree, tree / "ant" / "a.jpg") == CLASSES
 
 
-def test_trees_of_other_roots_are_kept_apart(tmp_path):
+def test_trees_of_different_roots_have_different_cache_files(tmp_path):
     trees = [tmp_path / root / part for root in ("one", "two") for part in ("train", "val")]
-    files = {file for tree in trees for file in kept_files(tree, tree.parent)}
+    files = {file for tree in trees for file in cache_files(tree, tree.parent)}
     assert len(files) == 8
 
 
-def test_order_is_that_of_the_names_and_not_of_the_disk(tree, monkeypatch):
+def test_the_order_is_sorted_and_not_that_of_the_disk(tree, monkeypatch):
     real = os.listdir
     monkeypatch.setattr(os, "listdir", lambda folder: real(folder)[::-1])
     assert scan(tree) == CLASSES
 
 
-def test_hidden_files_are_passed_over_and_links_followed(tree):
+def test_hidden_files_are_skipped_and_links_followed(tree):
     layouts.put_image(tree / ".hidden" / "x.jpg")
     (tree / "ant" / ".directory").write_text("")
     (tree / "eel").symlink_to(tree / "bee")
     assert scan(tree) == {**CLASSES, "eel": ["c.png"]}
 
 
-def test_nothing_to_list(tmp_path):
+def test_missing_and_empty_trees(tmp_path):
     with pytest.raises(NPTError, match="nowhere is missing"):
         scan(tmp_path / "nowhere")
     with pytest.raises(NPTError, match="has no folders"):

@@ -1,4 +1,4 @@
-"""The mini suite: the same everywhere, made whole or not at all, and of the promised kind."""
+"""The mini suite: identical on every machine, created atomically, with the documented classes."""
 
 import multiprocessing
 from collections import Counter
@@ -22,19 +22,19 @@ SMALL = "MiniLand"
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_every_class_of_every_world_is_drawn(world):
+def test_every_class_of_every_world_can_be_drawn(world):
     for name in list(WORLDS[world].classes)[:40]:
         picture, words = render(np.random.default_rng(0), world, name, {})
         again, _ = render(np.random.default_rng(0), world, name, {})
         assert picture.shape == (SIZE, SIZE, 3) and picture.dtype == np.uint8
         assert np.array_equal(picture, again)
-        assert picture.std() > 1  # something is there
+        assert picture.std() > 1  # not a plain colour
         for phrase in WORLDS[world].phrases:
             assert "{" not in phrase.format(name=name, **words)
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_a_condition_changes_the_picture_and_more_changes_it_more(condition):
+def test_a_larger_amount_of_a_condition_changes_the_picture_more(condition):
     def distance(amount):
         amounts = {condition: (amount, amount)}
         plain, _ = render(np.random.default_rng(3), "shapes", "star", {})
@@ -42,7 +42,7 @@ def test_a_condition_changes_the_picture_and_more_changes_it_more(condition):
         return np.abs(plain.astype(int) - changed).mean()
 
     assert distance(0.25) > 0
-    if condition != "negative":  # half way, a negative is grey
+    if condition != "negative":  # at an amount of 0.5, a negative is grey
         assert distance(0.25) < distance(1.0)
 
 
@@ -66,7 +66,7 @@ def test_variants_have_the_classes_of_their_source():
         assert mini.ROWS[name].classes == mini.ROWS["MiniNet"].classes
 
 
-def test_made_once_as_image_files_with_a_split(tmp_path, capsys):
+def test_it_is_made_once_as_image_files_with_a_split(tmp_path, capsys):
     cfg = get_cfg_default()
     cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS = SMALL, str(tmp_path), 16
     data = build_dataset(cfg)
@@ -91,31 +91,31 @@ def test_without_a_root_it_is_made_in_the_cache(tmp_path, monkeypatch):
     assert (tmp_path / "npt" / f"mini-v{mini.VERSION}" / "mini_land" / "split.json").is_file()
 
 
-def test_pictures_that_are_not_the_suites_are_refused_and_leave_nothing(tmp_path, monkeypatch):
+def test_pictures_with_another_checksum_are_an_error_and_are_removed(tmp_path, monkeypatch):
     from dataclasses import replace
 
     other = replace(mini.ROWS[SMALL], sha256="0" * 64)
     monkeypatch.setitem(mini.ROWS, SMALL, other)
-    with pytest.raises(NPTError, match="came out different from version"):
+    with pytest.raises(NPTError, match="differ from version"):
         mini.make(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_of_another_version_are_not_used(tmp_path):
+def test_pictures_of_another_version_are_an_error(tmp_path):
     folder = mini.make(SMALL, tmp_path)
     (folder / mini.STAMP).write_text("another")
     with pytest.raises(NPTError, match="not MiniLand of this version"):
         mini.make(SMALL, tmp_path)
 
 
-def test_two_processes_may_make_it_at_once(tmp_path):
+def test_two_processes_can_make_it_at_the_same_time(tmp_path):
     with multiprocessing.get_context("fork").Pool(2) as pool:
         folders = pool.starmap(mini.make, [(SMALL, tmp_path)] * 2)
     assert folders[0] == folders[1]
     assert [p.name for p in tmp_path.iterdir()] == ["mini_land"]
 
 
-def test_a_root_that_cannot_be_written_is_named(tmp_path):
+def test_a_root_that_cannot_be_written_is_an_error(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(NPTError, match="writable --root"):
@@ -124,5 +124,5 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", mini.ROWS)
-def test_the_pictures_are_those_of_this_version(name, tmp_path):
+def test_the_pictures_have_the_checksum_of_this_version(name, tmp_path):
     assert mini.make(name, tmp_path).is_dir()

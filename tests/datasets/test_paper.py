@@ -8,6 +8,7 @@ import shutil
 import sys
 import warnings
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import layouts
@@ -20,7 +21,7 @@ import npt  # noqa: F401  (makes `dassl` importable)
 from dassl.config import get_cfg_default
 from dassl.data import data_manager
 from dassl.data.datasets import DATASET_REGISTRY
-from npt.datasets.catalog import CATALOG
+from npt.datasets.catalog import CATALOG, Row
 from npt.datasets.paper import DATASETS
 from npt.errors import NPTError
 
@@ -31,7 +32,7 @@ VARIANTS = [name for name, row in CATALOG.items() if row.kind == "variant"]
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory):
-    """Function: the root and the truth of a data set's layout, with or without a split file."""
+    """Function: the root and the labels of a data set's layout, with or without a split file."""
     made = {}
 
     def get(name, split=False):
@@ -47,7 +48,7 @@ def layout(tmp_path_factory):
 
 
 def load(name, root, seed=1, **dataset):
-    """As a run loads it: seeded, then built by the data manager."""
+    """Load a data set as in a run: set the seed, then build it with the data manager."""
     cfg = get_cfg_default()
     cfg.SEED, cfg.DATASET.NAME, cfg.DATASET.ROOT = seed, name, str(root)
     for key, value in dataset.items():
@@ -55,8 +56,8 @@ def load(name, root, seed=1, **dataset):
     cfg.freeze()
     random.seed(seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*this split was made here")
-        warnings.filterwarnings("ignore", ".*are no images by their names")
+        warnings.filterwarnings("ignore", ".*this split was made by NPT")
+        warnings.filterwarnings("ignore", ".*have no image suffix")
         return data_manager.build_dataset(cfg)
 
 
@@ -79,7 +80,7 @@ def assert_labelled(data, name, root, truth, names):
 
 
 # --------------------------------------------------------------------------- names
-def test_the_names_of_the_paper_are_registered_and_have_a_config_and_a_prompt():
+def test_every_data_set_is_registered_with_its_config_and_prompt():
     assert len(CATALOG) == 15 and set(layouts.NAMES) == set(CATALOG)
     for name, row in CATALOG.items():
         assert DATASET_REGISTRY.get(name) is DATASETS[name]
@@ -88,7 +89,29 @@ def test_the_names_of_the_paper_are_registered_and_have_a_config_and_a_prompt():
         assert DATASETS[name].template == row.template and row.template.count("{}") == 1
 
 
-def test_names_that_a_host_registered_stay_the_hosts(python):
+def test_a_row_without_a_prompt_template_is_an_error():
+    row = CATALOG["EuroSAT"]
+    values = {field.name: getattr(row, field.name) for field in fields(Row)}
+    assert Row(**values) == row
+    del values["template"]
+    with pytest.raises(TypeError, match="template"):
+        Row(**values)
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("EuroSAT", "a centered satellite photo of {}."),
+        ("Food101", "a photo of {}, a type of food."),
+        ("MiniFlowers", "a photo of a {}."),
+        ("CustomFolder", "a photo of a {}."),
+    ],
+)
+def test_prompt_templates(name, template):
+    assert DATASET_REGISTRY.get(name).template == template
+
+
+def test_a_data_set_registered_by_the_host_is_not_replaced(python):
     code = (
         "import npt\n"
         "from dassl.data.datasets import DATASET_REGISTRY as R\n"
@@ -102,7 +125,7 @@ def test_names_that_a_host_registered_stay_the_hosts(python):
 
 # --------------------------------------------------------------------------- lists
 @pytest.mark.parametrize("name", CATALOG)
-def test_every_image_without_a_split_file(name, layout):
+def test_all_images_without_a_split_file(name, layout):
     root, truth = layout(name)
     data = load(name, root)
     names = layouts.NAMES[name]
@@ -118,10 +141,10 @@ def test_every_image_without_a_split_file(name, layout):
 
 
 @pytest.mark.parametrize("name", SPLIT)
-def test_every_image_of_a_split_file(name, layout):
+def test_all_images_of_a_split_file(name, layout):
     root, truth = layout(name, split=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing is wrong, so nothing is said
+        warnings.simplefilter("error")  # there must be no warning
         data = load(name, root)
     assert per_class(data.train_x) == [6] * 5
     assert per_class(data.val) == [2] * 5
@@ -143,8 +166,8 @@ def test_base_and_new_halves(name, which, layout):
 
 
 # --------------------------------------------------------------------------- draws
-# What random.seed(1), then random.sample(range(6), 2) for each of five classes, then
-# random.sample(range(2), 2) for each give: training is drawn first, then validation.
+# The results of random.seed(1), then random.sample(range(6), 2) for each of five classes, then
+# random.sample(range(2), 2) for each: first training, then validation.
 DRAWN = {
     "train": [[1, 4], [0, 2], [0, 3], [3, 5], [5, 3]],
     "val": [[0, 1], [1, 0], [1, 0], [0, 1], [1, 0]],
@@ -152,28 +175,28 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("name", SPLIT)
-def test_a_seed_draws_what_it_draws_in_the_family(name, layout):
+def test_a_seed_draws_the_same_images_as_in_coop(name, layout):
     root, truth = layout(name, split=True)
     split = json.loads((root / CATALOG[name].folder / CATALOG[name].split).read_text())
     expected = {}
     for part, drawn in DRAWN.items():
-        by_class = {}  # classes draw in order of their first appearance in the file
+        by_class = {}  # classes are drawn in order of their first appearance in the file
         for path, label, _ in split[part]:
             by_class.setdefault(label, []).append(path)
         groups = zip(by_class.values(), drawn, strict=True)
         expected[part] = [group[k] for group, ks in groups for k in ks]
     images = os.path.join(root, CATALOG[name].folder, CATALOG[name].images)
-    for _ in range(2):  # and again
+    for _ in range(2):  # the second time gives the same
         data = load(name, root, NUM_SHOTS=2)
         for part, items in (("train", data.train_x), ("val", data.val)):
             assert [os.path.relpath(d.impath, images) for d in items] == expected[part]
     assert len(data.test) == len(truth) - 40
 
 
-def test_the_draw_of_imagenet_goes_by_sorted_names(layout):
+def test_imagenet_is_drawn_from_sorted_names(layout):
     root, _ = layout("ImageNet")
     data = load("ImageNet", root, seed=7, NUM_SHOTS=2)
-    # random.seed(7), random.sample(range(10), 2) for each class; 1, 10, 2, 3, ... is their order
+    # random.seed(7), then random.sample(range(10), 2) for each class; sorted: 1, 10, 2, 3, ...
     order = [1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
     drawn = [[5, 2], [6, 0], [1, 8], [1, 5], [9, 0]]
     expected = [
@@ -186,7 +209,7 @@ def test_the_draw_of_imagenet_goes_by_sorted_names(layout):
 
 
 @pytest.mark.parametrize("name", [n for n in CATALOG if n not in VARIANTS])
-def test_validation_has_at_most_four_of_a_class(name, layout, tmp_path):
+def test_validation_has_at_most_four_images_per_class(name, layout):
     root, _ = layout(name)
     counts = layouts.MADE[name]
     for shots in (1, 4, 16):
@@ -197,7 +220,7 @@ def test_validation_has_at_most_four_of_a_class(name, layout, tmp_path):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_nothing_is_drawn_from_a_variant(name, layout):
+def test_all_images_of_a_variant_are_used(name, layout):
     root, truth = layout(name)
     data = load(name, root, NUM_SHOTS=1)
     assert len(data.test) == len(truth) and data.val is None
@@ -205,13 +228,13 @@ def test_nothing_is_drawn_from_a_variant(name, layout):
 
 # --------------------------------------------------------------------------- imbalance
 @pytest.mark.parametrize("name", [n for n in CATALOG if n not in VARIANTS])
-def test_imbalance_nests_and_leaves_classes_and_tests_alone(name, layout):
+def test_imbalance_nests_and_changes_neither_classes_nor_test_images(name, layout):
     root, _ = layout(name)
     sizes = {
         1.0: [4, 4, 4, 4, 4],
         0.5: [4, 3, 2, 2, 2],  # 4 * 0.5^(k/4): 4, 3.36, 2.83, 2.38, 2
         0.25: [4, 2, 2, 1, 1],  # 4, 2.83, 2, 1.41, 1
-        0.01: [4, 1, 1, 1, 1],  # 4, 1.26, 0.4, 0.13, 0.04: every class is kept
+        0.01: [4, 1, 1, 1, 1],  # 4, 1.26, 0.4, 0.13, 0.04: at least one image
     }
     drawn = {ratio: load(name, root, NUM_SHOTS=4, IMBALANCE_RATIO=ratio) for ratio in sizes}
     for ratio, data in drawn.items():
@@ -227,7 +250,7 @@ def test_orders_of_imbalance(order, layout):
     root, _ = layout("EuroSAT")
     data = load("EuroSAT", root, NUM_SHOTS=4, IMBALANCE_RATIO=0.25, IMBALANCE_ORDER=order)
     assert sorted(per_class(data.train_x)) == [1, 1, 2, 2, 4]
-    if order == "frequency":  # as many of each: by label
+    if order == "frequency":  # equal frequencies: by label
         assert per_class(data.train_x) == [4, 2, 2, 1, 1]
 
 
@@ -247,7 +270,9 @@ def test_imbalance_of_the_base_classes(layout):
     order=st.sampled_from(["label", "random", "frequency"]),
     which=st.sampled_from(["all", "base", "new"]),
 )
-def test_any_ratio_nests_in_any_larger_one(layout, name, shots, seed, ratios, order, which):
+def test_the_draw_of_a_ratio_is_a_subset_of_that_of_a_larger_one(
+    layout, name, shots, seed, ratios, order, which
+):
     root, _ = layout(name)
     small, large, balanced = (
         load(
@@ -266,7 +291,7 @@ def test_any_ratio_nests_in_any_larger_one(layout, name, shots, seed, ratios, or
     assert small.classnames == balanced.classnames
 
 
-# --------------------------------------------------------------------------- splits that are made
+# --------------------------------------------------------------------------- generated splits
 @pytest.mark.parametrize("name", SPLIT)
 def test_a_missing_split_is_made_once_with_a_warning(name, tmp_path):
     layouts.build(name, tmp_path)
@@ -275,18 +300,18 @@ def test_a_missing_split_is_made_once_with_a_warning(name, tmp_path):
     cfg.DATASET.NAME, cfg.DATASET.ROOT = name, str(tmp_path)
     random.seed(3)
     state = random.getstate()
-    with pytest.warns(UserWarning, match=r"do not compare with the literature's.*https://"):
+    with pytest.warns(UserWarning, match=r"are not comparable with published ones.*https://"):
         first = data_manager.build_dataset(cfg)
-    assert random.getstate() == state  # the few-shot draw is that of every later run
+    assert random.getstate() == state  # so that the few-shot draw is the same as in later runs
     stored = file.read_bytes()
-    with pytest.warns(UserWarning, match="do not compare"):  # said again: it is still not theirs
+    with pytest.warns(UserWarning, match="are not comparable"):  # every run warns
         second = data_manager.build_dataset(cfg)
     assert file.read_bytes() == stored
     assert [d.impath for d in first.train_x] == [d.impath for d in second.train_x]
     assert [p.name for p in file.parent.iterdir() if p.name.endswith("tmp")] == []
 
 
-def test_a_split_is_the_same_wherever_it_is_made(tmp_path):
+def test_a_generated_split_does_not_depend_on_seed_and_folder(tmp_path):
     stored = []
     for root in (tmp_path / "one", tmp_path / "other"):
         layouts.build("EuroSAT", root)
@@ -295,7 +320,7 @@ def test_a_split_is_the_same_wherever_it_is_made(tmp_path):
     assert stored[0] == stored[1]
 
 
-def test_a_split_that_cannot_be_written_is_made_in_memory(tmp_path, monkeypatch):
+def test_a_generated_split_that_cannot_be_saved_is_used_from_memory(tmp_path, monkeypatch):
     layouts.build("EuroSAT", tmp_path)
 
     def refuse(path, record):
@@ -309,7 +334,7 @@ def test_a_split_that_cannot_be_written_is_made_in_memory(tmp_path, monkeypatch)
     assert per_class(data.train_x) == [5] * 5
 
 
-def test_listing_writes_no_split(tmp_path):
+def test_lists_writes_no_split_file(tmp_path):
     layouts.build("EuroSAT", tmp_path)
     lists = DATASETS["EuroSAT"].lists(tmp_path / "eurosat")
     assert {part: len(lists[part]) for part in lists} == {"train": 25, "val": 10, "test": 15}
@@ -327,7 +352,7 @@ def test_a_missing_official_file_is_named(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n in CATALOG if CATALOG[n].needs and n not in VARIANTS])
-def test_a_damaged_official_file_is_one_sentence(name, tmp_path):
+def test_a_damaged_official_file_is_an_error_of_one_sentence(name, tmp_path):
     layouts.build(name, tmp_path)
     row = CATALOG[name]
     (tmp_path / row.folder / row.needs[-1]).write_bytes(b"\x80 damaged\n")
@@ -336,14 +361,14 @@ def test_a_damaged_official_file_is_one_sentence(name, tmp_path):
     assert "\n" not in str(error.value) and str(tmp_path / row.folder) in str(error.value)
 
 
-def test_without_scipy_the_reader_of_mat_files_says_so(tmp_path, monkeypatch):
+def test_mat_files_require_scipy(tmp_path, monkeypatch):
     layouts.build("OxfordFlowers", tmp_path)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(NPTError, match="pip install scipy"):
         load("OxfordFlowers", tmp_path)
 
 
-# --------------------------------------------------------------------------- what is wrong
+# --------------------------------------------------------------------------- errors
 def test_missing_folders_and_images_are_named(layout, tmp_path):
     with pytest.raises(NPTError, match=r"DATASET\.ROOT"):
         load("EuroSAT", "")
@@ -353,13 +378,13 @@ def test_missing_folders_and_images_are_named(layout, tmp_path):
     with pytest.raises(NPTError, match="2750 is missing"):
         load("EuroSAT", tmp_path)
     layouts.put_split("EuroSAT", tmp_path, {f"Forest/{k}.jpg": 0 for k in range(9)})
-    with pytest.raises(NPTError, match=r"Forest/\d\.jpg is missing, though EuroSAT lists it"):
+    with pytest.raises(NPTError, match=r"Forest/\d\.jpg is missing, although EuroSAT lists it"):
         load("EuroSAT", tmp_path)
 
 
 @pytest.fixture
 def faulty(tmp_path):
-    """Function: loads EuroSAT after its split was changed in place."""
+    """Function: change the split of EuroSAT in place, then load EuroSAT."""
     truth = layouts.build("EuroSAT", tmp_path)
     split = layouts.put_split("EuroSAT", tmp_path, truth)
 
@@ -381,44 +406,44 @@ def _drop(rows, label):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [(lambda s: _drop(s["train"], 1), 'Class 1 ("Forest") has no training image'),
      (lambda s: [_drop(rows, 1) for rows in s.values()], "No image has the label 1"),
      (lambda s: [_rename(rows, 2, "") for rows in s.values()], "Label 2 has no class name"),
      (lambda s: [_rename(rows, 2, None) for rows in s.values()], "Label 2 has no class name"),
      (lambda s: _rename(s["test"], 3, "Motorway"),
-      'Label 3 is called "Highway or Road" and "Motorway"'),
-     (lambda s: s["train"].append(["x.jpg", -1, "x"]), "A label is below 0"),
-     (lambda s: s.pop("val"), "is no split file"),
-     (lambda s: s["train"].append([7, 1, "Forest"]), "is no split file"),
-     (lambda s: s["val"].clear(), "lists no image under val")],
+      'Label 3 has the names "Highway or Road" and "Motorway"'),
+     (lambda s: s["train"].append(["x.jpg", -1, "x"]), "is below 0"),
+     (lambda s: s.pop("val"), "is not a split file"),
+     (lambda s: s["train"].append([7, 1, "Forest"]), "is not a split file"),
+     (lambda s: s["val"].clear(), "lists no images under val")],
 )  # fmt: skip
-def test_faults_of_a_split_are_named(faulty, change, says):
-    with pytest.raises(NPTError, match=re.escape(says)) as error:
+def test_errors_in_a_split_file(faulty, change, message):
+    with pytest.raises(NPTError, match=re.escape(message)) as error:
         faulty(change)
     assert "eurosat" in str(error.value)
 
 
-def test_images_in_two_parts_are_warned_of(faulty):
-    with pytest.warns(UserWarning, match=r"^2 images are in both train and test .* flattered"):
+def test_images_in_two_parts_give_a_warning(faulty):
+    with pytest.warns(UserWarning, match=r"^2 images are in both train and test .* too good"):
         faulty(lambda split: split["test"].extend(split["train"][:2]))
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "says"),
+    ("name", "place", "message"),
     [("ImageNet", "images/train/n09999999/a.JPEG", "n09999999 has no class name"),
      ("ImageNet", "images/val/n09999999/a.JPEG", "n09999999 has no class name"),
      ("ImageNetA", "imagenet-a/n09999999/a.jpg", "n09999999 has no class name"),
      ("ImageNetV2", "imagenetv2-matched-frequency-format-val/5/a.jpg", "5 has no class name")],
 )  # fmt: skip
-def test_a_folder_without_a_class_name(name, place, says, tmp_path):
+def test_a_folder_without_a_class_name(name, place, message, tmp_path):
     layouts.build(name, tmp_path)
     layouts.put_image(tmp_path / CATALOG[name].folder / place)
-    with pytest.raises(NPTError, match=says):
+    with pytest.raises(NPTError, match=message):
         load(name, tmp_path)
 
 
-def test_classes_of_imagenet_that_do_not_match(tmp_path):
+def test_imagenet_with_different_classes_in_train_and_val(tmp_path):
     layouts.build("ImageNet", tmp_path)
     images = tmp_path / "imagenet" / "images"
     (images / "val" / "n01440764").rename(tmp_path / "elsewhere")
@@ -426,10 +451,10 @@ def test_classes_of_imagenet_that_do_not_match(tmp_path):
         load("ImageNet", tmp_path)
     (tmp_path / "elsewhere").rename(images / "val" / "n01440764")
     shutil.rmtree(images / "train" / "n01484850")
-    with pytest.raises(NPTError, match="val/n01484850 has no counterpart in training"):
+    with pytest.raises(NPTError, match="val/n01484850 is not among the training classes"):
         load("ImageNet", tmp_path)
     (images / "train" / "n01484850").mkdir()
-    with pytest.raises(NPTError, match="train/n01484850 holds no image"):
+    with pytest.raises(NPTError, match="train/n01484850 contains no image"):
         load("ImageNet", tmp_path)
     shutil.rmtree(images / "val")
     layouts.put_image(images / "val" / "ILSVRC2012_val_00000001.JPEG")
@@ -437,25 +462,25 @@ def test_classes_of_imagenet_that_do_not_match(tmp_path):
         load("ImageNet", tmp_path)
 
 
-def test_classnames_without_a_name_or_a_line(tmp_path):
+def test_classnames_without_a_name_or_without_lines(tmp_path):
     layouts.build("ImageNetR", tmp_path)
     file = tmp_path / "imagenet-rendition" / "classnames.txt"
     file.write_text("n01440764 tench\nn01443537\n")
     with pytest.raises(NPTError, match=r"no class name after n01443537 in line 2"):
         load("ImageNetR", tmp_path)
     file.write_text("\n")
-    with pytest.raises(NPTError, match="names no class"):
+    with pytest.raises(NPTError, match="contains no class names"):
         load("ImageNetR", tmp_path)
 
 
-def test_files_that_are_no_images_are_left_out_with_a_warning(tmp_path):
+def test_files_that_are_not_images_are_ignored_with_a_warning(tmp_path):
     layouts.build("ImageNetA", tmp_path)
     (tmp_path / "imagenet-adversarial" / "imagenet-a" / "n01443537" / "notes.txt").write_text("")
     with pytest.warns(UserWarning, match=r"1 files in .* such as n01443537/notes\.txt"):
         DATASETS["ImageNetA"].lists(tmp_path / "imagenet-adversarial")
 
 
-def test_an_image_that_does_not_decode_is_named_when_it_is_read(tmp_path, layout):
+def test_an_image_that_cannot_be_decoded_is_named_when_it_is_read(tmp_path):
     from dassl.utils import read_image
 
     file = tmp_path / "broken.jpg"

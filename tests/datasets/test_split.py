@@ -1,4 +1,4 @@
-"""Split files: what is read, which classes are kept, what is said when something is wrong."""
+"""Split files: reading, few-shot draws, class halves, and errors."""
 
 import json
 from collections import Counter
@@ -57,7 +57,7 @@ def test_few_shots_of_all_classes(root):
     assert data.class_frequency == {k: 20 + k for k in range(5)}
 
 
-def test_every_image_without_shots(root):
+def test_all_images_without_num_shots(root):
     data = Animals(config(root))
     assert counts(data.train_x) == {k: 20 + k for k in range(5)}
     assert counts(data.val) == dict.fromkeys(range(5), 6)
@@ -67,7 +67,7 @@ def test_every_image_without_shots(root):
     ("which", "names", "frequency"),
     [("base", ["ant", "bee", "cat"], [20, 21, 22]), ("new", ["dog", "eel"], [23, 24])],
 )
-def test_base_and_new_are_the_halves_relabelled_from_zero(root, which, names, frequency):
+def test_base_and_new_classes_are_relabelled_from_zero(root, which, names, frequency):
     data = Animals(config(root, NUM_SHOTS=2, SUBSAMPLE_CLASSES=which))
     assert data.classnames == names
     assert data.num_classes == len(names)
@@ -77,29 +77,29 @@ def test_base_and_new_are_the_halves_relabelled_from_zero(root, which, names, fr
         assert all(names[item.label] == item.classname for item in part)
 
 
-def test_fewer_shots_than_four_thin_the_validation_too(root):
+def test_with_fewer_than_four_shots_validation_has_as_many(root):
     assert counts(Animals(config(root, NUM_SHOTS=1)).val) == dict.fromkeys(range(5), 1)
 
 
-def test_all_keeps_the_labels():
+def test_all_classes_keep_their_labels():
     assert class_numbers([3, 1, 3], "all") == {1: 1, 3: 3}
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
-    [("{", "is no split file"), ('{"train": []}', "is no split file"),
-     ('{"train": [["a.png", 0]], "val": [], "test": []}', "is no split file"),
-     ('{"train": [], "val": [], "test": []}', "lists no image under train")],
+    ("text", "message"),
+    [("{", "is not a split file"), ('{"train": []}', "is not a split file"),
+     ('{"train": [["a.png", 0]], "val": [], "test": []}', "is not a split file"),
+     ('{"train": [], "val": [], "test": []}', "lists no images under train")],
 )  # fmt: skip
-def test_a_broken_split_file_is_one_sentence(tmp_path, text, says):
+def test_a_broken_split_file_is_one_sentence(tmp_path, text, message):
     file = tmp_path / "split.json"
     file.write_text(text)
-    with pytest.raises(NPTError, match=says) as error:
+    with pytest.raises(NPTError, match=message) as error:
         read_split(file)
     assert str(file) in str(error.value)
 
 
-def test_missing_things_are_named(root, tmp_path):
+def test_missing_files_are_named(root, tmp_path):
     with pytest.raises(NPTError, match=r"DATASET\.ROOT"):
         Animals(config(""))
     with pytest.raises(NPTError, match="animals"):

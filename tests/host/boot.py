@@ -1,9 +1,9 @@
-"""Runs a real host's train.py where there is neither a GPU nor a network.
+"""Runs the train.py of a real host without a GPU and without a network.
 
-    python boot.py CLIP_FILE ADAPTER train.py ...      (as `python -m npt.run train.py ...`)
+    python boot.py CLIP_FILE ADAPTER train.py ...      (like `python -m npt.run train.py ...`)
 
-Its `clip` takes CLIP_FILE for whatever it would download, and `.cuda()` stays on the CPU. ADAPTER
-is an expression of `model` for text features that its text_encoder does not give, or empty.
+`clip` loads CLIP_FILE instead of any download, and `.cuda()` does nothing without a GPU. ADAPTER is
+a Python expression that computes the text features from `model`, or empty.
 """
 
 import sys
@@ -13,7 +13,7 @@ import torch
 
 if __name__ == "__main__":
     clip_file, adapter, script = sys.argv[1:4]
-    sys.path[0] = str(Path(script).resolve().parent)  # the host may carry a `clip` of its own
+    sys.path[0] = str(Path(script).resolve().parent)  # the host may have its own `clip`
     import clip.clip
 
     clip.clip._download = lambda *args, **kwargs: clip_file

@@ -1,4 +1,4 @@
-"""A host repository of our own making, one trainer for each pattern of the family, run as it is."""
+"""Fixtures that run the host repository in `repo`: one trainer for each pattern of the family."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEW = ("DATASET.NUM_SHOTS", 2)
 
 @pytest.fixture(scope="session")
 def host_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The small CLIP as a state dict, in values that halves can hold: hosts round to them."""
+    """A file with the state dict of the small CLIP, rounded to half precision as hosts do."""
     from npt.encoders import load_clip
 
     path = tmp_path_factory.mktemp("clip") / "tiny.pt"
@@ -29,13 +29,13 @@ def host_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def dots(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of the host's data set."""
+    """The data folder of the host."""
     return str(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def host(python, host_clip: str, dots: str) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the host's train.py in a process of its own, by `python -m npt.run` unless told."""
+    """Run the host's train.py in its own process, by default with `python -m npt.run`."""
 
     def run(
         trainer: str,
@@ -52,7 +52,7 @@ def host(python, host_clip: str, dots: str) -> Callable[..., subprocess.Complete
 
 @pytest.fixture(scope="session")
 def trained(host, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
-    """A training by the host's train.py with these settings, run once for all tests."""
+    """A finished training of the host with these settings, which runs once for all tests."""
 
     @cache
     def run(trainer: str, *pairs: object) -> Run:

@@ -23,14 +23,16 @@ def run(model, calls):
 def test_the_example_in_the_documentation(style):
     """Text features shared by all images as in CoOp, or of each image as in CoCoOp."""
     model = TwoTowers(style)
-    shapes = {name: [] for name in ("image_encoder", "text_encoder")}
-    for name, seen in shapes.items():
-        hook = lambda module, args, output, seen=seen: seen.append(tuple(output.shape))  # noqa: E731
-        getattr(model, name).register_forward_hook(hook)
+    calls = []
+    for encoder in (model.image_encoder, model.text_encoder):
+        encoder.register_forward_hook(lambda *call: calls.append((call[0], tuple(call[2].shape))))
     with FeatureTap(model) as tap:
         model(torch.ones(2, 6))
-        assert shapes["image_encoder"] == [(2, D)]
-        assert shapes["text_encoder"] == [(K, D)] * (1 if style == "logits" else 2)
+        text_calls = 1 if style == "logits" else 2
+        assert calls == [
+            (model.image_encoder, (2, D)),
+            *[(model.text_encoder, (K, D))] * text_calls,
+        ]
         image, text = tap.take()
     assert image.shape == (2, D)
     assert text.shape == ((K, D) if style == "logits" else (2, K, D))

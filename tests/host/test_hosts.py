@@ -1,4 +1,4 @@
-"""NPT in a host repository: every pattern trains end to end, with nothing in the host edited."""
+"""NPT in an unchanged host repository: trainers of every pattern train and test."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from hosts_kit import PATTERNS, Run
 from npt.engine import EMBEDDED
 
 REPO = Path(__file__).parent / "repo"
-NEWER = {
-    "ProGrad": "torch before 2.2 does not tell which backward pass is the last",
-    "Amp": "CLIP's own layers take no bfloat16 autocast on CPUs before torch 2.2",
+NEEDS_TORCH_2_2 = {
+    "ProGrad": "older torch does not show whether a backward pass keeps the graph",
+    "Amp": "in older torch CLIP's layers do not support bfloat16 autocast on CPUs",
 }
 
 
 @pytest.mark.parametrize("trainer", PATTERNS)
 def test_every_pattern_trains_and_tests(trained, trainer):
-    if trainer in NEWER and not hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"):
-        pytest.skip(NEWER[trainer])
+    is_newer = hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph")
+    if trainer in NEEDS_TORCH_2_2 and not is_newer:
+        pytest.skip(NEEDS_TORCH_2_2[trainer])
     run = trained(f"{trainer}NPT")
     assert f"Loading trainer: {trainer}NPT" in run.done.stdout
     assert "loss_lc" in run.done.stdout and "loss_mi" in run.done.stdout
@@ -32,7 +33,7 @@ def test_every_pattern_trains_and_tests(trained, trainer):
 
 
 @pytest.mark.parametrize("trainer", ["CoCoOp", "MaPLe"])
-def test_without_weights_it_is_the_host_s_trainer_bit_for_bit(trained, trainer):
+def test_with_zero_weights_it_equals_the_host_s_trainer_bit_for_bit(trained, trainer):
     alone = trained(trainer)
     wrapped = trained(f"{trainer}NPT", "TRAINER.NPT.W1", 0, "TRAINER.NPT.W2", 0)
     assert alone.accuracy == wrapped.accuracy
@@ -44,13 +45,13 @@ def test_without_weights_it_is_the_host_s_trainer_bit_for_bit(trained, trainer):
     )
 
 
-def test_any_trainer_is_wrapped_by_name_of_its_base(trained):
+def test_a_trainer_is_wrapped_under_both_names(trained):
     by_name, by_base = trained("KgCoOpNPT"), trained("NPT", "TRAINER.NPT.BASE", "KgCoOp")
     assert by_name.accuracy == by_base.accuracy
     assert torch.equal(by_name.weights["ctx"], by_base.weights["ctx"])
 
 
-def test_import_npt_works_wherever_it_stands(host, trained, tmp_path):
+def test_import_npt_works_anywhere_in_train_py(host, trained, tmp_path):
     source = (REPO / "train.py").read_text()
     first = source.replace('"""The host', 'import npt\n"""The host', 1)
     last = source.replace("\n\ndef extend_cfg", "\nimport npt\n\n\ndef extend_cfg", 1)
@@ -66,31 +67,31 @@ def test_import_npt_works_wherever_it_stands(host, trained, tmp_path):
             assert torch.equal(run.weights[key], x)
 
 
-def test_the_host_s_own_packages_are_what_it_imports(trained):
-    """Its `trainers` and `datasets`, wherever npt has folders of these names."""
-    told = trained("MaPLe").done.stdout
-    assert "Loading dataset: Dots" in told and "IMBALANCE_RATIO: 1.0" in told
+def test_the_host_imports_its_own_packages(trained):
+    """Its `trainers` and `datasets`, although NPT has folders with the same names."""
+    stdout = trained("MaPLe").done.stdout
+    assert "Loading dataset: Dots" in stdout and "IMBALANCE_RATIO: 1.0" in stdout
 
 
-def test_the_host_s_data_are_thinned(trained):
+def test_the_host_s_training_set_is_thinned(trained):
     run = trained("CoOpNPT", "DATASET.NUM_SHOTS", 16, "DATASET.IMBALANCE_RATIO", 0.1)
     assert "Imbalance ratio 0.1 (label order): 128 ->" in run.done.stdout
     counts = run.result["train_counts"]
     assert counts[0] == 16 and counts[-1] == 1 and counts == sorted(counts, reverse=True)
 
 
-def test_wrong_settings_are_a_sentence(host, tmp_path):
+def test_wrong_settings_end_with_one_sentence(host, tmp_path):
     done = host("CoOpNPT", tmp_path, "TRAINER.NPT.W1", -1.0)
     assert done.returncode == 2 and "TRAINER.NPT.W1 is -1.0" in done.stderr
     assert "Traceback" not in done.stderr
     unknown = host("Nobody", tmp_path)
-    assert "KgCoOpNPT" in unknown.stderr  # among the names there are
+    assert "KgCoOpNPT" in unknown.stderr  # in the list of names
 
 
-# ---- features that are not where they usually are
+# ---- features that no encoder computes
 
 
-def test_a_model_without_text_encoder_says_how_to_write_an_adapter(host, tmp_path):
+def test_the_error_of_a_model_without_text_encoder_explains_adapters(host, tmp_path):
     done = host("TaskResNPT", tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "Residual has no module `text_encoder`" in done.stderr
@@ -103,7 +104,7 @@ npt.register("TaskRes", features=lambda model, batch: npt.Features(None, model.t
 """
 
 
-def test_an_adapter_reads_them(host, tmp_path):
+def test_an_adapter_provides_the_features(host, tmp_path):
     script = tmp_path / "adapted.py"
     source = (REPO / "train.py").read_text()
     script.write_text(f"import sys\nsys.path.insert(0, {str(REPO)!r})\n{ADAPTER}\n{source}")
@@ -111,7 +112,7 @@ def test_an_adapter_reads_them(host, tmp_path):
     assert run.done.returncode == 0, run.done.stderr
     measures = run.result["results"]["test"]
     assert measures["lcd"] > 0 and measures["mid"] is not None
-    assert run.weights["moved"].abs().max() > 0
+    assert run.weights["residual"].abs().max() > 0
 
 
 # ---- checkpoints
@@ -119,7 +120,7 @@ def test_an_adapter_reads_them(host, tmp_path):
 
 @pytest.fixture
 def tested(host, tmp_path):
-    """What a trainer tells of a checkpoint."""
+    """Test a checkpoint with a trainer."""
 
     def run(trainer: str, model: Path, *pairs: object) -> Run:
         flags = ("--eval-only", "--model-dir", model, "--load-epoch", 2)
@@ -131,7 +132,7 @@ def tested(host, tmp_path):
 
 
 @pytest.mark.parametrize("trainer", ["MaPLe", "CoCoOp"])
-def test_checkpoints_go_both_ways(trained, tested, trainer):
+def test_checkpoints_work_with_and_without_npt(trained, tested, trainer):
     for maker, reader in ((trainer, f"{trainer}NPT"), (f"{trainer}NPT", trainer)):
         made = trained(maker)
         assert tested(reader, made.output).accuracy == made.accuracy
@@ -141,7 +142,7 @@ OURS = """
 import sys
 sys.path.insert(0, {repo!r})
 from npt.cli import main
-import datasets.dots  # the host's data, and our own trainers
+import datasets.dots  # the host's data, with NPT's trainers
 sys.exit(main())
 """
 SAME = {
@@ -154,7 +155,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("trainer", SAME)
-def test_checkpoints_of_our_own_trainers_and_the_host_s(
+def test_checkpoints_are_shared_by_npt_s_and_the_host_s_trainers(
     trained, tested, host, host_clip, tmp_path, trainer
 ):
     script = tmp_path / "ours.py"
@@ -170,14 +171,14 @@ def test_checkpoints_of_our_own_trainers_and_the_host_s(
     assert Run(read, tmp_path / "read").accuracy == theirs.accuracy
 
 
-def test_a_checkpoint_serves_other_classes(trained, tested):
+def test_a_checkpoint_works_for_other_classes(trained, tested):
     base = trained("MaPLeNPT", "DATASET.SUBSAMPLE_CLASSES", "base").output
     new = ("DATASET.SUBSAMPLE_CLASSES", "new")
     by_host = tested("MaPLe", base, *new)
     assert tested("MaPLeNPT", base, *new).accuracy == by_host.accuracy
 
 
-def test_a_checkpoint_out_of_data_parallel_is_read(trained, tested, tmp_path):
+def test_a_checkpoint_of_data_parallel_is_loaded(trained, tested, tmp_path):
     made = trained("PromptSRC")
     file = tmp_path / "run" / made.checkpoint.relative_to(made.output)
     file.parent.mkdir(parents=True)
@@ -187,21 +188,21 @@ def test_a_checkpoint_out_of_data_parallel_is_read(trained, tested, tmp_path):
     assert tested("PromptSRCNPT", tmp_path / "run").accuracy == made.accuracy
 
 
-# ---- the program
+# ---- python -m npt.run
 
 
-def test_run_tells_what_is_missing(python, tmp_path):
-    for arguments, said in (
-        ([], "a script comes first"),
-        (["--trainer", "X"], "a script comes first"),
+def test_run_reports_a_missing_script(python, tmp_path):
+    for arguments, message in (
+        ([], "the first argument must be a script"),
+        (["--trainer", "X"], "the first argument must be a script"),
         (["nowhere.py"], "there is no script 'nowhere.py'"),
     ):
         done = python("-m", "npt.run", *arguments, cwd=tmp_path)
-        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert "usage" in python("-m", "npt.run", "--help", cwd=tmp_path).stdout
 
 
-def test_run_is_python_to_the_script(python, tmp_path):
+def test_run_executes_a_script_like_python(python, tmp_path):
     (tmp_path / "beside.py").write_text("NAME = 'beside'\n")
     (tmp_path / "sub").mkdir()
     (tmp_path / "script.py").write_text(
@@ -211,18 +212,18 @@ def test_run_is_python_to_the_script(python, tmp_path):
     )
     done = python("-m", "npt.run", tmp_path / "script.py", "--a", "1", cwd=tmp_path / "sub")
     assert done.returncode == 3
-    told = f"__main__ ['--a', '1'] beside {tmp_path / 'script.py'} {tmp_path}"
-    assert done.stdout.strip() == told
+    expected = f"__main__ ['--a', '1'] beside {tmp_path / 'script.py'} {tmp_path}"
+    assert done.stdout.strip() == expected
 
 
-def test_a_bug_of_the_host_keeps_its_traceback(python, tmp_path):
+def test_a_bug_in_the_host_keeps_its_traceback(python, tmp_path):
     (tmp_path / "script.py").write_text("{}['missing']\n")
     done = python("-m", "npt.run", "script.py", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" in done.stderr and "KeyError" in done.stderr
 
 
 def test_an_engine_in_the_host_s_folder_is_found(python, tmp_path):
-    """Hosts that carry a Dassl of their own keep it, wherever they are run from."""
+    """A host with its own copy of Dassl uses it, from any working directory."""
     (tmp_path / "dassl").symlink_to(EMBEDDED / "dassl")
     (tmp_path / "script.py").write_text("import dassl; print(dassl.__file__)\n")
     done = python("-m", "npt.run", tmp_path / "script.py", cwd="/")
@@ -235,8 +236,8 @@ def test_import_npt_is_light(python):
     assert python("-c", code).stdout.strip() == "[]"
 
 
-def test_our_trainers_run_beside_a_changed_clip(python, tmp_path):
-    """In hosts like MaPLe's, whose own `clip` builds its models with more arguments."""
+def test_npt_s_trainers_run_beside_a_changed_clip(python, tmp_path):
+    """In hosts like MaPLe, whose own `clip` needs more arguments to build a model."""
     import clip
 
     changed = tmp_path / "clip"

@@ -1,8 +1,8 @@
 """NPT in real host repositories, for those of which a checkout is at hand.
 
 COOP_REPO, MAPLE_REPO, PROMPTSRC_REPO and KGCOOP_REPO name checkouts. With DASSL_REPO, each also
-runs on that Dassl, and so does the host repository of these tests. CLIP has ViT-B/16's widths and random
-weights, and images are small: the tests check that every step works and that results agree.
+runs on that Dassl, and so does the host repository of these tests. CLIP has ViT-B/16's widths and
+random weights, and images are small: the tests check that every step works and that results agree.
 """
 
 from __future__ import annotations

@@ -122,4 +122,4 @@ echo "export VIRTUAL_ENV=$3; PATH=$3/bin:\\$PATH" > "$3/bin/activate"
     assert not Path(fresh).exists() and repository not in Path(fresh).parents
     steps = [what for _, what in lines if what.startswith("-m")]
     assert steps[0].startswith("-m pip install") and steps[0].endswith(".[report,test]")
-    assert steps[1:] == ["-m ruff check .", "-m pytest"]
+    assert steps[1:3] == ["-m ruff check .", "-m mypy"] and steps[3].startswith("-m pytest ")

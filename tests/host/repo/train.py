@@ -1,4 +1,4 @@
-"""The host's own program, which knows nothing of npt."""
+"""The host's own program, which does not mention npt."""
 
 import argparse
 
@@ -16,7 +16,7 @@ def extend_cfg(cfg):
     cfg.TRAINER.HOST.N_CTX = 4
     cfg.TRAINER.HOST.PREC = "fp32"
     cfg.TRAINER.HOST.CSC = False
-    cfg.TRAINER.MAPLE = CN()  # a node of the host's that npt has one of, too
+    cfg.TRAINER.MAPLE = CN()  # npt has a node with the same name
     cfg.TRAINER.MAPLE.DEPTH = 3
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"
 

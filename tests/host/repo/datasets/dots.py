@@ -1,4 +1,4 @@
-"""The data set of the host: dots in eight colours, drawn when they are first asked for."""
+"""The data set of the host: dots in eight colours, drawn at the first use."""
 
 import os
 import random
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "purple", "orange"]
-SPLITS = {"train": 16, "val": 1, "test": 5}  # images of a class
+SPLITS = {"train": 16, "val": 1, "test": 5}  # images per class
 
 
 @DATASET_REGISTRY.register()
@@ -36,7 +36,7 @@ class Dots(DatasetBase):
 def draw(path, name):
     rng = random.Random(path.rpartition("dots")[2])
     image = Image.new("RGB", (32, 32), tuple(rng.randrange(90, 160) for _ in range(3)))
-    for colour, r in ((rng.choice(COLOURS), 5), (name, 5)):  # the first is there to mislead
+    for colour, r in ((rng.choice(COLOURS), 5), (name, 5)):  # the first is a distraction
         x, y = rng.randrange(8, 24), rng.randrange(8, 24)
         ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), fill=colour)
     os.makedirs(os.path.dirname(path), exist_ok=True)

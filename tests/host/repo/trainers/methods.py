@@ -1,4 +1,4 @@
-"""One trainer for each way in which trainers of the family differ."""
+"""One trainer for each pattern in which trainers of the CoOp family differ."""
 
 import os
 
@@ -16,14 +16,14 @@ from . import models
 
 class Base(TrainerX):
     kind = models.CustomCLIP
-    learned = "prompt_learner"  # what has this in its name is trained
-    whole = ""  # the name under which the whole model is registered, if it is
+    trained = "prompt_learner"  # parameters with one of these words in their names are trained
+    whole = ""  # the name under which the whole model is registered; empty: only its prompts are
 
     def build_model(self):
         clip_model = models.load_clip_to_cpu()
         self.model = self.kind(self.cfg, self.dm.dataset.classnames, clip_model)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(any(x in name for x in self.learned.split()))
+            parameter.requires_grad_(any(x in name for x in self.trained.split()))
         self.model.to(self.device)
         part = self.model if self.whole else self.model.prompt_learner
         self.optim = build_optimizer(part, self.cfg.OPTIM)
@@ -59,12 +59,12 @@ class Base(TrainerX):
 
 @TRAINER_REGISTRY.register()
 class CoOp(Base):
-    """Logits."""
+    """The model returns logits."""
 
 
 @TRAINER_REGISTRY.register()
 class Parallel(Base):
-    """A model inside DataParallel, registered before it was put there."""
+    """The model is in DataParallel, and was registered before."""
 
     def build_model(self):
         super().build_model()
@@ -72,7 +72,7 @@ class Parallel(Base):
 
 
 class Scaler:
-    """Multiplies the loss and divides the gradients, as a GradScaler on a GPU."""
+    """Multiplies the loss and divides the gradients, like a GradScaler on a GPU."""
 
     def scale(self, x):
         return x * 1024.0
@@ -89,7 +89,7 @@ class Scaler:
 
 @TRAINER_REGISTRY.register()
 class Amp(Base):
-    """Logits under autocast, the loss multiplied by a scaler."""
+    """Logits under autocast; a scaler multiplies the loss."""
 
     def build_model(self):
         super().build_model()
@@ -109,7 +109,7 @@ class Amp(Base):
         return {"loss": loss.item()}
 
 
-# ---- texts of each image's own, and a loss in training
+# ---- text features of each image; the model returns its loss in training
 
 
 class LossReturning(Base):
@@ -122,7 +122,7 @@ class CoCoOp(LossReturning):
     kind = models.Conditional
 
 
-# ---- deep prompts in both encoders, and a loss in training
+# ---- deep prompts in both encoders; the model returns its loss in training
 
 
 @TRAINER_REGISTRY.register()
@@ -131,7 +131,7 @@ class MaPLe(LossReturning):
     whole = "MultiModalPromptLearner"
 
 
-# ---- tuples, and losses of the trainer's own
+# ---- tuples; the trainer adds its own losses
 
 
 @TRAINER_REGISTRY.register()
@@ -149,7 +149,7 @@ class KgCoOp(Base):
 @TRAINER_REGISTRY.register()
 class PromptSRC(Base):
     kind = models.SelfRegulated
-    learned = "prompt_learner VPT_shallow"
+    trained = "prompt_learner VPT_shallow"
     whole = "VLPromptLearner"
 
     def loss(self, image, label):
@@ -159,7 +159,7 @@ class PromptSRC(Base):
 
 @TRAINER_REGISTRY.register()
 class ProGrad(Base):
-    """Goes back twice through one pass, and lets the two gradients decide."""
+    """Two backward passes through one forward pass; combines their gradients."""
 
     def forward_backward(self, batch):
         image, label = self.parse_batch_train(batch)
@@ -181,7 +181,7 @@ class ProGrad(Base):
         return {"loss": loss.item()}
 
 
-# ---- several prompts a class
+# ---- several prompts per class
 
 
 @TRAINER_REGISTRY.register()
@@ -189,7 +189,7 @@ class Ensemble(Base):
     kind = models.Several
 
 
-# ---- texts encoded elsewhere
+# ---- text features from elsewhere, or from an earlier pass
 
 
 @TRAINER_REGISTRY.register()

@@ -1,4 +1,4 @@
-"""CLIP as hosts of the family use it: every class with all its 77 tokens, every time."""
+"""CLIP models as in the CoOp family: each pass encodes all 77 tokens of every class."""
 
 import os
 
@@ -8,7 +8,7 @@ from clip.model import build_model
 from torch import nn
 from torch.nn import functional as F
 
-CLIP_FILE = "HOST_CLIP"  # the environment variable that names the weights
+CLIP_FILE = "HOST_CLIP"  # environment variable with the path of the weights
 
 
 def load_clip_to_cpu():
@@ -51,11 +51,11 @@ class TextEncoder(nn.Module):
 
     def forward(self, prompts, tokenized_prompts, deep=()):
         x = prompts + self.positional_embedding.type(self.dtype)
-        x = x.permute(1, 0, 2)  # (77, K, D), as CLIP's layers want it
+        x = x.permute(1, 0, 2)  # (77, K, D), as CLIP's layers need it
         for i, layer in enumerate(self.transformer.resblocks):
-            own = getattr(layer, "VPT_shallow", None)
-            if own is not None:
-                x = put(x, own, 1)
+            prompt = getattr(layer, "VPT_shallow", None)
+            if prompt is not None:
+                x = put(x, prompt, 1)
             elif 0 < i <= len(deep):
                 x = put(x, deep[i - 1], 1)
             x = layer(x)
@@ -65,7 +65,7 @@ class TextEncoder(nn.Module):
 
 
 class PromptedViT(nn.Module):
-    """CLIP's image encoder with prompts behind the patch tokens."""
+    """CLIP's image encoder with prompts after the patch tokens."""
 
     def __init__(self, visual):
         super().__init__()
@@ -87,13 +87,13 @@ class PromptedViT(nn.Module):
 
 
 def put(x, prompt, first):
-    """x (L, B, D) with prompt (n, D) in the rows from `first`."""
+    """x (L, B, D), where prompt (n, D) replaces the rows first to first + n - 1."""
     prompt = prompt.to(x.dtype).unsqueeze(1).expand(-1, x.shape[1], -1)
     return torch.cat([x[:first], prompt, x[first + len(prompt) :]])
 
 
 class CustomCLIP(nn.Module):
-    """Logits of images; a method overrides what it does otherwise."""
+    """Logits of images; subclasses override what differs."""
 
     def __init__(self, cfg, classnames, clip_model):
         super().__init__()
@@ -138,9 +138,9 @@ class Conditional(CustomCLIP):
     def forward(self, image, label=None):
         images = self.images(image)
         logits = []
-        for prompts, own in zip(self.prompt_learner(images), images, strict=True):
+        for prompts, z in zip(self.prompt_learner(images), images, strict=True):
             texts = F.normalize(self.text_encoder(prompts, self.tokenized_prompts), dim=-1)
-            logits.append(self.logits(own, texts))
+            logits.append(self.logits(z, texts))
         logits = torch.stack(logits)
         return F.cross_entropy(logits, label) if self.prompt_learner.training else logits
 
@@ -180,7 +180,7 @@ class Deep(CustomCLIP):
 
 
 class Guided(CustomCLIP):
-    """Logits, and how far the texts are from hand-written ones."""
+    """Logits, and the distance of the text features from those of hand-written prompts."""
 
     def __init__(self, cfg, classnames, clip_model):
         super().__init__(cfg, classnames, clip_model)
@@ -195,7 +195,7 @@ class Guided(CustomCLIP):
 
 
 class SelfRegulated(CustomCLIP):
-    """Deep prompts inside the layers; the loss and what the trainer regularises."""
+    """Deep prompts inside the layers; returns the loss and what the trainer regularises."""
 
     def __init__(self, cfg, classnames, clip_model):
         super().__init__(cfg, classnames, clip_model)
@@ -217,7 +217,7 @@ class SelfRegulated(CustomCLIP):
 
 
 class Several(CustomCLIP):
-    """Four learned prompts a class; as many as a batch has images."""
+    """Four learned prompts per class, as many as there are images in a batch."""
 
     def make_learner(self, classnames, clip_model):
         super().make_learner(classnames, clip_model)
@@ -234,7 +234,7 @@ class Several(CustomCLIP):
 
 
 class Residual(CustomCLIP):
-    """No text encoder: class features of hand-written prompts, moved by what is learned."""
+    """No text encoder: features of hand-written prompts plus a learned residual."""
 
     def __init__(self, cfg, classnames, clip_model):
         nn.Module.__init__(self)
@@ -243,18 +243,18 @@ class Residual(CustomCLIP):
         with torch.no_grad():
             texts = F.normalize(clip_model.encode_text(tokens), dim=-1)
         self.prompt_learner.register_buffer("texts", texts)
-        self.prompt_learner.moved = nn.Parameter(torch.zeros_like(texts))
+        self.prompt_learner.residual = nn.Parameter(torch.zeros_like(texts))
         self.image_encoder = clip_model.visual
         self.logit_scale = clip_model.logit_scale
         self.dtype = clip_model.dtype
 
     def texts(self):
         learner = self.prompt_learner
-        return F.normalize(learner.texts + 0.5 * learner.moved, dim=-1)
+        return F.normalize(learner.texts + 0.5 * learner.residual, dim=-1)
 
 
 class Cached(CustomCLIP):
-    """Prompts in the image encoder alone: texts are encoded at the first pass and kept."""
+    """Prompts only in the image encoder: the first pass encodes the texts and caches them."""
 
     def __init__(self, cfg, classnames, clip_model):
         nn.Module.__init__(self)
@@ -269,14 +269,14 @@ class Cached(CustomCLIP):
         self.text_encoder = TextEncoder(clip_model)
         self.logit_scale = clip_model.logit_scale
         self.dtype = clip_model.dtype
-        self.kept = None
+        self.cached = None
 
     def images(self, image):
         ctx = self.prompt_learner.ctx
         return F.normalize(self.image_encoder(image.type(self.dtype), ctx, ()), dim=-1)
 
     def texts(self):
-        if self.kept is None:
+        if self.cached is None:
             with torch.no_grad():
-                self.kept = F.normalize(self.text_encoder(self.embedded, self.tokens), dim=-1)
-        return self.kept
+                self.cached = F.normalize(self.text_encoder(self.embedded, self.tokens), dim=-1)
+        return self.cached

@@ -1,12 +1,12 @@
-"""Every config key of the engine with its default. Hosts add their own nodes under TRAINER."""
+"""All config keys of the engine, with their defaults. Hosts add their own nodes under TRAINER."""
 
 from yacs.config import CfgNode as CN
 
 _C = CN()
 _C.VERSION = 1
 _C.OUTPUT_DIR = "./output"
-_C.RESUME = ""  # a folder to resume from; empty: OUTPUT_DIR
-_C.SEED = -1  # -1: unseeded; 0 and above: seeded
+_C.RESUME = ""  # folder to resume from; empty: OUTPUT_DIR
+_C.SEED = -1  # negative: no seed
 _C.USE_CUDA = True
 _C.VERBOSE = True
 
@@ -29,9 +29,9 @@ _C.INPUT.COLORJITTER_B = 0.4
 _C.INPUT.COLORJITTER_C = 0.4
 _C.INPUT.COLORJITTER_S = 0.4
 _C.INPUT.COLORJITTER_H = 0.1
-_C.INPUT.RGS_P = 0.2  # random greyscale
-_C.INPUT.GB_P = 0.5  # Gaussian blur: probability, kernel size
-_C.INPUT.GB_K = 21
+_C.INPUT.RGS_P = 0.2  # probability of random greyscale
+_C.INPUT.GB_P = 0.5  # probability of Gaussian blur
+_C.INPUT.GB_K = 21  # kernel size of Gaussian blur
 
 _C.DATASET = CN()
 _C.DATASET.ROOT = ""
@@ -48,13 +48,13 @@ _C.DATASET.ALL_AS_UNLABELED = False
 
 _C.DATALOADER = CN()
 _C.DATALOADER.NUM_WORKERS = 4
-_C.DATALOADER.K_TRANSFORMS = 1  # augmented versions of each training image
-_C.DATALOADER.RETURN_IMG0 = False  # also the image without augmentation
+_C.DATALOADER.K_TRANSFORMS = 1  # number of augmented versions of each training image
+_C.DATALOADER.RETURN_IMG0 = False  # also return the image without augmentation
 _C.DATALOADER.TRAIN_X = CN()
 _C.DATALOADER.TRAIN_X.SAMPLER = "RandomSampler"
 _C.DATALOADER.TRAIN_X.BATCH_SIZE = 32
-_C.DATALOADER.TRAIN_X.N_DOMAIN = 0  # RandomDomainSampler: domains in a batch, 0: all
-_C.DATALOADER.TRAIN_X.N_INS = 16  # RandomClassSampler: images of a class in a batch
+_C.DATALOADER.TRAIN_X.N_DOMAIN = 0  # RandomDomainSampler: domains per batch; 0: all
+_C.DATALOADER.TRAIN_X.N_INS = 16  # RandomClassSampler: images of each class in a batch
 _C.DATALOADER.TRAIN_U = CN()
 _C.DATALOADER.TRAIN_U.SAME_AS_X = True
 _C.DATALOADER.TRAIN_U.SAMPLER = "RandomSampler"
@@ -87,21 +87,21 @@ _C.OPTIM.SGD_NESTEROV = False
 _C.OPTIM.RMSPROP_ALPHA = 0.99
 _C.OPTIM.ADAM_BETA1 = 0.9
 _C.OPTIM.ADAM_BETA2 = 0.999
-_C.OPTIM.STAGED_LR = False  # NEW_LAYERS at LR, all others at LR * BASE_LR_MULT
+_C.OPTIM.STAGED_LR = False  # train NEW_LAYERS at LR and all other layers at LR * BASE_LR_MULT
 _C.OPTIM.NEW_LAYERS = ()
 _C.OPTIM.BASE_LR_MULT = 0.1
 _C.OPTIM.LR_SCHEDULER = "single_step"
-_C.OPTIM.STEPSIZE = (-1,)  # not positive: MAX_EPOCH
+_C.OPTIM.STEPSIZE = (-1,)  # zero or negative: MAX_EPOCH
 _C.OPTIM.GAMMA = 0.1
 _C.OPTIM.MAX_EPOCH = 10
-_C.OPTIM.WARMUP_EPOCH = -1  # not positive: no warm-up
+_C.OPTIM.WARMUP_EPOCH = -1  # zero or negative: no warm-up
 _C.OPTIM.WARMUP_TYPE = "linear"
 _C.OPTIM.WARMUP_CONS_LR = 1e-5
 _C.OPTIM.WARMUP_MIN_LR = 1e-5
-_C.OPTIM.WARMUP_RECOUNT = True  # the schedule proper counts its epochs after the warm-up
+_C.OPTIM.WARMUP_RECOUNT = True  # the schedule after the warm-up counts epochs from 0
 
 _C.TRAIN = CN()
-_C.TRAIN.CHECKPOINT_FREQ = 0  # epochs between checkpoints; 0: only after the last one
+_C.TRAIN.CHECKPOINT_FREQ = 0  # epochs between checkpoints; 0: only after the last epoch
 _C.TRAIN.PRINT_FREQ = 10
 _C.TRAIN.COUNT_ITER = "train_x"
 

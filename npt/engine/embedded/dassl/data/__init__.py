@@ -1,4 +1,4 @@
-"""Datasets, transforms, samplers and the loaders made of them."""
+"""Datasets, transforms, samplers and data loaders."""
 
 from .data_manager import DataManager, DatasetWrapper
 

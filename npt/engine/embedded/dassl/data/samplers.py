@@ -1,4 +1,4 @@
-"""The order in which a loader draws its images."""
+"""Samplers: the order in which a data loader reads its images."""
 
 from __future__ import annotations
 
@@ -12,24 +12,17 @@ from dassl.utils.errors import InvalidValue
 
 
 def _group(data_source: Sequence, attribute: str) -> dict[int, list[int]]:
-    """Indices by domain or label."""
-    groups = defaultdict(list)
+    """The indices of the items of each domain or label."""
+    groups: dict[int, list[int]] = defaultdict(list)
     for i, item in enumerate(data_source):
         groups[getattr(item, attribute)].append(i)
     return groups
 
 
-def _per_group(batch_size: int, groups: int, key: str) -> int:
-    if groups < 1 or batch_size % groups:
-        raise InvalidValue(
-            f"The batch size {batch_size} cannot be shared out evenly by {key} = {groups}: "
-            "change DATALOADER.TRAIN_X.BATCH_SIZE or that key"
-        )
-    return batch_size // groups
-
-
 class _Ordered(Sampler):
-    """A sampler that draws up its whole order at once."""
+    """A sampler that computes the order of a whole epoch at once."""
+
+    _length: int  # number of indices in an epoch
 
     def _order(self) -> list[int]:
         raise NotImplementedError(f"{type(self).__name__} does not define _order()")
@@ -42,35 +35,42 @@ class _Ordered(Sampler):
 
 
 class RandomDomainSampler(_Ordered):
-    """Every batch holds as many images of each of `n_domain` random domains (0: of all)."""
+    """Every batch has equally many images of `n_domain` random domains (0: of all domains)."""
 
     def __init__(self, data_source: Sequence, batch_size: int, n_domain: int):
         self.groups = _group(data_source, "domain")
         self.n_domain = n_domain if n_domain > 0 else len(self.groups)
         if self.n_domain > len(self.groups):
             raise InvalidValue(
-                f"N_DOMAIN is {n_domain}, but there are only {len(self.groups)} training domains"
+                f"DATALOADER.TRAIN_X.N_DOMAIN is {n_domain}, but there are only "
+                f"{len(self.groups)} training domains: lower it, or set it to 0 for all domains"
             )
-        self.per_domain = _per_group(batch_size, self.n_domain, "N_DOMAIN")
-        # Which domains run out first is chance; the length announced is that of one such draw.
+        if batch_size % self.n_domain:
+            raise InvalidValue(
+                f"The batch size {batch_size} is not a multiple of N_DOMAIN = {self.n_domain}: "
+                "change DATALOADER.TRAIN_X.BATCH_SIZE or DATALOADER.TRAIN_X.N_DOMAIN"
+            )
+        self.per_domain = batch_size // self.n_domain
+        # The length depends on which domains are used up first, which is random. The length of one
+        # random order is reported; the random state is restored after it.
         state = random.getstate()
         self._length = len(self._order())
         random.setstate(state)
 
     def _order(self) -> list[int]:
-        left = {domain: list(indices) for domain, indices in self.groups.items()}
+        remaining = {domain: list(indices) for domain, indices in self.groups.items()}
         order: list[int] = []
-        while all(len(indices) >= self.per_domain for indices in left.values()):
-            for domain in random.sample(list(left), self.n_domain):
-                drawn = random.sample(left[domain], self.per_domain)
+        while all(len(indices) >= self.per_domain for indices in remaining.values()):
+            for domain in random.sample(list(remaining), self.n_domain):
+                drawn = random.sample(remaining[domain], self.per_domain)
                 order += drawn
-                taken = set(drawn)
-                left[domain] = [i for i in left[domain] if i not in taken]
+                used = set(drawn)
+                remaining[domain] = [i for i in remaining[domain] if i not in used]
         return order
 
 
 class SeqDomainSampler(_Ordered):
-    """Every batch holds images of one domain; the domains take turns."""
+    """Every batch has images of one domain; the domains alternate."""
 
     def __init__(self, data_source: Sequence, batch_size: int):
         self.groups = _group(data_source, "domain")
@@ -89,7 +89,7 @@ class SeqDomainSampler(_Ordered):
 
 
 class RandomClassSampler(_Ordered):
-    """Every batch holds `n_ins` images of each of batch_size / n_ins random classes."""
+    """Every batch has `n_ins` images of each of batch_size / n_ins random classes."""
 
     def __init__(self, data_source: Sequence, batch_size: int, n_ins: int):
         if n_ins < 1 or batch_size % n_ins:
@@ -103,13 +103,16 @@ class RandomClassSampler(_Ordered):
         if self.n_cls > len(self.groups):
             raise InvalidValue(
                 f"A batch of {batch_size} with N_INS = {n_ins} needs {self.n_cls} classes, "
-                f"but there are only {len(self.groups)}: raise DATALOADER.TRAIN_X.N_INS"
+                f"but there are only {len(self.groups)}: increase DATALOADER.TRAIN_X.N_INS"
             )
         chunks = [max(len(indices) // n_ins, 1) for indices in self.groups.values()]
         self._length = self._batches(chunks) * batch_size
 
     def _batches(self, chunks: list[int]) -> int:
-        """How many batches can be made of so many chunks a class, the fullest classes first."""
+        """The number of batches, given the number of chunks of `n_ins` images of each class.
+
+        Each batch uses one chunk of each of the `n_cls` classes with the most chunks left.
+        """
         chunks = sorted(chunks)
         batches = 0
         while len(chunks) >= self.n_cls and chunks[-self.n_cls] > 0:
@@ -132,7 +135,7 @@ class RandomClassSampler(_Ordered):
             ]
         order: list[int] = []
         while len(order) < self._length:
-            # The fullest classes first, ties by chance, so that the length is always reached.
+            # Use the classes with the most chunks left, ties at random, as `_batches` assumes.
             labels = random.sample(list(chunks), len(chunks))
             labels.sort(key=lambda label: -len(chunks[label]))
             for label in random.sample(labels[: self.n_cls], self.n_cls):
@@ -163,10 +166,10 @@ def build_sampler(
     n_domain: int = 0,
     n_ins: int = 16,
 ) -> Sampler:
-    """The sampler of that name over a list of Datum; ValueError naming all where unknown."""
+    """Build the sampler named `sampler_type` for a list of Datum. InvalidValue if it is unknown."""
     if sampler_type not in SAMPLERS:
         raise InvalidValue(
-            f'There is no sampler "{sampler_type}" (a SAMPLER key under DATALOADER): '
+            f'A SAMPLER under DATALOADER is "{sampler_type}", which does not exist: '
             f"use one of {', '.join(SAMPLERS)}"
         )
     return SAMPLERS[sampler_type](data_source, batch_size, n_domain, n_ins)

@@ -1,4 +1,4 @@
-"""The registry of datasets and what a dataset is made of."""
+"""The registry of datasets, and the base classes of datasets and their items."""
 
 from .base_dataset import DatasetBase, Datum
 from .build import DATASET_REGISTRY, build_dataset

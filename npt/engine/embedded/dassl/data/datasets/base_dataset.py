@@ -1,4 +1,4 @@
-"""`Datum`, one labelled image, and `DatasetBase`, lists of them."""
+"""`Datum`, one labelled image, and `DatasetBase`, the base class of datasets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from dassl.utils.errors import InvalidValue, MissingFile
 
@@ -14,7 +15,7 @@ from dassl.utils.errors import InvalidValue, MissingFile
 class Datum:
     """An image file with its label, domain label and class name; all read-only.
 
-    FileNotFoundError where there is no such file.
+    MissingFile (a FileNotFoundError) if the file does not exist.
     """
 
     def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
@@ -50,14 +51,14 @@ class Datum:
 
 
 class DatasetBase:
-    """Training, unlabelled, validation and test lists of Datum.
+    """Lists of Datum for training, for training without labels, for validation and for testing.
 
-    The number of classes and their names are settled here, from the lists as they are given:
-    thinning a list out afterwards (`dataset._train_x = ...`) does not change them.
+    The number of classes and their names are computed once, from the given lists. Replacing a list
+    afterwards (`dataset._train_x = ...`) does not change them.
     """
 
     dataset_dir = ""  # folder under DATASET.ROOT
-    domains: list[str] = []  # noqa: RUF012 - names of all domains; subclasses assign their own
+    domains: list[str] = []  # noqa: RUF012 - names of all domains, set by subclasses
 
     def __init__(
         self,
@@ -71,13 +72,13 @@ class DatasetBase:
         self._val = val
         self._test = test
         self._num_classes = self.get_num_classes(train_x or test)
-        self._lab2cname, self._classnames = self.get_lab2cname(train_x or test)
-        self._fill_holes()
+        self._lab2cname, self._classnames = self.get_lab2cname(train_x or test or [])
+        self._add_missing_names()
 
-    def _fill_holes(self) -> None:
-        """Name the classes without a training image after the other lists.
+    def _add_missing_names(self) -> None:
+        """Take the names of classes without a training image from the other lists.
 
-        Class names are indexed by label, so one that is missing would shift all after it.
+        `classnames` is indexed by label, so a missing name would shift all names after it.
         """
         missing = set(range(self._num_classes)) - set(self._lab2cname)
         if not missing:
@@ -89,8 +90,9 @@ class DatasetBase:
         missing -= set(self._lab2cname)
         if missing:
             warnings.warn(
-                f"The labels {sorted(missing)} of {type(self).__name__} have no image and so no "
-                "class name: number the labels without gaps, or class names will not match them",
+                f"The labels {sorted(missing)} of {type(self).__name__} have no image, so their "
+                "class names are unknown and all later names have wrong labels: number the labels "
+                "without gaps",
                 stacklevel=3,
             )
 
@@ -124,14 +126,17 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source: Sequence[Datum] | None) -> int:
-        """The largest label + 1; ValueError for an empty list."""
+        """The largest label + 1. InvalidValue if the list is empty."""
         if not data_source:
-            raise InvalidValue("A dataset needs images: train_x and test are both empty")
+            raise InvalidValue(
+                "The dataset has no images, train_x and test are both empty: check DATASET.ROOT "
+                "and the dataset's files"
+            )
         return max(item.label for item in data_source) + 1
 
     @staticmethod
     def get_lab2cname(data_source: Sequence[Datum]) -> tuple[dict[int, str], list[str]]:
-        """Label to class name, and the class names in order of their labels."""
+        """The mapping from label to class name, and the class names in the order of the labels."""
         names = {item.label: item.classname for item in data_source}
         mapping = {label: names[label] for label in sorted(names)}
         return mapping, list(mapping.values())
@@ -139,7 +144,7 @@ class DatasetBase:
     def check_input_domains(
         self, source_domains: Sequence[str], target_domains: Sequence[str]
     ) -> None:
-        """ValueError where a domain is none of this dataset's."""
+        """InvalidValue if this dataset does not have one of the domains."""
         wanted = {
             "DATASET.SOURCE_DOMAINS": source_domains,
             "DATASET.TARGET_DOMAINS": target_domains,
@@ -148,17 +153,18 @@ class DatasetBase:
             unknown = [name for name in names if name not in self.domains]
             if unknown:
                 raise InvalidValue(
-                    f"{key} names {unknown}, but the domains are: {', '.join(self.domains)}"
+                    f"{key} has unknown domains {unknown}: use {', '.join(self.domains)}"
                 )
 
     def generate_fewshot_dataset(
-        self, *data_sources: Sequence[Datum], num_shots: int = -1, repeat: bool = False
-    ) -> list[Datum] | list[list[Datum]]:
-        """`num_shots` images of every class, drawn with `random.sample`.
+        self, *data_sources: list[Datum], num_shots: int = -1, repeat: bool = False
+    ) -> Any:
+        """Sample `num_shots` images of every class with `random.sample`.
 
-        The draws follow the order in which the labels first appear. A class with fewer images
-        gives all it has, or with `repeat` draws with replacement. Below 1: the lists as they are.
-        Several lists in, several lists out.
+        The classes are sampled in the order in which their labels first appear. A class with fewer
+        images keeps all of them, or with `repeat` is sampled with replacement. If `num_shots` is
+        below 1, the lists are returned unchanged. Returns one list, or a list of lists if several
+        are given.
         """
         if num_shots < 1:
             drawn = list(data_sources)
@@ -179,15 +185,15 @@ class DatasetBase:
         return shots
 
     def split_dataset_by_label(self, data_source: Sequence[Datum]) -> dict[int, list[Datum]]:
-        """Label to its images, in order of first appearance."""
-        groups = defaultdict(list)
+        """The images of each label, in the order in which the labels first appear."""
+        groups: dict[int, list[Datum]] = defaultdict(list)
         for item in data_source:
             groups[item.label].append(item)
         return groups
 
     def split_dataset_by_domain(self, data_source: Sequence[Datum]) -> dict[int, list[Datum]]:
-        """Domain to its images, in order of first appearance."""
-        groups = defaultdict(list)
+        """The images of each domain, in the order in which the domains first appear."""
+        groups: dict[int, list[Datum]] = defaultdict(list)
         for item in data_source:
             groups[item.domain].append(item)
         return groups

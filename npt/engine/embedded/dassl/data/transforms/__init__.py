@@ -1,4 +1,4 @@
-"""What happens to an image before a model sees it. torchvision is imported when first used."""
+"""Image transforms. torchvision is slow to import, so it is imported at the first use."""
 
 from .transforms import AVAI_CHOICES, build_transform
 
