@@ -1,10 +1,10 @@
-"""A host model's training and test step, as the host computes it and under npt.accelerate.
+"""Times a host model's training and test step, without and with npt.accelerate.
 
     python benchmarks/host.py --classes 100 --batch 1
 
-The models are those of the host repository among the tests, with ViT-B/16's shapes and random
-weights; both run in one process, by turns, and the figure is the ratio of median times. A first
-accelerated step, which computes both ways to compare them, is not counted.
+The models are those of the test host (tests/host/repo), with ViT-B/16's shapes and random weights.
+Both models run alternately in one process; the result is the ratio of the median times. The first
+accelerated step is not timed, because it also runs the host's own computation to compare.
 """
 
 import argparse
@@ -32,7 +32,7 @@ KINDS = {"logits": "CustomCLIP", "texts of each image": "Conditional", "deep pro
 
 
 def build(models: ModuleType, kind: str, classes: int) -> nn.Module:
-    """A model of the host's, with gradients for its prompts alone."""
+    """A model of the host, with gradients only for its prompts."""
     torch.manual_seed(0)
     node = SimpleNamespace(N_CTX=4, CSC=False)
     cfg = SimpleNamespace(TRAINER=SimpleNamespace(HOST=node, MAPLE=SimpleNamespace(DEPTH=9)))
@@ -46,7 +46,8 @@ def stepper(model: nn.Module, batch: int, train: bool) -> Callable[[], None]:
     label = torch.zeros(batch, dtype=torch.long)
 
     def step() -> None:
-        image = torch.randn(batch, 3, 224, 224)  # anew, as texts of the same image would be kept
+        # New images in each step, because features of the same image might be cached.
+        image = torch.randn(batch, 3, 224, 224)
         model.train(train)
         if not train:
             with torch.no_grad():
@@ -68,9 +69,9 @@ def timed(step: Callable[[], None]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--classes", type=int, default=100, help="number of classes")
+    parser.add_argument("--batch", type=int, default=1, help="images in a batch")
+    parser.add_argument("--rounds", type=int, default=3, help="timed steps of each model")
     args = parser.parse_args()
     sys.path.insert(0, str(HOST))
     import models

@@ -1,8 +1,9 @@
-"""Epochs over a few-shot set with and without keeping decoded images.
+"""Times epochs over a few-shot data set, with and without keeping the decoded images in memory.
 
     python benchmarks/images.py --images 320
 
-Photographs of 500 x 375 pixels as JPEG, CLIP's training crops of 224; one process, by turns.
+The images are JPEG files of 500 x 375 pixels with CLIP's training crops of 224 pixels. Both loaders
+run alternately in one process.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import npt  # noqa: F401  puts the engine in place
+import npt  # noqa: F401  makes `dassl` importable
 from dassl.config import get_cfg_default
 from dassl.data.data_manager import DatasetWrapper, build_data_loader
 from dassl.data.datasets import Datum
@@ -24,6 +25,7 @@ from npt.trainers.images import KeptImages
 
 
 def photographs(folder: Path, count: int) -> list[Datum]:
+    """Write random images with details of two scales, so that their size is like that of photos."""
     rng = np.random.default_rng(0)
     items = []
     for i in range(count):
@@ -37,8 +39,8 @@ def photographs(folder: Path, count: int) -> list[Datum]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=320)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--images", type=int, default=320, help="number of images")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of each loader, at least 2")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cfg = get_cfg_default()

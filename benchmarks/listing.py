@@ -1,11 +1,11 @@
-"""Time and memory of listing a data set of ImageNet's size: first, again, and in a run.
+"""Time and memory to list a data set of ImageNet's size: the first time, again, and in a run.
 
     python benchmarks/listing.py                   # 1000 classes of 1281 images, about a minute
-    python benchmarks/listing.py --images 50       # a quick look
+    python benchmarks/listing.py --images 50       # a quick test
 
-It makes a tree of empty files (hard links: they take folders, no contents) in a temporary folder,
-or in --root, and removes it. Each step runs in a process of its own, after the imports; memory is
-the peak of the process less what it was before.
+Creates a tree of empty files (hard links, which need no space for contents) in a temporary folder,
+or in --root, and deletes it at the end. Each step runs in a new process and is timed after the
+imports. Its memory is the peak of the process minus the memory before the step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-import npt  # noqa: F401  (makes `dassl` importable)
+import npt  # noqa: F401  makes `dassl` importable
 
 
 def make(root: Path, classes: int, images: int) -> None:
@@ -36,7 +36,7 @@ def make(root: Path, classes: int, images: int) -> None:
             open(first, "x").close()
             for i in range(1, count):
                 os.link(first, f"{folder}/{folder.name}_{i}.JPEG")
-            os.utime(folder, (0, 0))  # settled long ago
+            os.utime(folder, (0, 0))  # folders that changed recently would be listed again
     names = [f"n{k:08d} class {k}\n" for k in range(classes)]
     (root / "imagenet" / "classnames.txt").write_text("".join(names))
 
@@ -50,7 +50,7 @@ def listing(root: Path) -> int:
 
 
 def run(root: Path, shots: int) -> int:
-    """The data set as a run builds it, from what is remembered."""
+    """Build the data set as a run does, from the stored listing."""
     from dassl.config import get_cfg_default
     from npt.datasets.paper import DATASETS
 
@@ -70,8 +70,8 @@ STEPS: dict[str, Callable[[Path], int]] = {
 
 
 def step(name: str, root: Path) -> None:
-    """Prints time, memory and number of images of one step; in a process of its own."""
-    import npt.datasets.paper  # noqa: F401  (imports are not measured)
+    """Run one step, and print its time, memory and number of images."""
+    import npt.datasets.paper  # noqa: F401  imports are not measured
 
     def peak() -> int:
         unit = 1 if sys.platform == "darwin" else 1024
@@ -85,9 +85,9 @@ def step(name: str, root: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--root", type=Path, help="a folder to make the tree in")
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--images", type=int, default=1281, help="of a class, to train")
+    parser.add_argument("--root", type=Path, help="folder for the tree (a temporary folder)")
+    parser.add_argument("--classes", type=int, default=1000, help="number of classes")
+    parser.add_argument("--images", type=int, default=1281, help="training images of each class")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
@@ -96,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="listing-", dir=args.root) as folder:
         start = time.perf_counter()
         make(Path(folder), args.classes, args.images)
-        print(f"made the tree in {time.perf_counter() - start:.0f} s")
+        print(f"created the tree in {time.perf_counter() - start:.0f} s")
         rows = []
         for name in STEPS:
             command = [sys.executable, __file__, "--root", folder, "--step", name]
@@ -107,7 +107,7 @@ def main() -> None:
         kept = next((Path(folder) / "imagenet").glob("npt-listing-*-train.json"))
         size = kept.stat().st_size / 2**20
         print(tabulate(rows, headers=["", "images", "seconds", "of CPU", "peak MiB"]))
-        print(f"kept in {kept.name}: {size:.0f} MiB")
+        print(f"stored listing: {kept.name}, {size:.0f} MiB")
 
 
 if __name__ == "__main__":

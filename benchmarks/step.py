@@ -1,19 +1,21 @@
-"""A training or test step with the plain and with the fast encoders: time, memory, and the floor.
+"""Time and memory of a training or test step with the plain and with the fast encoders.
 
     python benchmarks/step.py --method cocoop --classes 100 --batch 1
     python benchmarks/step.py --method maple --classes 100 --batch 20 --phase test --json
     python benchmarks/step.py --method maple --precision amp    # both kinds in bfloat16 autocast
-    python benchmarks/step.py --all docs/speed.jsonl      # every case; again: what is missing
-    python benchmarks/step.py --table docs/speed.jsonl    # as a table
+    python benchmarks/step.py --all benchmarks/results/speed.jsonl      # all missing cases
+    python benchmarks/step.py --table benchmarks/results/speed.jsonl    # the results as a table
 
-ViT-B/16 shapes with random weights, 224-pixel images, class names of one to four words. Both
-kinds run in one process on the same weights, by turns; the figure is the ratio of their median
-times. Peak memory above the model, weights laid out among it, is that of a process in which the
-other kind has not run.
+The model has ViT-B/16's shapes and random weights; images have 224 pixels, class names one to four
+words. Both kinds of encoders run alternately in one process with the same weights; the result is
+the ratio of their median times. The peak memory is measured above the memory of the model, and in
+a process that runs only one kind. It does not include the laid-out weights of the fast kind, which
+are reported separately.
 
-The floor is the time of the multiply-adds that no exact method can avoid, at the rate of large
-matrix products on this machine, measured between the steps: no normalisation, activation or
-softmax, no padding, nothing computed twice, gradients of what the prompts reach and nothing else.
+The floor is a lower bound of the time of any exact method: the time of the multiply-adds that none
+can avoid, at the speed of large matrix products on this machine, which is measured between the
+steps. It counts no normalisation, activation, softmax or padding, no repeated computation, and only
+gradients that the prompts need.
 """
 
 import argparse
@@ -32,7 +34,7 @@ import torch
 from clip.model import CLIP
 from tabulate import tabulate
 
-import npt  # noqa: F401  puts the engine in place
+import npt  # noqa: F401  makes `dassl` importable
 from npt.encoders import ClassPrompts, build_encoders
 from npt.encoders.linear import affine, laid_out, laid_out_bytes
 from npt.encoders.memory import free_bytes
@@ -57,8 +59,8 @@ CASES = [
     *((m, phase, k, b) for m in METHODS for phase in PHASES for k in SIZES for b in (1, 4)),
     ("maple", "test", 100, 20),
 ]
-SLOW = 20  # seconds of a plain step that is timed once, not three times
-LONGEST = 45  # seconds a plain step may take for its peak memory to be measured as well
+SLOW = 20  # seconds; slower plain steps are timed once, not three times
+LONGEST = 45  # seconds; the peak memory of slower plain steps is not measured
 ADJECTIVES = (
     "red great northern striped small electric wild grey common spotted golden wooden american "
     "tibetan old yellow folding garden royal black"
@@ -71,18 +73,18 @@ NOUNS = (
 
 
 def class_names(count: int) -> list[str]:
-    """Names of one to four words, as ImageNet's."""
+    """Random names of one to four words, like the names of ImageNet's classes."""
     rng = random.Random(0)
     names: dict[str, None] = {}
     while len(names) < count:
-        words = rng.choices((1, 2, 3, 4), (40, 42, 14, 4))[0]  # as often as in ImageNet's names
+        words = rng.choices((1, 2, 3, 4), (40, 42, 14, 4))[0]  # frequencies as in ImageNet
         nouns = rng.sample(NOUNS.split(), min(words, 1 + (words > 3)))
         names[" ".join(rng.sample(ADJECTIVES.split(), words - len(nouns)) + nouns)] = None
     return list(names)
 
 
 def build(method: str, classes: int) -> tuple[CLIP, PromptLearner, ClassPrompts]:
-    """A CLIP of ViT-B/16's shape, and what the method learns."""
+    """A CLIP of ViT-B/16's shape, the prompt learner of the method, and the class prompts."""
     torch.manual_seed(0)
     model = CLIP(EMBED, IMAGE, LAYERS, VISUAL_WIDTH, PATCH, TEXT, 49408, WIDTH, 8, LAYERS)
     model.eval().requires_grad_(False)
@@ -102,7 +104,10 @@ def build(method: str, classes: int) -> tuple[CLIP, PromptLearner, ClassPrompts]
 def stepper(
     built: tuple[CLIP, PromptLearner, ClassPrompts], batch: int, phase: str, precision: str
 ) -> Callable[[str], Callable[[], float]]:
-    """Gives, for "plain" and "fast", a function that takes one step and returns its loss."""
+    """A function of "plain" or "fast" that returns a function for one step.
+
+    A training step returns its loss, a test step the sum of its logits.
+    """
     clip_model, learner, prompts = built
     classes = len(prompts.tokens)
     image = torch.randn(batch, 3, IMAGE, IMAGE)
@@ -137,9 +142,9 @@ def stepper(
 
 
 def flops(method: str, phase: str, prompts: ClassPrompts, batch: int) -> float:
-    """Two for each multiply-add that a step cannot do without.
+    """The floating-point operations that a step cannot avoid, two for each multiply-add.
 
-    A test step finds text features that depend on no image already there.
+    In a test step, text features that do not depend on the image are already computed.
     """
     tokens, slots, _ = prompts
     ends = (tokens.argmax(dim=-1) + 1).tolist()
@@ -149,7 +154,7 @@ def flops(method: str, phase: str, prompts: ClassPrompts, batch: int) -> float:
         [row[:end] for row, end in zip(tokens.tolist(), ends, strict=True)],
         [row[:end] for row, end in zip(vectors.tolist(), ends, strict=True)],
     )
-    # whatever stands before the contexts is the same at every step
+    # Positions before the context vectors do not change between steps.
     moving = [position + 1 for _, _, position in nodes if position >= 1]
     texts = Work(len(moving), n, sum(moving), len(tokens), sum(ends), WIDTH)
     depth = DEPTH if method == "maple" else 1
@@ -170,9 +175,11 @@ def flops(method: str, phase: str, prompts: ClassPrompts, batch: int) -> float:
 
 
 class Work:
-    """Multiply-adds of all layers over one sequence of `rows`, `prompts` of them learned.
+    """The multiply-adds of all layers for one sequence.
 
-    pairs: of a row and one it attends to; read: rows read at the end, with read_pairs of theirs.
+    rows: length of the sequence; prompts: the number of learned rows
+    pairs: the number of (row, row it attends to)
+    read: the number of rows whose output is used; read_pairs: their part of `pairs`
     """
 
     def __init__(
@@ -182,16 +189,16 @@ class Work:
         self.read, self.read_pairs, self.width = read, read_pairs, width
 
     def forward(self, depth: int, first: int) -> int:
-        """first: rows whose queries, keys and values in the first layer change at every step."""
+        """first: rows whose queries, keys and values in the first layer change in every step."""
         return self._layers(depth, first, 2)
 
     def backward(self, depth: int) -> int:
-        """Gradients of inputs alone; into the first layer, of the prompts' alone."""
+        """Only gradients of inputs; in the first layer only those of the prompts."""
         return self._layers(depth, self.prompts, 4)
 
     def _layers(self, depth: int, first: int, products: int) -> int:
         square, d = self.width**2, self.width
-        replaced = self.prompts * (depth - 1)  # rows that deep prompts take the place of
+        replaced = self.prompts * (depth - 1)  # rows that are replaced by deep prompts
         inner = LAYERS - 1
         total = 3 * square * (first + (inner - 1) * self.rows) + 2 * square * self.rows
         total += 9 * square * (inner * self.rows - replaced) + 10 * square * self.read
@@ -200,11 +207,14 @@ class Work:
 
 
 def product_rates(precision: str = "fp32") -> tuple[float, float]:
-    """Operations a second of large matrix products, by the faster of two ways: best, median."""
+    """Operations per second of large matrix products: the best and the median of a few products.
+
+    Of two ways to compute them, the faster one.
+    """
     x = torch.randn(2048, 2048, dtype=torch.bfloat16 if precision == "amp" else torch.float32)
     rates = []
     for product, weight in ((torch.mm, x), (affine, laid_out(x, x.dtype))):
-        times = [timed(lambda: product(x, weight)) for _ in range(6)]  # noqa: B023  called here
+        times = [timed(lambda: product(x, weight)) for _ in range(6)]  # noqa: B023  called at once
         rates.append((2 * 2048**3 / min(times), 2 * 2048**3 / statistics.median(times)))
     return max(rates)
 
@@ -221,22 +231,23 @@ def timed(step: Callable[[], object]) -> float:
 def measure(
     method: str, phase: str, classes: int, batch: int, precision: str, seconds: float, limit: float
 ) -> dict:
-    """Median times of both kinds, by turns for about `seconds` or three rounds.
+    """Median times of both kinds, which run alternately for about `seconds`, at least three rounds.
 
-    The plain kind is left out where it does not fit in memory, or would take longer than `limit`.
+    The plain kind is not run if it does not fit in memory, or if it would take more than `limit`
+    seconds.
     """
     built = build(method, classes)
     of = stepper(built, batch, phase, precision)
     before = status("VmRSS")
     fast = of("fast")
-    first = timed(fast)  # lays weights out, and fills what is kept between test steps
+    first = timed(fast)  # lays out the weights, and fills the caches of test steps
     laid_out_gib = laid_out_bytes(built[0].parameters()) / GIB
     peak = peak_memory(fast) - before / GIB - laid_out_gib
     needed = plain_bytes(method, phase, classes, batch)
     fits = needed < 0.85 * free_bytes(torch.device("cpu"))
     plain = of("plain") if fits and plain_seconds(method, phase, classes, batch) < limit else None
     warm = timed(fast)
-    once = timed(plain) if plain else 4.0  # a first step also pays for memory it is first to touch
+    once = timed(plain) if plain else 4.0  # a first step is slower, as it allocates its memory
     times: dict[str, list[float]] = {"plain": [], "fast": []}
     rates = [product_rates(precision)]
     rounds = max(1 if max(once, 4 * warm) > SLOW else 3, int(seconds / 2 / (once + warm)))
@@ -277,14 +288,14 @@ def measure(
 
 
 def plain_bytes(method: str, phase: str, classes: int, batch: int) -> float:
-    """About what the plain computation takes: 18 units of width for a token and layer it keeps."""
+    """An estimate of the memory of a plain step: 18 x width for each stored token and layer."""
     images = batch if method == "cocoop" else 1
     kept = LAYERS * images if phase == "train" else 1
     return 18 * WIDTH * 4 * TEXT * classes * kept
 
 
 def plain_seconds(method: str, phase: str, classes: int, batch: int) -> float:
-    """About what a plain step takes, at the 75 GFLOP/s it was seen to reach."""
+    """An estimate of the time of a plain step, at a measured speed of 75 GFLOP/s."""
     images, passes = batch if method == "cocoop" else 1, 2 if phase == "train" else 1
     return 2 * 12 * LAYERS * WIDTH**2 * TEXT * classes * images * passes / 75e9
 
@@ -298,20 +309,20 @@ def processor() -> str:
 
 
 def status(key: str) -> int:
-    """A figure of /proc/self/status in bytes."""
+    """A value of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
 def peak_memory(step: Callable[[], float]) -> float:
-    """GiB that the process holds at the highest point of a step."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    """The peak memory of the process during a step, in GiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     step()
     return status("VmHWM") / GIB
 
 
 def plain_peak(case: tuple[str, str, int, int], precision: str) -> float:
-    """GiB above the model."""
+    """The peak memory of a plain step above the memory of the model, in GiB."""
     method, phase, classes, batch = case
     step = stepper(build(method, classes), batch, phase, precision)("plain")
     before = status("VmRSS")
@@ -319,7 +330,7 @@ def plain_peak(case: tuple[str, str, int, int], precision: str) -> float:
 
 
 def one_case(case: tuple[str, str, int, int], precision: str, seconds: float, limit: float) -> dict:
-    """Times and the fast kind's peak; and the plain kind's, out of a process of its own."""
+    """Times and peak memory of both kinds; each peak is measured in a separate process."""
     run = subprocess.run(
         command(case, precision, "--times", "--seconds", str(seconds), "--limit", str(limit)),
         stdout=subprocess.PIPE,
@@ -328,13 +339,13 @@ def one_case(case: tuple[str, str, int, int], precision: str, seconds: float, li
     result = json.loads(run.stdout)
     if result["plain_s"] and result["plain_s"] < LONGEST:
         run = subprocess.run(command(case, precision, "--plain-peak"), stdout=subprocess.PIPE)
-        if run.returncode == 0:  # else killed by the system for want of memory, as a rule
+        if run.returncode == 0:  # otherwise, usually, the system killed it for lack of memory
             result["plain_gib"] = float(run.stdout)
     return result
 
 
 def command(case: tuple[str, str, int, int], precision: str, *more: str) -> list[str]:
-    """This script on one case."""
+    """The command that runs this script for one case."""
     method, phase, classes, batch = case
     return [
         *(sys.executable, __file__, "--method", method, "--phase", phase, "--precision", precision),
@@ -343,7 +354,7 @@ def command(case: tuple[str, str, int, int], precision: str, *more: str) -> list
 
 
 def all_cases(path: Path, precision: str, seconds: float, limit: float) -> None:
-    """Every case in a process of its own, a line each; those already there are not run again."""
+    """Run every case that is not in the file yet, each in a new process, and append its line."""
     path.touch()
     done = {key(json.loads(line)) for line in path.read_text().splitlines()}
     for case in sorted(CASES, key=lambda case: (case[1] == "test", case[2] * case[3])):
@@ -381,17 +392,17 @@ def table(results: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--method", choices=METHODS, default="cocoop")
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--classes", type=int, default=100, help="number of classes")
+    parser.add_argument("--batch", type=int, default=1, help="images in a batch")
     parser.add_argument("--phase", choices=PHASES, default="train")
     parser.add_argument("--precision", choices=("fp32", "amp"), default="fp32")
-    parser.add_argument("--seconds", type=float, default=30, help="how long to time a case")
-    parser.add_argument("--limit", type=float, default=600, help="no plain step longer than that")
-    parser.add_argument("--json", action="store_true", help="one line of json")
-    parser.add_argument("--times", action="store_true", help="only the times, as json")
-    parser.add_argument("--plain-peak", action="store_true", help="only that, in GiB")
-    parser.add_argument("--all", type=Path, metavar="FILE", help="every case, a line of json each")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="the table of such a file")
+    parser.add_argument("--seconds", type=float, default=30, help="time to spend on a case")
+    parser.add_argument("--limit", type=float, default=600, help="longest plain step, in seconds")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--times", action="store_true", help="print only the times, as JSON")
+    parser.add_argument("--plain-peak", action="store_true", help="print only that peak, in GiB")
+    parser.add_argument("--all", type=Path, metavar="FILE", help="append all missing cases to FILE")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print FILE as a table")
     args = parser.parse_args()
     case = (args.method, args.phase, args.classes, args.batch)
     if args.all:

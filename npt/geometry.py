@@ -38,7 +38,8 @@ def simplex_etf(
 ) -> Tensor:
     """K unit vectors with pairwise cosine -1 / (K - 1), in a random orientation: (K, D).
 
-    A seed gives the same vectors on every machine, up to rounding. ValueError for K < 2 or D < K - 1.
+    A seed gives the same vectors on every machine, up to rounding. ValueError for K < 2 or
+    D < K - 1.
     """
     if num_classes < 2:
         raise InvalidArgument(

@@ -3,7 +3,8 @@
 With text features g_k scaled to length sqrt(E_W) and image features z_i to length sqrt(E_H),
     L_LC = sum over i != j of (<g_i, g_j> - E_W mu)^2,  mu = -1 / (K - 1)
     L_MI = sum over images of (<z_i, g_y(i)> - sqrt(E_W E_H))^2.
-The paper prints sums. Whether its weights 0.3 and 0.8 belong to sums or means is open: `reduction`.
+The paper prints sums. It is open whether its weights 0.3 and 0.8 belong to sums or to means, hence
+the argument `reduction`:
     "mean"   L_LC: mean over the K (K - 1) pairs       L_MI: mean over the batch
     "class"  L_LC: sum over j, mean over the classes i  L_MI: mean over the batch
     "sum"    both as printed

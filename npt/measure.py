@@ -65,8 +65,7 @@ class Recorder:
             return
         try:
             image, text = self._tap.take(batch, self._num_classes)
-            if image is not None and text is not None:
-                self._add_features(Batch(image, text, labels, self.run))
+            self._add_features(Batch(image, text, labels, self.run))
         except NPTError as error:
             self.why_not = str(error)
 

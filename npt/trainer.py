@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from npt import config
 from npt.errors import NPTError
 from npt.host.acceleration import accelerate
-from npt.host.features import HOW_TO_ADAPT, Features, FeatureTap, unwrap
+from npt.host.features import HOW_TO_ADAPT, FeatureTap, PassFeatures, unwrap
 from npt.measure import Measured
 from npt.results import Results
 from npt.terms import Batch, Evaluated, Run, any_weight, evaluate
@@ -359,13 +359,12 @@ class _AttachTerms(torch.autograd.Function):
         return grad, ctx.terms_backward.gradient(), None
 
 
-def batch_of(features: Features, labels: Tensor, run: Run) -> Batch:
+def batch_of(features: PassFeatures, labels: Tensor, run: Run) -> Batch:
     """The features of a forward pass as a Batch. NPTError if their number is not the labels'."""
-    image, text = features.image, features.text
-    if image is None or text is None or len(image) != len(labels):
+    image, text = features
+    if len(image) != len(labels):
         raise NPTError(
-            f"{0 if image is None else len(image)} images were encoded for a batch of "
-            f"{len(labels)} labels; {HOW_TO_ADAPT}."
+            f"{len(image)} images were encoded for a batch of {len(labels)} labels; {HOW_TO_ADAPT}."
         )
     return Batch(image, text, labels.to(text.device, non_blocking=True), run)
 

@@ -1,7 +1,7 @@
-# Sourced by the scripts here. Goes to the root of the repository and defines
-#   setup EXTRAS    a Python environment with the package installed in it, e.g. setup report,test
-# An active environment is used as it is; otherwise .venv is made. Installing is skipped where the
-# same setup.py was installed with the same extras before.
+# Sourced by the other scripts. Changes to the root of the repository and defines
+#   setup EXTRAS    installs the package in a Python environment, e.g. setup report,test
+# If an environment is active, it is used; otherwise .venv is created. If the same setup.py was
+# installed there with the same extras before, the installation is skipped.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,15 +24,15 @@ check_python() { # PROGRAM
 make_environment() { # FOLDER
     check_python python3
     python3 -c 'import ensurepip, venv' 2>/dev/null ||
-        fail "this python3 lacks venv or pip: install them (Debian, Ubuntu: python3-venv)"
-    # --clear: what a cut-short attempt left behind must not count as an environment
+        fail "this python3 has no venv or pip: install them (Debian, Ubuntu: python3-venv)"
+    # --clear removes the files of an interrupted attempt
     python3 -m venv --clear "$1"
 }
 
 setup() { # EXTRAS
     if ! environment_active; then
         if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-            say "Making a virtual environment in .venv"
+            say "Creating a virtual environment in .venv"
             make_environment .venv
         fi
         # shellcheck disable=SC1091

@@ -1,12 +1,12 @@
-"""Pre-trains the mini suite's small CLIP from nothing: pictures of six worlds and their captions.
+"""Pre-trains the small CLIP of the mini suite on pictures of six worlds and their captions.
 
     python scripts/pretrain_tiny.py --out output/tiny            # 40 min on 2 cores
-    python scripts/pretrain_tiny.py --out output/tiny --install  # and put it into the package
+    python scripts/pretrain_tiny.py --out output/tiny --install  # also installs the weights
 
-The model is OpenAI's `clip.model.CLIP` at toy size, trained by the symmetric contrastive loss of
-Radford et al. 2021. The logit scale rises to 100 and stays there, where OpenAI's ended. The
-pictures are drawn from other seeds, and under milder and differently mixed conditions, than those
-of the downstream data sets (datasets/mini.py).
+The model is a very small `clip.model.CLIP` of OpenAI, trained from random weights with the
+symmetric contrastive loss of Radford et al. (2021). The logit scale increases to 100, its final
+value in OpenAI's models, and stays there. The pictures have other seeds, and milder and differently
+mixed conditions, than the pictures of the downstream data sets (datasets/mini.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from npt.datasets.conditions import CONDITIONS, render
 from npt.datasets.worlds import WORLDS
 from npt.encoders.loading import base_embedding, pack_tiny
 
-SEED = 20_000  # no downstream data set draws from this stream
+SEED = 20_000  # not used by any downstream data set
 ARCHITECTURE = dict(
     embed_dim=64,
     image_resolution=32,
@@ -56,12 +56,12 @@ STYLED = (
     "a {style} image of a {}.",
     "a {}, {style}.",
 )
-UNSAID = 0.4  # share of captions that say nothing of the picture's condition
-PHRASE_CUTS = (0.55, 0.75, 0.90)  # how often each phrase of a world is used: 55, 20, 15 and 10%
+PLAIN_SHARE = 0.4  # share of captions that do not mention the picture's conditions
+PHRASE_CUTS = (0.55, 0.75, 0.90)  # the phrases of a world have shares of 55, 20, 15 and 10%
 
 
 def draw_example(index: int) -> tuple[np.ndarray, str, str, dict, tuple[str, ...]]:
-    """The picture of that index with its world, class, attributes and conditions."""
+    """Draw picture number `index`. Returns picture, world, class, attributes and conditions."""
     rng = np.random.default_rng([SEED, index])
     world = list(WORLDS)[int(rng.integers(len(WORLDS)))]
     classes = list(WORLDS[world].classes)
@@ -74,10 +74,11 @@ def draw_example(index: int) -> tuple[np.ndarray, str, str, dict, tuple[str, ...
 
 
 def caption(rng: np.random.Generator, world: str, name: str, attributes: dict, words) -> str:
+    """A random caption of a picture; words: its conditions."""
     phrases = WORLDS[world].phrases
     phrase = phrases[int(np.searchsorted(PHRASE_CUTS, rng.random(), side="right"))]
     thing = phrase.format(name=name, **attributes)
-    if words and rng.random() > UNSAID:
+    if words and rng.random() > PLAIN_SHARE:
         template = STYLED[int(rng.integers(len(STYLED)))]
         return template.format(thing, style=" ".join(words))
     return TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(thing)
@@ -85,12 +86,13 @@ def caption(rng: np.random.Generator, world: str, name: str, attributes: dict, w
 
 @functools.cache
 def tokens_of(text: str) -> tuple[int, ...]:
+    """CLIP's tokens of a text up to the end token, without padding."""
     row = clip.tokenize(text)[0]
     return tuple(row[: int(row.argmax()) + 1].tolist())
 
 
 class Vocabulary:
-    """The tokens that occur, numbered; the other rows of the embedding are never trained."""
+    """Consecutive numbers of the tokens that occur; other rows of the embedding are not trained."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(SEED)
@@ -111,7 +113,7 @@ class Vocabulary:
         self.number = {token: k for k, token in enumerate(self.ids)}
 
     def encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, L) numbers, zero padded, and the position of each text's end, (N,)."""
+        """Token numbers (N, L), padded with zeros, and the positions of the end tokens (N,)."""
         rows = [[self.number[t] for t in tokens_of(text)] for text in texts]
         out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for row, numbers in zip(out, rows, strict=True):
@@ -120,7 +122,7 @@ class Vocabulary:
 
 
 def clean(index: int, world: str, name: str) -> tuple[np.ndarray, dict]:
-    """A held-out picture of a class under no condition, and its attributes."""
+    """A held-out picture of a class without conditions, and its attributes."""
     picture, attributes = render(np.random.default_rng([SEED + 1, index]), world, name, {})
     return picture, dict(attributes)
 
@@ -133,7 +135,7 @@ def normalise(pictures: np.ndarray) -> torch.Tensor:
 
 
 def encode_text(model: CLIP, numbers: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """(N, L) token numbers -> (N, E), no position after the longest text computed."""
+    """(N, L) token numbers -> (N, E). Only positions up to the longest text are computed."""
     length = numbers.shape[1]
     x = model.token_embedding(numbers) + model.positional_embedding[:length]  # (N, L, W)
     causal = torch.full((length, length), -math.inf).triu(1)
@@ -146,7 +148,7 @@ def encode_text(model: CLIP, numbers: torch.Tensor, ends: torch.Tensor) -> torch
 
 
 def contrastive_loss(image, text, scale: float, texts: list[str]) -> torch.Tensor:
-    """Symmetric cross-entropy; pictures that share a caption share the target."""
+    """Symmetric cross-entropy. Pictures with the same caption share the target probability."""
     image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
     logits = scale * image @ text.T
     numbers = {t: k for k, t in enumerate(dict.fromkeys(texts))}
@@ -158,7 +160,10 @@ def contrastive_loss(image, text, scale: float, texts: list[str]) -> torch.Tenso
 
 @torch.no_grad()
 def held_out_accuracy(model: CLIP, vocabulary: Vocabulary, per_class: int = 4) -> dict[str, float]:
-    """Zero-shot accuracy, in percent, on fresh clean pictures of each world, all its classes."""
+    """Zero-shot accuracy in percent on held-out pictures of each world, and the mean text cosine.
+
+    The pictures have no conditions. Large worlds are reduced to 40 to 79 classes.
+    """
     model.eval()
     out = {}
     for world, spec in WORLDS.items():
@@ -178,6 +183,7 @@ def held_out_accuracy(model: CLIP, vocabulary: Vocabulary, per_class: int = 4) -
 
 
 def save(model: CLIP, vocabulary: Vocabulary, out: Path) -> None:
+    """Save the weights in out/tiny_clip.npz, with the original numbering of the tokens."""
     state = model.state_dict()
     embedding = torch.from_numpy(base_embedding(ARCHITECTURE["transformer_width"]))
     embedding[vocabulary.ids] = state["token_embedding.weight"]
@@ -189,13 +195,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=240_000)
-    parser.add_argument("--steps", type=int, default=4_000)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--out", type=Path, required=True, help="folder of weights and log")
+    parser.add_argument("--pictures", type=int, default=240_000, help="number of pictures")
+    parser.add_argument("--steps", type=int, default=4_000, help="number of training steps")
+    parser.add_argument("--batch", type=int, default=256, help="pictures in a batch")
+    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument(
-        "--install", action="store_true", help="write the weights into npt/encoders"
+        "--install", action="store_true", help="also save the weights in npt/encoders"
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Linter, type checker and tests, on all cores.
-#   bash scripts/test.sh [--fast] [PYTEST ARGUMENTS ...]      --fast leaves the slow tests out
+#   bash scripts/test.sh [--fast] [PYTEST ARGUMENTS ...]      --fast skips the slow tests
 source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
 
 setup report,test
@@ -10,5 +10,6 @@ if [ "${1:-}" = --fast ]; then
 fi
 python -m ruff check .
 python -m mypy
-# Tests use one thread each. Files stay whole, since tests of one file share what is slow to make.
+# Each test process uses one thread. --dist loadfile keeps the tests of a file, which share slow
+# fixtures, in one process.
 OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile "$@"

@@ -1,7 +1,8 @@
-"""The family's methods, one row here and one file each; `npt.py` has them with NPT.
+"""The trainers of this package. `METHODS` is the table of methods; each has a module of its own.
 
-Importing this package imports no method: `npt.trainers.MaPLe` is loaded when it is asked for, and a
-host that has its own `MaPLe` never loads ours.
+Importing this package adds the config keys of the methods. It imports no trainer and registers
+none: a trainer such as `npt.trainers.MaPLe` is imported at its first use, and `add_to_registry`
+registers all of them. `npt.trainers.npt` defines the trainers that add NPT to these.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from npt import config
-from npt.config import COUNT, Key, one_of
+from npt.config import COUNT, Check, Key, one_of
 
 if TYPE_CHECKING:
     from npt.trainers.cocoop import CoCoOp
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "CoCoOp", "CoOp", "MaPLe", "ZeroshotCLIP", "add_to_registry"]
 
 PREC = Key("fp16", one_of("fp16", "fp32", "amp"))  # precision of the frozen CLIP
-DEPTH = config.Check(lambda v: type(v) is int and 1 <= v <= 12, "a whole number from 1 to 12")
+DEPTH = Check(lambda v: type(v) is int and 1 <= v <= 12, "a whole number from 1 to 12")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its file, its config node TRAINER.<node>, and the keys of that node."""
+    """A method: its module here, its config node TRAINER.<node>, and the keys of that node."""
 
     module: str
     node: str = ""
@@ -41,8 +42,8 @@ METHODS = {
         "COOP",
         {
             "N_CTX": Key(16, COUNT),  # context tokens
-            "CSC": Key(False),  # a context for each class
-            "CTX_INIT": Key(""),  # words that the context starts from; "": random
+            "CSC": Key(False),  # class-specific contexts: context vectors for each class
+            "CTX_INIT": Key(""),  # words that initialise the context vectors; "": random
             "PREC": PREC,
             "CLASS_TOKEN_POSITION": Key("end", one_of("end", "middle", "front")),
         },
@@ -57,7 +58,7 @@ METHODS = {
             "N_CTX": Key(2, COUNT),
             "CTX_INIT": Key("a photo of a"),
             "PREC": PREC,
-            "PROMPT_DEPTH": Key(9, DEPTH),  # layers that have prompts
+            "PROMPT_DEPTH": Key(9, DEPTH),  # number of layers with prompts
         },
     ),
 }
@@ -68,14 +69,14 @@ for _method in METHODS.values():
 
 
 def __getattr__(name: str) -> Any:
-    """The class of a method."""
+    """The trainer class of a method, imported at its first use."""
     if name not in METHODS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{METHODS[name].module}"), name)
 
 
 def add_to_registry() -> None:
-    """Register the methods with the engine, under names that no host has taken; safe to repeat."""
+    """Register the trainers in the engine's registry, except names that are registered already."""
     from dassl.engine import TRAINER_REGISTRY
 
     for name in METHODS:
@@ -84,7 +85,7 @@ def add_to_registry() -> None:
 
 
 def npt_class_of(trainer: type) -> type | None:
-    """The class in `npt.trainers.npt` that wraps one of our own trainers; None for another's."""
+    """The class in `npt.trainers.npt` that adds NPT to `trainer`; None if there is none."""
     if not trainer.__module__.startswith(f"{__name__}."):
         return None
     from npt.trainers import npt as with_npt

@@ -1,4 +1,4 @@
-"""The trainer all prompt learners share; a method adds its prompts and nothing else."""
+"""The base class of all trainers here; a method adds its prompts, and a loss if it differs."""
 
 import contextlib
 import os
@@ -24,19 +24,20 @@ from npt.trainers.prompts import PromptedCLIP, PromptLearner
 class PromptTrainer(Measured, TrainerX):
     """Trains the prompts of a frozen CLIP."""
 
+    model: Any  # a PromptedCLIP
     node = ""  # the method's config node, TRAINER.<node>
-    model_name = "prompt_learner"  # of the folder that checkpoints go to
-    key_prefix = ""  # of the names in checkpoints
+    model_name = "prompt_learner"  # the folder of checkpoints in OUTPUT_DIR
+    key_prefix = ""  # of the parameters' names in checkpoints
 
     # ---- what a method defines
 
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP
     ) -> tuple[PromptLearner, ClassPrompts]:
-        """The prompt learner, and the prompts of the classes with its context vectors' places."""
-        raise TypeError(f"{type(self).__name__} defines no prompts")
+        """The prompt learner, and the class prompts with the positions of its context vectors."""
+        raise NotImplementedError(f"{type(self).__name__} does not define build_prompts")
 
-    # ---- life of a trainer
+    # ---- configuration, data and model
 
     @property
     def precision(self) -> str:
@@ -49,7 +50,7 @@ class PromptTrainer(Measured, TrainerX):
             return
         if self.node not in cfg.TRAINER:
             raise NPTError(
-                f"the config has no node TRAINER.{self.node}; import npt before it is read"
+                f"the config has no node TRAINER.{self.node}; import npt before creating the config"
             )
         if cfg.TRAINER[self.node].PREC == "fp16" and not (
             cfg.USE_CUDA and torch.cuda.is_available()
@@ -107,7 +108,7 @@ class PromptTrainer(Measured, TrainerX):
 
     @property
     def amp_dtype(self) -> torch.dtype:
-        """bfloat16 where it is native (CPUs; NVIDIA since Ampere), else float16."""
+        """bfloat16 on CPUs and on NVIDIA GPUs since Ampere, which compute in it; else float16."""
         if self.device.type != "cuda" or torch.cuda.get_device_capability(self.device)[0] >= 8:
             return torch.bfloat16
         return torch.float16
@@ -121,7 +122,7 @@ class PromptTrainer(Measured, TrainerX):
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, and what to report beside it."""
+        """The loss of a batch, and other values to report by name."""
         return self.model(image, label), {}
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
@@ -151,7 +152,7 @@ class PromptTrainer(Measured, TrainerX):
     # ---- checkpoints
 
     def checkpoint_extra(self) -> dict[str, Any]:
-        """What a checkpoint says of its origin, beside the weights."""
+        """The entries of a checkpoint about its origin; `check_origin` reads them."""
         return {
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "classnames": self.classnames,
@@ -159,7 +160,7 @@ class PromptTrainer(Measured, TrainerX):
         }
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Continue from `directory`; NPTError where it holds a run on other classes."""
+        """Resume from `directory`; NPTError if its run has another backbone or other classes."""
         for name in self.get_model_names():
             folder = os.path.join(directory, name)
             if os.path.isfile(os.path.join(folder, POINTER)):
@@ -168,15 +169,18 @@ class PromptTrainer(Measured, TrainerX):
         return super().resume_model_if_exist(directory)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load what was learned: of `epoch`, else the best one, else the newest."""
+        """Load the prompt learner of `epoch`, else the best one, else the newest.
+
+        NPTError if there is no such checkpoint, or it does not fit the model.
+        """
         if not directory:
-            print("No --model-dir, so the weights stay as they are")
+            print("No --model-dir is given: no weights are loaded")
             return
         learner = self.model.prompt_learner
+        specific = self.model.text_encoder.class_specific
         for name in self.get_model_names():
             path = checkpoint_file(os.path.join(directory, name), epoch)
             checkpoint = load_checkpoint(path)
-            specific = self.model.text_encoder.class_specific
             check_origin(checkpoint, path, self.checkpoint_extra(), specific)
             load_learned(learner, checkpoint, path, f"TRAINER.{self.node}")
             if checkpoint.get("classnames") == self.classnames:
@@ -185,7 +189,7 @@ class PromptTrainer(Measured, TrainerX):
 
 
 def grad_scaler() -> Any:
-    """A GradScaler for CUDA; torch 2.3 moved it."""
+    """A GradScaler for CUDA, which torch 2.3 moved to `torch.amp`."""
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler("cuda")
     return torch.cuda.amp.GradScaler()

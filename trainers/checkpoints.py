@@ -1,4 +1,4 @@
-"""Reading checkpoints of prompt learners: our own files, and those of CoOp and MaPLe."""
+"""Reading checkpoints of prompt learners, written by npt or by the original CoOp and MaPLe code."""
 
 import os
 from typing import Any
@@ -7,12 +7,16 @@ from torch import Tensor, nn
 
 from npt.errors import NPTError
 
-BEST, POINTER = "model-best.pth.tar", "checkpoint"
-DERIVED = ("token_prefix", "token_suffix")  # upstream stores token embeddings of its class names
+BEST = "model-best.pth.tar"
+POINTER = "checkpoint"  # a file with the name of the newest checkpoint in its first line
+DERIVED = ("token_prefix", "token_suffix")  # buffers of the original code: embedded class names
 
 
 def checkpoint_file(directory: str, epoch: int | None = None) -> str:
-    """The file of an epoch; without one, the best model, else the newest."""
+    """The path of the checkpoint of `epoch`; without an epoch of the best one, else the newest.
+
+    NPTError if it does not exist.
+    """
     name = BEST if epoch is None else f"model.pth.tar-{epoch}"
     path = os.path.join(directory, name)
     pointer = os.path.join(directory, POINTER)
@@ -25,9 +29,10 @@ def checkpoint_file(directory: str, epoch: int | None = None) -> str:
 
 
 def learned(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The prompt learner's weights by their own names.
+    """The weights of the prompt learner in a checkpoint, by their names in the prompt learner.
 
-    They stand under these names, or under `prompt_learner.`, alone or among a whole CLIP's.
+    The names in the checkpoint may have the prefix `prompt_learner.`; then other entries, such as
+    the weights of CLIP, are left out.
     """
     state = checkpoint.get("state_dict", checkpoint)
     state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -38,24 +43,27 @@ def learned(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load_learned(learner: nn.Module, checkpoint: dict[str, Any], path: str, node: str) -> None:
-    """Put a checkpoint's weights into `learner`, all of them or none.
+    """Load the weights of a checkpoint into `learner`.
 
-    node: the config node that shapes the learner, for the error where they do not fit
+    NPTError, and no weight is changed, if the names or shapes differ. node: the config node that
+    determines the shapes, for the message
     """
     found, wanted = learned(checkpoint), learner.state_dict()
-    hint = f"compare {node} with that of its training"
+    hint = f"compare {node} here and in the training of that file"
     missing = sorted(wanted.keys() - found.keys())
     if missing:
         raise NPTError(f'"{path}" has no {", ".join(missing)}; {hint}')
     unexpected = sorted(found.keys() - wanted.keys())
     if unexpected:
-        raise NPTError(f'"{path}" also has {", ".join(unexpected)}, with no place here; {hint}')
+        raise NPTError(
+            f'"{path}" also has {", ".join(unexpected)}, which this model does not have; {hint}'
+        )
     for key, value in wanted.items():
         old, new = tuple(found[key].shape), tuple(value.shape)
         if old != new:
             raise NPTError(
-                f'{key} in "{path}" has the shape {old}, here it is {new}; it belongs to another '
-                f"MODEL.BACKBONE.NAME or class list, or {hint}"
+                f'{key} in "{path}" has the shape {old}, but in this model the shape {new}; it '
+                f"belongs to another MODEL.BACKBONE.NAME or class list, or {hint}"
             )
     learner.load_state_dict(found)
 
@@ -63,15 +71,15 @@ def load_learned(learner: nn.Module, checkpoint: dict[str, Any], path: str, node
 def check_origin(
     checkpoint: dict[str, Any], path: str, here: dict[str, Any], class_list: bool
 ) -> None:
-    """NPTError where a checkpoint says that it comes from another backbone, or other classes.
+    """NPTError if a checkpoint comes from another backbone, or other classes, than `here`.
 
-    The class list counts only if `class_list`; a shared context fits any.
+    class_list: whether to compare the class lists; a context that all classes share fits any
     """
     backbone = checkpoint.get("backbone")
     if backbone and _stem(backbone) != _stem(here["backbone"]):
         raise NPTError(
             f'"{path}" was trained with MODEL.BACKBONE.NAME {backbone}, not {here["backbone"]}; '
-            "a file with the same weights must have the same name"
+            "if it is the same model, give its file the same name"
         )
     classnames = checkpoint.get("classnames")
     if class_list and classnames and list(classnames) != list(here["classnames"]):
@@ -81,16 +89,18 @@ def check_origin(
             (min(len(classnames), len(here["classnames"])), ("", "")),
         )
         difference = (
-            f"class {k} is {old!r} there and {new!r} here" if old != new else "lengths differ"
+            f"class {k} is {old!r} there and {new!r} here"
+            if old != new
+            else f"it has {len(classnames)} classes, not {len(here['classnames'])}"
         )
         raise NPTError(
-            f'"{path}" comes from other classes ({difference}); a run is continued, and '
-            "class-specific contexts (CSC) are used, only with the class list of its training"
+            f'"{path}" was trained on other classes ({difference}); use the same class list to '
+            "resume a run, or to load class-specific contexts (CSC)"
         )
 
 
 def _stem(backbone: str) -> str:
-    """ViT-B/16 and /some/where/ViT-B-16.pt are the same."""
+    """The name of a backbone in a form that is the same for ViT-B/16 and /models/ViT-B-16.pt."""
     if os.path.splitext(backbone)[1] in (".pt", ".pth"):
         backbone = os.path.splitext(os.path.basename(backbone))[0]
     return backbone.replace("/", "-")

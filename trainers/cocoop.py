@@ -1,4 +1,4 @@
-"""CoCoOp: a small network moves the context by what the image shows (Zhou et al., CVPR 2022)."""
+"""CoCoOp: a small network adds a vector per image to the context (Zhou et al., CVPR 2022)."""
 
 from collections import OrderedDict
 
@@ -19,7 +19,10 @@ from npt.trainers.prompts import (
 
 
 class ConditionalContext(PromptLearner):
-    """Context vectors (n, D), and a network from image features (B, E) to their common shift."""
+    """Context vectors (n, D), and a network that maps image features (B, E) to their shift (B, D).
+
+    The same shift is added to all n vectors.
+    """
 
     def __init__(self, ctx: Tensor, features: int):
         super().__init__()
@@ -39,6 +42,8 @@ class ConditionalContext(PromptLearner):
 
 
 class CoCoOp(PromptTrainer):
+    """Trains context vectors that depend on the image."""
+
     node = "COCOOP"
 
     def build_prompts(

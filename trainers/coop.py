@@ -1,4 +1,4 @@
-"""CoOp: context vectors shared by all classes, or one set a class (Zhou et al., IJCV 2022)."""
+"""CoOp: context vectors for all classes, or for each class (Zhou et al., IJCV 2022)."""
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from npt.trainers.prompts import (
 
 
 class Context(PromptLearner):
-    """Context vectors (n, D), or (K, n, D)."""
+    """Context vectors (n, D), or class-specific (K, n, D)."""
 
     def __init__(self, ctx: Tensor):
         super().__init__()
@@ -32,6 +32,8 @@ class Context(PromptLearner):
 
 
 class CoOp(PromptTrainer):
+    """Trains context vectors; reports the accuracy of each batch."""
+
     node = "COOP"
 
     def build_prompts(
@@ -39,9 +41,9 @@ class CoOp(PromptTrainer):
     ) -> tuple[PromptLearner, ClassPrompts]:
         node = self.cfg.TRAINER.COOP
         width = context_width(clip_model)
-        specific = node.CSC and not node.CTX_INIT  # words are shared by all classes
+        specific = node.CSC and not node.CTX_INIT
         if node.CTX_INIT and node.CSC:
-            print("TRAINER.COOP.CSC has no effect beside CTX_INIT, whose words all classes share")
+            print("TRAINER.COOP.CSC has no effect with CTX_INIT: all classes share the context")
         if node.CTX_INIT:
             n = len(node.CTX_INIT.replace("_", " ").split(" "))
             ctx, prefix = written_context(clip_model, node.CTX_INIT, n, "TRAINER.COOP")

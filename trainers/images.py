@@ -1,4 +1,4 @@
-"""Few-shot images stay decoded in memory: every epoch draws its crops from the same few files."""
+"""A cache of decoded training images: few-shot training reads the same few files in every epoch."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ from dassl.data.data_manager import DatasetWrapper
 from dassl.utils import read_image
 from npt.encoders.memory import free_bytes
 
-MOST = 20_000  # images; longer lists are no few-shot data, and only their sizes take long to read
+MAX_IMAGES = 20_000  # more are not few-shot data, and reading their sizes alone would take long
 
 
 class KeptImages(DatasetWrapper):
-    """The engine's items; in training files are decoded once, as many as fit in memory.
+    """The engine's data set, which in training decodes each file once, if it fits in memory.
 
-    Crops and flips are drawn as without it, from the same pixels. It takes an engine that reads
-    images through `read`, as the embedded one; on another it changes nothing.
+    The pixels, and the random crops and flips of them, are the same as without the cache. It has an
+    effect only if the engine reads images by `DatasetWrapper.read`, as the embedded one does.
     """
 
     def __init__(self, cfg: Any, data_source: Any, transform: Any = None, is_train: bool = False):
         super().__init__(cfg, data_source, transform, is_train)
-        fits = is_train and len(data_source) <= MOST and hasattr(DatasetWrapper, "read")
+        few = is_train and len(data_source) <= MAX_IMAGES
         paths = dict.fromkeys(item.impath for item in data_source)
-        self._kept = Decoded(list(paths)) if fits else None
+        cached = few and hasattr(DatasetWrapper, "read")
+        self._cache = Decoded(list(paths)) if cached else None
 
     def read(self, path: str) -> Image.Image:
-        return read_image(path) if self._kept is None else self._kept.read(path)
+        return read_image(path) if self._cache is None else self._cache.read(path)
 
 
 class Decoded:
-    """Pixels of images, in memory that a loader's forked workers share; filled as they are read.
+    """Pixels of images, stored at the first read, in memory that forked loader workers share.
 
-    Takes at most a quarter of the memory that is free: images beyond it are decoded every time.
+    It takes at most a quarter of the free memory; the images that do not fit are decoded each time.
     """
 
     def __init__(self, paths: list[str]):
         room = free_bytes(torch.device("cpu")) / 4
         self._places: dict[str, tuple[int, int, int, int]] = {}  # path -> number, start, w, h
         self._memory: mmap.mmap | None = None
-        end = len(paths)  # the first bytes say which images are there
+        end = len(paths)  # the first bytes are flags: 1 where an image is stored
         for number, path in enumerate(paths):
             try:
                 with Image.open(path) as image:
                     width, height = image.size
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                continue  # whoever reads it will be told
+                continue  # `read` will raise
             if end + 3 * width * height > room:
                 break
             self._places[path] = (number, end, width, height)
@@ -57,7 +58,7 @@ class Decoded:
             self._memory = mmap.mmap(-1, end)
 
     def read(self, path: str) -> Image.Image:
-        """The image as RGB; errors as `read_image`."""
+        """The image as RGB; raises what `read_image` raises."""
         if self._memory is None or path not in self._places:
             return read_image(path)
         number, start, width, height = self._places[path]
@@ -67,10 +68,10 @@ class Decoded:
             if image.size != (width, height):
                 return image  # the file has changed
             self._memory[start:end] = image.tobytes()
-            self._memory[number] = 1  # last, for other workers read meanwhile
-        pixels = memoryview(self._memory)[start:end]
+            self._memory[number] = 1  # after the pixels: other workers read concurrently
+        pixels: Any = memoryview(self._memory)[start:end]
         return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For workers that are not forked: they decode for themselves."""
+        """An empty cache, for workers that are not forked: shared memory cannot be pickled."""
         return {"_places": {}, "_memory": None}

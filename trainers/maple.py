@@ -1,4 +1,4 @@
-"""MaPLe: context vectors in both encoders, tied by linear maps (Khattak et al., CVPR 2023)."""
+"""MaPLe: prompts in both encoders, coupled by linear maps (Khattak et al., CVPR 2023)."""
 
 import copy
 
@@ -22,9 +22,10 @@ from npt.trainers.prompts import (
 
 
 class MultiModalContext(PromptLearner):
-    """Context vectors (n, D) for the inputs of the first `depth` layers, and maps to (n, Dv).
+    """Text prompts (n, D) for the inputs of the first `depth` layers, and linear maps to (n, Dv).
 
-    A CLIP of fewer layers leaves the deepest ones unused: they stay as they were drawn.
+    The maps give the visual prompts. In a CLIP with fewer layers than `depth`, the deepest prompts
+    are not used and keep their initial values.
     """
 
     def __init__(self, ctx: Tensor, width: int, depth: int, layers: int):
@@ -36,7 +37,7 @@ class MultiModalContext(PromptLearner):
         self.compound_prompts_text = nn.ParameterList(
             nn.Parameter(torch.empty(n, d).normal_(std=CONTEXT_STD)) for _ in range(depth - 1)
         )
-        first = nn.Linear(d, width)  # all maps of deep prompts start as copies of one
+        first = nn.Linear(d, width)  # the maps of all deep prompts start as copies of it
         self.compound_prompt_projections = nn.ModuleList(
             copy.deepcopy(first) for _ in range(depth - 1)
         )
@@ -51,6 +52,8 @@ class MultiModalContext(PromptLearner):
 
 
 class MaPLe(PromptTrainer):
+    """Trains text prompts, and linear maps from them to visual prompts, in several layers."""
+
     node = "MAPLE"
     model_name = "MultiModalPromptLearner"
     key_prefix = "prompt_learner."
@@ -61,7 +64,7 @@ class MaPLe(PromptTrainer):
         node = self.cfg.TRAINER.MAPLE
         width = visual_width(clip_model)
         if node.CTX_INIT and node.N_CTX <= 4:
-            # N_CTX vectors take the places of the first words; the others stay as fixed text
+            # the first N_CTX words become context vectors, the others remain words
             ctx, prefix = written_context(clip_model, node.CTX_INIT, node.N_CTX, "TRAINER.MAPLE")
         else:
             ctx, prefix = random_context(node.N_CTX, context_width(clip_model))

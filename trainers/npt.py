@@ -1,7 +1,7 @@
-"""CoCoOp and MaPLe with the loss terms of NPT; `--trainer CoCoOpNPT` and `--trainer MaPLeNPT`.
+"""CoCoOp and MaPLe with the loss terms of NPT: `--trainer CoCoOpNPT` and `--trainer MaPLeNPT`.
 
-The terms are the rows of `npt.terms`, and `npt.trainer.NPTMixin` adds them to the loss. In a host
-that has its own CoCoOp or MaPLe these names wrap the host's, and `<Name>NPT` wraps any trainer.
+`npt.terms` defines the terms, and `npt.trainer.NPTMixin` adds them to the loss. If a host has its
+own CoCoOp or MaPLe, these names add NPT to the host's trainer. `<Name>NPT` does so for any trainer.
 """
 
 from npt.trainer import NPTMixin
@@ -10,8 +10,8 @@ from npt.trainers.maple import MaPLe
 
 
 class CoCoOpNPT(NPTMixin, CoCoOp):
-    """CoCoOp, its loss + w1 L_LC + w2 L_MI; texts are those of each image."""
+    """CoCoOp with the loss L + w1 L_LC + w2 L_MI, where each image has text features of its own."""
 
 
 class MaPLeNPT(NPTMixin, MaPLe):
-    """MaPLe, its loss + w1 L_LC + w2 L_MI."""
+    """MaPLe with the loss L + w1 L_LC + w2 L_MI."""

@@ -1,4 +1,4 @@
-"""What all prompt learners share: the model around them, prompt texts, first context vectors."""
+"""Shared by all methods: the model, the prompt texts, and the initial context vectors."""
 
 from typing import Any
 
@@ -10,18 +10,21 @@ from npt.encoders.openai import CLIP, VisionTransformer, clip
 from npt.errors import NPTError
 from npt.losses import unit_rows
 
-CONTEXT_STD = 0.02  # of random first context vectors
+CONTEXT_STD = 0.02  # standard deviation of random initial context vectors
 
 
 class PromptLearner(nn.Module):
-    """What a method learns. By itself: nothing, for hand-written prompts."""
+    """The trained part of a model. This base class has no parameters: hand-written prompts."""
 
     def visual(self) -> tuple[Tensor | None, list[Tensor]]:
-        """Context (n, Dv) and deep prompts (n, Dv) for the image encoder."""
+        """Context (n, Dv) or None, and deep prompts (n, Dv) each, for the image encoder."""
         return None, []
 
     def forward(self, image_features: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-        """Context and deep prompts for the text encoder; image_features (B, E) of length 1."""
+        """Context and deep prompts for the text encoder, see `TextEncoder.forward`.
+
+        image_features: (B, E), of length 1
+        """
         return None, []
 
 
@@ -45,13 +48,13 @@ class PromptedCLIP(nn.Module):
         self.logit_scale.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "PromptedCLIP":
-        """Only the prompt learner trains; a ResNet's batch norms must keep their statistics."""
+        """Sets the mode of the prompt learner only, so that a ResNet's batch norms stay frozen."""
         self.training = mode
         self.prompt_learner.train(mode)
         return self
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        """Logits (B, K) of images (B, 3, H, W); in training with labels (B,) the cross-entropy."""
+        """Logits (B, K) of images (B, 3, H, W); in training mode with labels (B,) their loss."""
         learner = self.prompt_learner
         images = unit_rows(self.image_encoder(image, *learner.visual()))  # (B, E)
         texts = unit_rows(self.text_encoder(*learner(images)))  # (K, E) or (B, K, E)
@@ -67,21 +70,21 @@ class PromptedCLIP(nn.Module):
 
 
 def readable(name: str) -> str:
-    """A class name as it stands in a prompt."""
+    """A class name as it is written in a prompt."""
     return name.replace("_", " ")
 
 
 def name_length(name: str) -> int:
-    """Number of tokens of a class name."""
+    """The number of tokens of a class name."""
     return len(_tokenizer().encode(readable(name)))
 
 
 def _tokenizer() -> Any:
-    return clip.clip._tokenizer  # the one that clip.tokenize uses
+    return clip.clip._tokenizer  # that of clip.tokenize
 
 
 def tokenize(texts: list[str], classnames: list[str]) -> Tensor:
-    """Token ids (K, 77) of the prompt texts; NPTError names the class whose text is too long."""
+    """Token ids (K, 77) of the prompt texts of the classes; NPTError if a text is too long."""
     rows = []
     for text, name in zip(texts, classnames, strict=True):
         try:
@@ -104,24 +107,24 @@ def context_width(clip_model: CLIP) -> int:
 
 
 def visual_width(clip_model: CLIP) -> int:
-    """Width of the visual tokens; NPTError where there are none."""
+    """Width Dv of the visual tokens; NPTError for a ResNet, which has none."""
     if not isinstance(clip_model.visual, VisionTransformer):
         raise NPTError(
-            "MaPLe prompts a ViT's tokens, and MODEL.BACKBONE.NAME is a ResNet CLIP; "
-            "set it to a ViT such as ViT-B/16"
+            "MaPLe needs a ViT, and MODEL.BACKBONE.NAME is a CLIP with a ResNet; set it to a ViT "
+            "such as ViT-B/16"
         )
     return clip_model.visual.ln_post.weight.shape[0]
 
 
 def random_context(*shape: int) -> tuple[Tensor, str]:
-    """First context vectors (..., n, D) drawn at random, and the text that keeps their places."""
+    """Random initial context vectors (..., n, D), and the placeholder text "X X ... X" for them."""
     return torch.empty(shape).normal_(std=CONTEXT_STD), " ".join(["X"] * shape[-2])
 
 
 def written_context(clip_model: CLIP, text: str, n: int, key: str) -> tuple[Tensor, str]:
-    """The embeddings (n, D) of the first n tokens of `text`, and that text.
+    """The embeddings (n, D) of the first n tokens of `text`, and `text` with spaces for "_".
 
-    key: the config node that holds CTX_INIT and N_CTX, for the error where `text` is too short
+    NPTError if it has fewer tokens; key: the config node of CTX_INIT and N_CTX, for the message
     """
     text = text.replace("_", " ")
     tokens = tokenize([text], [text])
@@ -129,7 +132,7 @@ def written_context(clip_model: CLIP, text: str, n: int, key: str) -> tuple[Tens
     if n > found:
         raise NPTError(
             f"{key}.CTX_INIT {text!r} has {found} tokens, fewer than {key}.N_CTX = {n}; "
-            "use a longer text, or none for a random context"
+            "use a longer text, or an empty one for a random context"
         )
     with torch.no_grad():
         weight = clip_model.token_embedding.weight
@@ -137,5 +140,6 @@ def written_context(clip_model: CLIP, text: str, n: int, key: str) -> tuple[Tens
 
 
 def announce(prefix: str, n: int) -> None:
+    """Print the initial context, as the original code does."""
     print(f'Initial context: "{prefix}"')
     print(f"Number of context words (tokens): {n}")

@@ -11,15 +11,26 @@ from npt.losses import unit_rows
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import PromptLearner, readable, tokenize
 
-TEMPLATE = "a photo of a {}."  # for a data set that brings none
+TEMPLATE = "a photo of a {}."  # for a data set without a template
 
 
 def template_of(dataset: Any) -> str:
-    """The prompt template of a data set: its own `template`, else TEMPLATE."""
-    return getattr(dataset, "template", TEMPLATE)
+    """The prompt template of a data set.
+
+    That is its attribute `template`; for a host's data set without one, the template of the
+    catalog's data set of the same name; else TEMPLATE.
+    """
+    template = getattr(dataset, "template", None)
+    if isinstance(template, str):
+        return template
+    from npt.datasets.catalog import CATALOG
+
+    row = CATALOG.get(type(dataset).__name__)
+    return TEMPLATE if row is None else row.template
 
 
 def hand_written_prompts(template: str, classnames: list[str]) -> ClassPrompts:
+    """The template with each class name in place of {}."""
     return ClassPrompts(
         tokenize([template.format(readable(name)) for name in classnames], classnames)
     )
@@ -27,9 +38,10 @@ def hand_written_prompts(template: str, classnames: list[str]) -> ClassPrompts:
 
 @torch.no_grad()
 def frozen_text_features(backbone: str, dataset: Any, device: torch.device) -> Tensor:
-    """(K, D) features of length 1 of a data set's hand-written prompts in the frozen CLIP.
+    """Text features (K, E), of length 1, of a data set's hand-written prompts in a frozen CLIP.
 
-    Loads the CLIP for that and lets go of it. NPTError where `backbone` cannot be loaded.
+    backbone: see `load_clip`. The CLIP is loaded for this call only. NPTError if it cannot be
+    loaded.
     """
     clip_model = load_clip(backbone, device)
     prompts = hand_written_prompts(template_of(dataset), list(dataset.classnames))
@@ -37,7 +49,7 @@ def frozen_text_features(backbone: str, dataset: Any, device: torch.device) -> T
 
 
 class ZeroshotCLIP(PromptTrainer):
-    """Learns nothing: training goes straight to the test."""
+    """Classifies by hand-written prompts; `train` only runs the test."""
 
     def build_prompts(
         self, classnames: list[str], clip_model: CLIP
@@ -46,6 +58,6 @@ class ZeroshotCLIP(PromptTrainer):
         print(f'Prompts: "{template}"')
         return PromptLearner(), hand_written_prompts(template, classnames)
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # TrainerBase.train takes epochs
         if not self.cfg.TEST.NO_TEST:
             self.test()

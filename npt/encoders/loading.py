@@ -45,8 +45,8 @@ def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
         model = build(read_file(name), name)
     else:
         raise NPTError(
-            f"unknown CLIP {name!r} in MODEL.BACKBONE.NAME: it is not a file; set it to the path of "
-            f"one, 'tiny', or one of {', '.join(clip.available_models())}"
+            f"unknown CLIP {name!r} in MODEL.BACKBONE.NAME: it is not a file; set it to a file's "
+            f"path, to 'tiny', or to one of {', '.join(clip.available_models())}"
         )
     return model.float().eval().requires_grad_(False).to(device)
 

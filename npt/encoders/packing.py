@@ -1,10 +1,37 @@
-"""Which tokens of all class prompts have to be computed, and what each of them attends to.
+"""Which tokens of the class prompts are computed, and which tokens each of them attends to.
 
-A class prompt is tokens 0 .. EOT; what follows EOT is never read, for attention is causal. For the
-same reason a token is a function of the tokens before it, so classes whose prompts begin alike
-share that beginning: the prompts form a tree, and every node of it is computed once. Linear maps
-run over the plain list of nodes. Attention runs over groups of neighbours in that list, each with
-the keys of its own nodes and of the ancestors it has elsewhere.
+Example: K = 3 classes, with n = 4 context vectors in place of the words "a photo of a".
+
+    position    0    1    2    3    4    5     6      7      8    9
+    class 0    SOS  ctx  ctx  ctx  ctx  dark  red   rose     .   EOT
+    class 1    SOS  ctx  ctx  ctx  ctx  dark  red   tulip    .   EOT
+    class 2    SOS  ctx  ctx  ctx  ctx  cat    .    EOT
+
+CLIP computes 3 x 77 = 231 tokens. Attention is causal: a token depends on itself and the tokens
+before it. So the tokens after EOT are not needed, which leaves 10 + 10 + 8 = 28. And prompts with
+the same beginning have the same values there, so a common beginning is computed once. The prompts
+form a tree of 16 nodes, 12 words and 4 context vectors:
+
+    SOS 0 - ctx 12 - ctx 13 - ctx 14 - ctx 15
+        ctx 15 - cat 1 - . 2 - EOT 3
+        ctx 15 - dark 4 - red 5
+            red 5 - rose 6 - . 7 - EOT 8
+            red 5 - tulip 9 - . 10 - EOT 11
+
+The number of a node is its place in the list of nodes. The words come first and the context
+vectors last, because deep prompts replace these in several layers.
+
+Linear layers and LayerNorm run on the list of 16 nodes. Attention runs in groups of consecutive
+nodes. With at most 8 nodes a group, the groups are nodes 0 to 7 and nodes 8 to 15. A node attends
+to itself and its ancestors in the tree. Ancestors in another group are far nodes of its group:
+12, 13, 14, 15 for the first group, and 0, 4, 5, 6, 7 for the second. A group computes attention
+of its own nodes to its far nodes and its own nodes, with a mask. For example, node 8 (EOT of class
+0) attends to the far nodes 0, 4, 5, 6, 7 and, in its own group, to nodes 8, 12, 13, 14, 15.
+
+The text features are read at the EOT nodes: 8 for class 0, 11 for class 1, 3 for class 2.
+
+If every class has context vectors of its own, only SOS is shared. The tree then has 26 nodes, in 4
+groups of 7, with 2 nodes of padding after the words.
 """
 
 from dataclasses import dataclass
@@ -13,15 +40,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-GROUP = 32  # nodes that attend together; more: larger products, but wasted on others' keys
+GROUP = 32  # most nodes in a group; larger groups: larger products, but more masked keys
 
 
 class ClassPrompts(NamedTuple):
     """The prompts of K classes.
 
-    tokens: (K, 77) token ids; whatever id stands in a slot is not read
-    slots: (K, n) where context vector j sits in the prompt of class k; None: no context
-    class_specific: context vectors differ from class to class
+    tokens: (K, 77) token ids; the ids at the positions `slots` are ignored
+    slots: (K, n) the position of context vector j in the prompt of class k; None: no context
+    class_specific: whether every class has context vectors of its own
     """
 
     tokens: Tensor
@@ -29,7 +56,7 @@ class ClassPrompts(NamedTuple):
     class_specific: bool = False
 
     def split(self, size: int) -> list["ClassPrompts"]:
-        """The prompts of `size` classes each, on the CPU."""
+        """Parts of `size` classes each, on the CPU."""
         tokens = self.tokens.cpu().split(size)
         slots = [None] * len(tokens) if self.slots is None else self.slots.cpu().split(size)
         pairs = zip(tokens, slots, strict=True)
@@ -38,32 +65,35 @@ class ClassPrompts(NamedTuple):
 
 @dataclass
 class Packing:
-    """N = G * Q nodes, the last M of them context vectors, for K classes.
+    """The nodes of K class prompts, in G groups of Q nodes: N = G * Q = T + M.
 
-    The other T = N - M are words, with padding at their end; a padded node sees itself alone.
+    The first T nodes are words and, after them, padding; the last M are context vectors. A padding
+    node attends to itself only. Shorter rows of `far` and `read` are padded with 0.
     """
 
-    cls: Tensor  # (T,) a class whose prompt the word is in
-    pos: Tensor  # (T,) its position there
-    ctx_pos: Tensor  # (M,) position of a context vector
+    cls: Tensor  # (T,) a class whose prompt contains the word
+    pos: Tensor  # (T,) position of the word in that prompt
+    ctx_pos: Tensor  # (M,) position of the context vector
     ctx_row: Tensor  # (M,) its row in ctx: j, or k * n + j for class-specific contexts
-    far: Tensor  # (G, E) nodes of other groups that some node of the group sees
-    sees: Tensor  # (G, Q, E + Q) True where a node sees a far node, or one of its group
-    read: Tensor  # (G, R) which of its Q nodes a group is read at; 0 where it is at fewer
-    slot: Tensor  # (K,) where class k is among these G * R
+    far: Tensor  # (G, E) nodes of other groups that nodes of this group attend to
+    sees: Tensor  # (G, Q, E + Q) whether a node attends to a far node, or a node of its group
+    read: Tensor  # (G, R) the nodes, numbered within the group, at which the group is read
+    slot: Tensor  # (K,) index of class k's EOT in `read`, flattened to (G * R,)
 
 
 def tree(
     tokens: list[list[int]], vectors: list[list[int]]
 ) -> tuple[list[tuple[int, int, int]], list[int]]:
-    """The distinct beginnings of the prompts, as (parent, class, position); and each class's end.
+    """The nodes of the tree as (parent, class, position), and the EOT node of each class.
 
-    tokens: ids up to and with EOT; vectors: at the same places the row of a context vector, or -1
+    The nodes are numbered in depth-first order; the parent of a root is -1.
+    tokens: for each class the ids up to and including EOT
+    vectors: for each of these tokens the row of its context vector, or -1 for a word
     """
     nodes: list[tuple[int, int, int]] = []
     known: dict[tuple[int, int, int], int] = {}  # (parent, vector, token) -> node
     ends = [0] * len(tokens)
-    for k in sorted(range(len(tokens)), key=tokens.__getitem__):  # alike classes become neighbours
+    for k in sorted(range(len(tokens)), key=tokens.__getitem__):  # similar prompts are neighbours
         node = -1
         for p, (token, vector) in enumerate(zip(tokens[k], vectors[k], strict=True)):
             key = (node, vector, token if vector < 0 else -1)
@@ -76,14 +106,17 @@ def tree(
 
 
 def group_size(count: int, most: int) -> int:
-    """At most `most`, at least half of it, such that `count` nodes need little padding."""
+    """Nodes in a group: all `count` if possible, else most / 2 to `most` for the least padding."""
     if count <= most:
         return count
     return min(range(most, max(most // 2, 1) - 1, -1), key=lambda size: -count % size)
 
 
 def pack(prompts: ClassPrompts, group: int = GROUP) -> Packing:
-    """Pack prompts, whose EOT is the largest id; at most `group` nodes attend together."""
+    """The packing of these prompts in groups of at most `group` nodes.
+
+    EOT must be the largest token id, as in CLIP.
+    """
     tokens, slots, class_specific = prompts
     count = tokens.shape[0]
     vectors = torch.full_like(tokens, -1)  # (K, 77)
@@ -94,7 +127,7 @@ def pack(prompts: ClassPrompts, group: int = GROUP) -> Packing:
             rows = rows + n * torch.arange(count)[:, None]
         vectors.scatter_(1, slots, rows)
     ends = (tokens.argmax(dim=-1) + 1).tolist()
-    row_of = [row[:end] for row, end in zip(vectors.tolist(), ends, strict=True)]
+    row_of = [row[:end] for row, end in zip(vectors.tolist(), ends, strict=True)]  # of ctx, or -1
     ids = [row[:end] for row, end in zip(tokens.tolist(), ends, strict=True)]
     nodes, eots = tree(ids, row_of)
 
@@ -102,38 +135,39 @@ def pack(prompts: ClassPrompts, group: int = GROUP) -> Packing:
     context = [i for i, (_, k, p) in enumerate(nodes) if row_of[k][p] >= 0]
     size = group_size(len(nodes), group)
     padding = -len(nodes) % size
-    order = [*words, *[-1] * padding, *context]
-    place = {node: i for i, node in enumerate(order) if node >= 0}
+    order = [*words, *[-1] * padding, *context]  # nodes of the tree; -1: padding
+    place = {node: i for i, node in enumerate(order) if node >= 0}  # the inverse
 
-    paths: list[list[int]] = []  # of every place: itself and its ancestors, as places
+    paths: list[list[int]] = []  # for every place: itself and the places of its ancestors
     for i, node in enumerate(order):
         path = [i]
         while node >= 0 and (node := nodes[node][0]) >= 0:
             path.append(place[node])
         paths.append(path)
     groups = range(len(order) // size)
-    outside = [
+    far = [
         sorted({j for path in paths[g * size : (g + 1) * size] for j in path if j // size != g})
         for g in groups
     ]
-    room = max(map(len, outside))
-    sees = torch.zeros(len(groups), size, room + size, dtype=torch.bool)
+    most_far = max(map(len, far))
+    sees = torch.zeros(len(groups), size, most_far + size, dtype=torch.bool)
     for g in groups:
-        column = {j: i for i, j in enumerate(outside[g])}
-        column |= {g * size + i: room + i for i in range(size)}
+        column = {j: i for i, j in enumerate(far[g])}
+        column |= {g * size + i: most_far + i for i in range(size)}
         for i, path in enumerate(paths[g * size : (g + 1) * size]):
             sees[g, i, [column[j] for j in path]] = True
 
-    read: list[list[int]] = [[] for _ in groups]  # places within a group
-    slot = []  # (group, number) of every class
+    read: list[list[int]] = [[] for _ in groups]  # numbers within the group
+    slot = []  # for every class: its group, and its index in read[group]
     for node in eots:
         g, i = divmod(place[node], size)
         if i not in read[g]:
             read[g].append(i)
         slot.append((g, read[g].index(i)))
-    most = max(map(len, read))
+    most_read = max(map(len, read))
 
     def table(rows: list[list[int]], width: int) -> Tensor:
+        """The rows, filled with zeros to the same length."""
         filled = [row + [0] * (width - len(row)) for row in rows]
         return torch.tensor(filled, dtype=torch.long).view(len(rows), width)
 
@@ -144,10 +178,10 @@ def pack(prompts: ClassPrompts, group: int = GROUP) -> Packing:
         pos=word[:, 1],
         ctx_pos=ctx[:, 1],
         ctx_row=vectors[ctx[:, 0], ctx[:, 1]],
-        far=table(outside, room),
+        far=table(far, most_far),
         sees=sees,
-        read=table(read, most),
-        slot=torch.tensor([g * most + i for g, i in slot]),
+        read=table(read, most_read),
+        slot=torch.tensor([g * most_read + i for g, i in slot]),
     )
 
 
@@ -158,10 +192,12 @@ def place_context(
     name_lengths: list[int] | None = None,
     class_specific: bool = False,
 ) -> ClassPrompts:
-    """CoOp's three layouts of "SOS, n context tokens, class name, rest" (K, 77).
+    """CoOp's three positions of the class name in prompts (K, 77).
 
-    "end": the class name stays behind the context; "middle": it is moved to stand in its middle;
-    "front": before it. name_lengths: number of tokens of each class name, for the latter two.
+    tokens: prompts "SOS, n tokens in place of the context, class name, rest"
+    where: "end" leaves the class name after the context vectors, "middle" moves it between their
+        first and second half, "front" before them
+    name_lengths: the number of tokens of each class name; needed for "middle" and "front"
     """
     before = {"end": n, "middle": n // 2, "front": 0}[where]  # context tokens before the name
     slots = torch.arange(1, n + 1).repeat(len(tokens), 1)

@@ -1,4 +1,5 @@
-"""Experiments as data: a yaml is expanded into runs, the runs leave results, results make tables.
+"""Experiments described by yaml files: their runs, results, tables and figures.
 
-plan.py expands, runner.py runs, tables.py and figures.py report, gradients.py looks at one batch.
+plan.py expands a yaml file into runs, runner.py executes them, estimate.py estimates their time,
+tables.py and figures.py report their results, gradients.py studies the gradients of a few batches.
 """

@@ -1,4 +1,4 @@
-"""`python -m npt.experiments run|estimate|table|grid|figure|gradients`: see `--help` of each."""
+"""`python -m npt.experiments run|estimate|table|grid|figure|gradients`; each has a `--help`."""
 
 from __future__ import annotations
 
@@ -24,56 +24,56 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser(
         "run",
-        help="execute an experiment; what is done is not repeated",
+        help="execute an experiment; completed runs are not repeated",
         usage="%(prog)s EXPERIMENT --out DIR [--jobs N] [KEY VALUE ...]",
-        epilog="KEY VALUE: a field of the experiment in small letters (seeds 1,2), or a config "
-        "key in capitals for every run.",
+        epilog="KEY VALUE: a field of the experiment in lower case (seeds 1,2), or a config key in "
+        "upper case for every run.",
     )
     run.add_argument("experiment", help="yaml of the experiment, see configs/experiments")
     run.add_argument("--out", required=True, type=Path, help="folder of its runs")
-    run.add_argument("--jobs", type=int, help="runs at a time (one per core, or per GPU)")
+    run.add_argument("--jobs", type=int, help="parallel runs (default: one per GPU, or per core)")
     run.set_defaults(do=run_command)
 
     estimate = commands.add_parser(
         "estimate",
-        help="how long the runs that are left will take, from a few steps of each",
+        help="estimate the time of the remaining runs from a few steps of each",
         usage="%(prog)s EXPERIMENT --out DIR [KEY VALUE ...]",
     )
     estimate.add_argument("experiment", help="yaml of the experiment, see configs/experiments")
     estimate.add_argument("--out", required=True, type=Path, help="folder of its runs")
     estimate.set_defaults(do=estimate_command)
 
-    table = commands.add_parser("table", help="mean and deviation over seeds")
-    table.add_argument("folder", type=Path)
-    table.add_argument("--by", nargs="+", default=["label"], help="columns that name a row")
-    table.add_argument("--split", default="test", help="split the figures are of")
+    table = commands.add_parser("table", help="mean and standard deviation over seeds")
+    table.add_argument("folder", type=Path, help="folder of the runs")
+    table.add_argument("--by", nargs="+", default=["label"], help="columns that identify a row")
+    table.add_argument("--split", default="test", help="split of the results: test or val")
     table.add_argument("--style", default="simple", help="style of tabulate: simple, github, ...")
-    table.add_argument("--csv", type=Path, help="write every run's figures to this file as well")
+    table.add_argument("--csv", type=Path, help="also write the results of every run to this file")
     table.set_defaults(do=table_command)
 
-    grid = commands.add_parser("grid", help="one figure at every setting of a grid")
-    grid.add_argument("folder", type=Path)
-    grid.add_argument("--value", default="accuracy", help="figure of result.json to show")
-    grid.add_argument("--rows", nargs="+", required=True, help="keys of the grid, down")
-    grid.add_argument("--column", required=True, help="key of the grid, across")
-    grid.add_argument("--part", default="base", help="evaluation the figure is of")
-    grid.add_argument("--split", default="test", help="split the figure is of")
+    grid = commands.add_parser("grid", help="one result for every setting of a grid")
+    grid.add_argument("folder", type=Path, help="folder of the runs")
+    grid.add_argument("--value", default="accuracy", help="result in result.json to show")
+    grid.add_argument("--rows", nargs="+", required=True, help="keys of the grid for the rows")
+    grid.add_argument("--column", required=True, help="key of the grid for the columns")
+    grid.add_argument("--part", default="base", help="evaluation of the results: base, new, ...")
+    grid.add_argument("--split", default="test", help="split of the results: test or val")
     grid.add_argument("--style", default="simple", help="style of tabulate: simple, github, ...")
-    grid.add_argument("--digits", type=int, default=2, help="digits after the point")
+    grid.add_argument("--digits", type=int, default=2, help="digits after the decimal point")
     grid.set_defaults(do=grid_command)
 
     figure = commands.add_parser("figure", help="text and image features in two dimensions")
-    figure.add_argument("folder", type=Path)
-    figure.add_argument("--labels", nargs="+", help="trainers to show, in order (all)")
-    figure.add_argument("--dataset", help="data set to show (the first)")
-    figure.add_argument("--ratio", type=float, help="imbalance ratio to show (the smallest)")
-    figure.add_argument("--seed", type=int, help="seed to show (the first)")
-    figure.add_argument("--classes", type=int, default=8, help="classes to show")
-    figure.add_argument("--output", type=Path, help="file to write (FOLDER/features.png)")
+    figure.add_argument("folder", type=Path, help="folder of the runs")
+    figure.add_argument("--labels", nargs="+", help="trainers to show, in order (default: all)")
+    figure.add_argument("--dataset", help="data set to show (default: the first)")
+    figure.add_argument("--ratio", type=float, help="imbalance ratio (default: the smallest)")
+    figure.add_argument("--seed", type=int, help="seed to show (default: the smallest)")
+    figure.add_argument("--classes", type=int, default=8, help="number of classes to show")
+    figure.add_argument("--output", type=Path, help="output file (default: FOLDER/features.png)")
     figure.set_defaults(do=figure_command)
 
     gradients = commands.add_parser("gradients", help="gradient norm of each term before training")
-    gradients.add_argument("--batches", type=int, default=10, help="training batches to average")
+    gradients.add_argument("--batches", type=int, default=10, help="number of training batches")
     gradients.add_argument("--style", default="simple", help="style of tabulate: simple, github")
     add_flags(gradients)
     gradients.set_defaults(do=gradients_command)
@@ -97,7 +97,7 @@ def run_command(args: argparse.Namespace) -> int:
         try:
             outcomes = _execute(runs, len(waiting), args.jobs)
         except KeyboardInterrupt:
-            print("interrupted; the same command continues with what is left", file=sys.stderr)
+            print("interrupted; run the same command again to continue", file=sys.stderr)
             return EXIT_INTERRUPTED
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed:
@@ -115,7 +115,7 @@ def estimate_command(args: argparse.Namespace) -> int:
 
 
 def _execute(runs: Sequence[Any], total: int, jobs: int | None) -> list[Any]:
-    """Execute with a progress bar on a terminal, or a line for each run elsewhere."""
+    """Execute the runs with a progress bar on a terminal, or else with one line for each run."""
     from tqdm import tqdm
 
     from npt.experiments import runner
@@ -134,6 +134,7 @@ def _execute(runs: Sequence[Any], total: int, jobs: int | None) -> list[Any]:
 
 
 def _headline(outcome: Any) -> str:
+    """The test accuracy of each evaluation, or FAILED."""
     from npt.results import read_results
 
     if outcome.error:
@@ -185,7 +186,7 @@ def gradients_command(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _report_extra() -> Iterator[None]:
-    """Say which extra is missing where a reporting package is not installed."""
+    """NPTError with the command to install if pandas or matplotlib is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -198,7 +199,7 @@ def _report_extra() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
-    # argparse has no optional pairs after one positional that may follow flags as well
+    # argparse cannot parse KEY VALUE pairs that follow a positional argument and flags.
     args, pairs = parser.parse_known_args(argv)
     takes_pairs = args.command in ("run", "estimate")
     wrong = [word for word in pairs if word.startswith("--") or not takes_pairs]

@@ -1,9 +1,10 @@
 """The paper's Fig. 1: text and image features of trained prompts, in two dimensions.
 
-A column for each trainer, a row for each evaluation (base and new classes). A panel is the plane of
-the two largest principal components of its text and image features, unit vectors from which the
-mean of their own modality was taken: between the two modalities of CLIP lies a constant offset
-that would fill the first component and says nothing about classes. All panels have one scale.
+The figure has a column for each trainer and a row for each evaluation (base and new classes). Each
+panel shows the two largest principal components of its text and image features. The features are
+unit vectors minus the mean of their modality, because the two modalities of CLIP differ by a
+constant offset, which would dominate the first component and does not depend on the class. All
+panels have the same scale.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from npt.measure import Measured
 from npt.results import read_results
 from npt.session import build, load
 
-matplotlib.use("Agg")  # no screen needed; must come before pyplot
+matplotlib.use("Agg")  # works without a display; must be set before pyplot is imported
 from matplotlib import pyplot as plt
 
 POINTS_PER_CLASS = 40
@@ -36,12 +37,12 @@ POINTS_PER_CLASS = 40
 
 @dataclass(frozen=True)
 class SplitFeatures:
-    """Unit features of a test set: text (K, D), image (N, D), labels (N,), classnames (K,)."""
+    """The features of a test set, rows of length 1, with labels and class names."""
 
-    text: np.ndarray
-    image: np.ndarray
-    labels: np.ndarray
-    classnames: np.ndarray
+    text: np.ndarray  # (K, D)
+    image: np.ndarray  # (N, D)
+    labels: np.ndarray  # (N,)
+    classnames: np.ndarray  # (K,)
 
     def save(self, path: Path) -> None:
         with atomic_write(path, "wb") as file:
@@ -57,25 +58,32 @@ class SplitFeatures:
 def collect_features(trainer: Any, split: str = "test") -> SplitFeatures:
     """The features that a trainer's model computes for a split.
 
-    Text features that depend on the image (CoCoOp) are averaged over the images.
+    Text features that depend on the image (CoCoOp) are averaged over the images. NPTError if the
+    trainer does not provide features.
     """
     if not isinstance(trainer, Measured):
-        raise NPTError(f"{type(trainer).__name__} is not measured, so it shows no features")
+        raise NPTError(
+            f"{type(trainer).__name__} does not provide features for a figure: use a trainer of "
+            "this package, or its <Name>NPT"
+        )
     found = trainer.collect(split)
-    arrays = (x.cpu().numpy() for x in (found.text, found.image, found.labels))
-    return SplitFeatures(*arrays, np.array(trainer.dm.dataset.classnames))
+    text, image, labels = (x.cpu().numpy() for x in (found.text, found.image, found.labels))
+    return SplitFeatures(text, image, labels, np.array(trainer.dm.dataset.classnames))
 
 
 def features_of(folder: Path, record: dict[str, Any], part: str) -> SplitFeatures:
-    """The test features of one evaluation of a run, from its file or, once, from its checkpoint."""
+    """The test features of one evaluation of a run.
+
+    They are computed from the run's checkpoint once, and then read from features.npz.
+    """
     path = folder / part / "features.npz"
     if path.is_file():
         return SplitFeatures.load(path)
     first = next(iter(record["commands"]))
     if record["train"] and not has_checkpoint(folder / first):
         raise NPTError(
-            f"the model in {folder / first} is gone: a figure of it needs an experiment "
-            "that says keep_checkpoints: true"
+            f"the model in {folder / first} was deleted: for a figure, run the experiment with "
+            "keep_checkpoints: true"
         )
     from dassl.utils import set_random_seed
 
@@ -90,7 +98,7 @@ def features_of(folder: Path, record: dict[str, Any], part: str) -> SplitFeature
     return features
 
 
-# --------------------------------------------------------------------------- choice
+# --------------------------------------------------------------------------- selection
 def choose(
     folder: Path,
     labels: Sequence[str] | None = None,
@@ -100,14 +108,15 @@ def choose(
 ) -> list[tuple[Path, dict[str, Any]]]:
     """The runs of a figure, as (folder, record), in the order of `labels`.
 
-    One data set, ratio and seed: those asked for, or the first, the smallest and the first there.
+    All have the same data set, ratio and seed. The defaults are the first data set, the smallest
+    ratio and the smallest seed.
     """
     found = [
         (path.parent, json.loads(path.read_text(encoding="utf-8")))
         for path in sorted(folder.rglob(RECORD))
     ]
     if not found:
-        raise NPTError(f"there are no runs under {folder}: has an experiment run there?")
+        raise NPTError(f"there are no runs in {folder}: run an experiment with --out {folder}")
     found.sort(key=lambda run: run[1]["position"])
     smallest = min(record["ratio"] for _, record in found)
     for key, value, default in (
@@ -117,21 +126,27 @@ def choose(
         value = default if value is None else value
         found = [run for run in found if run[1][key] == value]
         if not found:
-            raise NPTError(f"--{key} {value}: no run under {folder} has it")
+            raise NPTError(f"--{key} {value}: no run in {folder} has this {key}")
     trained = [record["seed"] for _, record in found if record["train"]]
     seed = min(trained, default=None) if seed is None else seed
     by_label = {r["label"]: (path, r) for path, r in found if not r["train"] or r["seed"] == seed}
     for label in labels or []:
         if label not in by_label:
-            raise NPTError(f"no run of {label} there; there are {', '.join(by_label)}")
+            raise NPTError(
+                f"--labels {label}: there is no such run in {folder}; there are "
+                f"{', '.join(by_label)}"
+            )
     return [by_label[label] for label in labels or by_label]
 
 
-# --------------------------------------------------------------------------- picture
-def project(features: SplitFeatures, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Text (C, 2) and image (N', 2) coordinates of some classes on their principal plane.
+# --------------------------------------------------------------------------- plotting
+def project(
+    features: SplitFeatures, classes: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Text (C, 2) and image (N', 2) coordinates of C classes in their principal plane.
 
-    The plane is fitted to texts and class means of the images, so that every class weighs alike.
+    The plane is fitted to the text features and the class means of the image features, so that all
+    classes have the same weight.
     """
     text = features.text[list(classes)] - features.text[list(classes)].mean(0)  # (C, D)
     images = [features.image[features.labels == k] for k in classes]
@@ -139,14 +154,15 @@ def project(features: SplitFeatures, classes: Sequence[int]) -> tuple[np.ndarray
     image = np.concatenate(images) - means.mean(0)  # (N', D)
     _, _, axes = np.linalg.svd(np.concatenate([text, means - means.mean(0)]), full_matrices=False)
     plane = axes[:2].T  # (D, 2)
-    plane = plane * np.where(np.abs(plane).max(0) == plane.max(0), 1, -1)  # a sign that stays
+    # The sign of a component is arbitrary: make its largest entry positive.
+    plane = plane * np.where(np.abs(plane).max(0) == plane.max(0), 1, -1)
     return text @ plane, image @ plane
 
 
 def plot(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: int = 8) -> None:
-    """Write the figure of some runs; its format is that of the file's name."""
+    """Plot the runs in a file. The suffix of its name selects the format."""
     if not 2 <= num_classes <= 10:
-        raise NPTError(f"--classes: a figure shows 2 to 10 classes, not {num_classes}")
+        raise NPTError(f"--classes is {num_classes}: a figure shows 2 to 10 classes")
     parts = list(runs[0][1]["commands"])
     figure, panels = plt.subplots(
         len(parts),
@@ -185,7 +201,7 @@ def _title(folder: Path, label: str) -> str:
 
 
 def _plot_panel(panel: Any, features: SplitFeatures, classes: np.ndarray) -> float:
-    """Plot one panel; returns how far its points reach from the middle."""
+    """Plot one panel; returns the largest absolute coordinate of its points, with a margin."""
     text, image = project(features, classes)
     labels = np.concatenate([np.full((features.labels == k).sum(), k) for k in classes])
     for place, k in enumerate(classes):
@@ -193,7 +209,7 @@ def _plot_panel(panel: Any, features: SplitFeatures, classes: np.ndarray) -> flo
         points = image[labels == k]
         shown = points[:POINTS_PER_CLASS]
         panel.plot(shown[:, 0], shown[:, 1], ".", color=colour, markersize=3, alpha=0.6, zorder=1)
-        # From a class's text to the mean of its images: what L_MI is to make short.
+        # A line from the text of a class to the mean of its images: L_MI reduces this distance.
         ends = np.stack([text[place], points.mean(0)])
         panel.plot(ends[:, 0], ends[:, 1], "-", color=colour, linewidth=0.8, zorder=2)
         star = {"markersize": 13, "markeredgecolor": "black", "markeredgewidth": 0.6, "zorder": 3}

@@ -1,8 +1,9 @@
-"""How hard each term of NPT's loss pulls at the prompts before training.
+"""The gradient norm of each term of NPT's loss before training.
 
-For a batch, the length of the gradient of L_CLIP, w1 L_LC and w2 L_MI with respect to what is
-learned: to all of it, and to the prompt vectors alone. Under SGD these lengths are what the terms
-do, so weights and reductions are judged by their ratio (the study in docs/reduction.md).
+For each batch, computes the norms of the gradients of L_CLIP, w1 L_LC and w2 L_MI: with respect to
+all learned parameters, and with respect to the prompt vectors only. With SGD, the effect of a term
+is proportional to its gradient, so the ratios of these norms show the effect of weights and
+reductions (docs/reduction.md).
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from npt.losses import REDUCTIONS
 from npt.measure import Measured
 from npt.results import Results
 from npt.session import build
-from npt.terms import active_terms
+from npt.terms import Run, active_terms
 from npt.trainer import batch_of
 
 PROMPT_VECTORS = ("ctx", "compound_prompts_text")
 
 
 def learned(model: nn.Module) -> tuple[list[Tensor], list[bool]]:
-    """The learned parameters, and which of them are prompt vectors."""
+    """The learned parameters, and for each of them whether it is a prompt vector."""
     named = [(name, p) for name, p in unwrap(model).named_parameters() if p.requires_grad]
     is_prompt = [
         name.partition("prompt_learner.")[2].startswith(PROMPT_VECTORS) for name, _ in named
@@ -42,7 +43,10 @@ def learned(model: nn.Module) -> tuple[list[Tensor], list[bool]]:
 
 
 def weighted_terms(trainer: Any, batch: Any) -> Iterator[tuple[str, str, Tensor]]:
-    """(reduction, term, weighted loss) of one batch; "-" where the reduction does not matter."""
+    """(reduction, term, weighted loss) of one batch.
+
+    The reduction is "-" for terms that do not depend on it.
+    """
     settings = trainer.cfg.TRAINER.NPT.clone()
     settings.defrost()
     image, label = trainer.parse_batch_train(batch)
@@ -51,7 +55,7 @@ def weighted_terms(trainer: Any, batch: Any) -> Iterator[tuple[str, str, Tensor]
         features = tap.take()
     loss = output if output.dim() == 0 else nn.functional.cross_entropy(output.float(), label)
     yield "-", "L_CLIP", loss
-    run = trainer.knowledge()
+    run = trainer.knowledge() if isinstance(trainer, Measured) else Run(settings)
     run.settings = settings
     found = batch_of(features, label, run)
     for reduction in ("-", *REDUCTIONS):
@@ -64,7 +68,7 @@ def weighted_terms(trainer: Any, batch: Any) -> Iterator[tuple[str, str, Tensor]
 
 
 def norms(trainer: Any, batches: int) -> list[dict[str, Any]]:
-    """A row for each term and reduction: loss and gradient lengths, averaged over batches."""
+    """A row for each term and reduction: loss and gradient norms, averaged over the batches."""
     parameters, is_prompt = learned(trainer.model)
     trainer.set_model_mode("train")
     rows: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
@@ -88,7 +92,7 @@ def norms(trainer: Any, batches: int) -> list[dict[str, Any]]:
 
 
 def study(args: argparse.Namespace, batches: int) -> tuple[list[dict[str, Any]], Results]:
-    """`norms`, and the measures of the test images, for the run that train.py's flags describe."""
+    """`norms`, and the measures on the test images, for the run described by train.py's flags."""
     from dassl.utils import set_random_seed
 
     if batches < 1:
@@ -99,17 +103,20 @@ def study(args: argparse.Namespace, batches: int) -> tuple[list[dict[str, Any]],
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         trainer = build(cfg)
     if not learned(trainer.model)[0]:
-        raise NPTError(f"the trainer {cfg.TRAINER.NAME} learns nothing, so there is no gradient")
+        raise NPTError(
+            f"the trainer {cfg.TRAINER.NAME} learns nothing, so it has no gradients: use another "
+            "--trainer"
+        )
     before = trainer.measure("test") if isinstance(trainer, Measured) else {}
     return norms(trainer, batches), before
 
 
 def render(rows: list[dict[str, Any]], before: Results, style: str = "simple") -> str:
-    """A table; `ratio` is the gradient's length over that of L_CLIP. Below it LCD and MID."""
+    """A table with the ratio of each gradient norm to that of L_CLIP; below it LCD and MID."""
     clip = next(row for row in rows if row["term"] == "L_CLIP")
     table = [{**row, "ratio": row["gradient"] / (clip["gradient"] or float("nan"))} for row in rows]
     text = tabulate(table, headers="keys", floatfmt=".4g", tablefmt=style)
-    degrees = [before.get(name) for name in ("lcd_abs", "mid_abs")]
-    if None not in degrees:
-        text += "\n\nBefore training, on the test images: LCD {:.4f}, MID {:.4f}".format(*degrees)
+    lcd, mid = before.get("lcd_abs"), before.get("mid_abs")
+    if lcd is not None and mid is not None:
+        text += f"\n\nBefore training, on the test images: LCD {lcd:.4f}, MID {mid:.4f}"
     return text

@@ -1,19 +1,19 @@
-"""From an experiment's yaml to its runs.
+"""Expands the yaml file of an experiment into its runs.
 
-An experiment is a protocol (what is tested after training), trainers, data sets, imbalance
-ratios and seeds, and a run is one of their combinations. Fields of the yaml:
+An experiment has a protocol (the evaluations after training), trainers, data sets, imbalance ratios
+and seeds. Each combination of them is a run. Fields of the yaml file:
 
-    title             one line, for tables
-    protocol          a name of PROTOCOLS, or a list of {name, classes[, data]} as there
+    title             one line, printed when the experiment runs
+    protocol          a name in PROTOCOLS, or a list of {name, classes[, data]} as in PROTOCOLS
     trainers          label -> {config[, trainer][, opts][, train: false][, grid: false]}
     datasets          names of configs/datasets/*.yaml, or paths of such files
     targets           data sets that a transfer protocol tests on
     ratios, seeds     imbalance ratios (tau) and seeds
     shots             images of the largest class
-    opts              config keys and values of every run
-    grid              config key -> list of values; every combination is a trainer of its own
+    opts              config keys and values for every run
+    grid              config key -> list of values; every combination is run for every trainer
     evaluate          splits to test: [test], or [val, test]
-    keep_checkpoints  false deletes models and event files once everything is tested
+    keep_checkpoints  false: delete models and event files after all tests
 """
 
 from __future__ import annotations
@@ -32,23 +32,38 @@ import yaml
 from npt.config import find_config, read_yaml
 from npt.errors import NPTError
 
-# What is tested after training; training takes data and classes of the first entry. `targets`
-# stands for one evaluation on each data set of the experiment's `targets`.
-TRANSFER = (
+Entries = tuple[dict[str, str], ...]  # the evaluations of a protocol
+
+# The evaluations after training. Training uses the data and classes of the first one. An entry with
+# `data: targets` is one evaluation for each data set in the experiment's `targets`.
+TRANSFER: Entries = (
     {"name": "source", "classes": "all"},
     {"name": "targets", "classes": "all", "data": "targets"},
 )
-PROTOCOLS: dict[str, tuple[dict[str, str], ...]] = {
+PROTOCOLS: dict[str, Entries] = {
     "base_to_new": ({"name": "base", "classes": "base"}, {"name": "new", "classes": "new"}),
     "cross_dataset": TRANSFER,
     "domain_generalisation": TRANSFER,
 }
-TRAINER_FIELDS = {"config": str, "trainer": str, "opts": dict, "train": bool, "grid": bool}
+TRAINER_FIELDS: dict[str, type] = {
+    "config": str,
+    "trainer": str,
+    "opts": dict,
+    "train": bool,
+    "grid": bool,
+}
+KINDS: dict[type, str] = {  # for messages
+    bool: "true or false",
+    dict: "a mapping",
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A test after training: its name, its data set and classes, and the splits."""
+    """A test after training: its name, data set, classes and splits."""
 
     name: str
     dataset: str
@@ -58,7 +73,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """One training with its evaluations, in one folder with a subfolder per evaluation."""
+    """One training with its evaluations. Its folder has a subfolder for each evaluation."""
 
     label: str
     trainer: str
@@ -70,9 +85,9 @@ class Run:
     train: bool
     evaluations: tuple[Evaluation, ...]
     opts: tuple[tuple[str, Any], ...]
-    params: tuple[tuple[str, Any], ...]  # the grid's part of the opts
+    params: tuple[tuple[str, Any], ...]  # the opts that come from the grid
     keep_checkpoints: bool
-    position: int  # among the experiment's trainers, for the order of tables
+    position: int  # index among the experiment's trainers, for the order in tables
     folder: Path
 
     @property
@@ -83,7 +98,7 @@ class Run:
         return self.folder / evaluation.name
 
     def argv(self, evaluation: Evaluation) -> list[str]:
-        """The command line of train.py for this run on an evaluation's data and classes."""
+        """The command line of train.py for this run with an evaluation's data and classes."""
         pairs = [
             ("DATASET.NUM_SHOTS", self.shots),
             ("DATASET.SUBSAMPLE_CLASSES", evaluation.classes),
@@ -101,7 +116,7 @@ class Run:
         return argv + [str(x) for pair in pairs for x in pair]
 
     def record(self) -> dict[str, Any]:
-        """What run.json holds: the run's coordinates, and the command of each evaluation."""
+        """The content of run.json: the settings of the run, and the command of each evaluation."""
         return {
             "label": self.label,
             "trainer": self.trainer,
@@ -122,7 +137,7 @@ class Run:
 
 
 def _digest(config: str) -> str:
-    """The SHA-256 of a config file; empty where there is none, which a run itself complains of."""
+    """The SHA-256 of a config file; "" if there is no file, which is an error in the run itself."""
     try:
         return hashlib.sha256(find_config(config).read_bytes()).hexdigest()
     except NPTError:
@@ -131,12 +146,12 @@ def _digest(config: str) -> str:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The fields of an experiment's yaml, checked; see the module's first lines."""
+    """The checked fields of an experiment's yaml file; see the docstring of this module."""
 
     trainers: dict[str, dict[str, Any]]
     datasets: tuple[str, ...]
     title: str = ""
-    protocol: str | tuple[dict[str, str], ...] = "base_to_new"
+    protocol: str | Entries = "base_to_new"
     targets: tuple[str, ...] = ()
     ratios: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (1,)
@@ -146,24 +161,32 @@ class Experiment:
     evaluate: tuple[str, ...] = ("test",)
     keep_checkpoints: bool = True
 
+    @property
+    def entries(self) -> Entries:
+        """The evaluations of the protocol."""
+        return PROTOCOLS[self.protocol] if isinstance(self.protocol, str) else self.protocol
+
     def runs(self, out: str | Path) -> list[Run]:
-        """Every run, its folder under `out`; all trainers of one setting stand together."""
+        """All runs, with folders in `out`. The trainers of the same setting are consecutive.
+
+        NPTError if two runs have the same folder.
+        """
         runs = [
             self._run(variant, dataset, ratio, seed, Path(out))
             for seed, ratio, dataset in itertools.product(self.seeds, self.ratios, self.datasets)
             for variant in self._variants()
-            if variant["train"] or seed == self.seeds[0]  # untrained: nothing depends on the seed
+            if variant["train"] or seed == self.seeds[0]  # without training, seeds do not matter
         ]
         folders = [run.folder for run in runs]
         if len(set(folders)) < len(folders):
             raise NPTError(
-                "two runs of the experiment would share a folder: a label, data set, "
-                "ratio or seed stands there twice"
+                "two runs of the experiment would share a folder: remove the label, data set, "
+                "ratio or seed that occurs twice"
             )
         return runs
 
     def _variants(self) -> Iterator[dict[str, Any]]:
-        """Every trainer, once for each point of the grid that it takes part in."""
+        """The fields of a Run that depend on the trainer, for each trainer and grid point."""
         keys = list(self.grid)
         points = [dict(zip(keys, p, strict=True)) for p in itertools.product(*self.grid.values())]
         position = itertools.count()
@@ -193,11 +216,10 @@ class Experiment:
         )
 
     def _evaluations(self, dataset: str) -> Iterator[Evaluation]:
-        named = isinstance(self.protocol, str)
-        for entry in PROTOCOLS[self.protocol] if named else self.protocol:
+        for entry in self.entries:
             if entry.get("data", "own") == "own":
                 yield Evaluation(entry["name"], dataset, entry["classes"], self.evaluate)
-            else:  # other data sets of the kind have no validation images
+            else:  # target data sets have no validation images
                 for target in self.targets:
                     yield Evaluation(dataset_name(target), target, entry["classes"], ("test",))
 
@@ -211,17 +233,17 @@ def dataset_config(dataset: str) -> str:
 
 
 def _words(point: dict[str, Any]) -> list[str]:
-    """A grid point for people: names as they are, numbers as `w1=0.3`."""
-    last = {key: key.rpartition(".")[2].lower() for key in point}
-    return [v if isinstance(v, str) else f"{last[key]}={v:g}" for key, v in point.items()]
+    """A point of the grid as words of a label: text values unchanged, numbers as `w1=0.3`."""
+    names = {key: key.rpartition(".")[2].lower() for key in point}
+    return [v if isinstance(v, str) else f"{names[key]}={v:g}" for key, v in point.items()]
 
 
 # --------------------------------------------------------------------------- reading
 def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment's yaml; overrides are KEY VALUE pairs.
+    """Read the yaml file of an experiment; overrides are KEY VALUE pairs.
 
-    A KEY in capitals is a config key of every run; one in small letters is a field of the
-    experiment (`seeds 1,2`, `datasets mini_shapes`), where `trainers` selects by label.
+    A KEY in upper case is a config key for every run. A KEY in lower case is a field of the
+    experiment (`seeds 1,2`, `datasets mini_shapes`); `trainers` selects trainers by label.
     """
     path = find_config(file)
     values = read_yaml(path, "fields")
@@ -246,13 +268,18 @@ def _override(values: dict[str, Any], overrides: list[str]) -> None:
             chosen = value if isinstance(value, list) else [value]
             for label in chosen:
                 if label not in known:
-                    raise NPTError(f"no trainer is labelled {label}; there are {', '.join(known)}")
+                    raise NPTError(
+                        f"trainers: there is no label {label}; there are {', '.join(known)}"
+                    )
             value = {label: known[label] for label in chosen}
         values[key] = value
 
 
 def check_experiment(values: dict[str, Any], where: str) -> Experiment:
-    """The experiment that a mapping describes, or a sentence about what is wrong with it."""
+    """The experiment with these fields. NPTError if a field is unknown or not valid.
+
+    where: the source of the fields, for the message
+    """
     known = [f.name for f in fields(Experiment)]
     for key in values:
         if key not in known:
@@ -267,13 +294,13 @@ def check_experiment(values: dict[str, Any], where: str) -> Experiment:
         "evaluate": (str,),
     }
     checked = {key: value for key, value in values.items() if value is not None}
-    for key, kind in kinds.items():
+    for key, types in kinds.items():
         if key in checked:
-            checked[key] = _sequence(key, checked[key], kind, where)
+            checked[key] = _sequence(key, checked[key], types, where)
     checked["ratios"] = tuple(float(r) for r in checked.get("ratios", (1.0,)))
     for key in ("trainers", "datasets"):
         if not checked.get(key):
-            raise NPTError(f"{where} names no {key}")
+            raise NPTError(f"{where} has no {key}: name at least one")
     for key, kind in {
         "trainers": dict,
         "opts": dict,
@@ -283,7 +310,7 @@ def check_experiment(values: dict[str, Any], where: str) -> Experiment:
         "title": str,
     }.items():
         if key in checked and not isinstance(checked[key], kind):
-            raise NPTError(f"{key} in {where} must be a {kind.__name__}, not {checked[key]!r}")
+            raise NPTError(f"{key} in {where} must be {KINDS[kind]}, not {checked[key]!r}")
     for key, options in checked.get("grid", {}).items():
         if not isinstance(options, list) or not options:
             raise NPTError(f"grid.{key} in {where} must be a list of values, not {options!r}")
@@ -291,15 +318,10 @@ def check_experiment(values: dict[str, Any], where: str) -> Experiment:
         _check_trainer(label, spec, where)
     for split in checked.get("evaluate", ()):
         if split not in ("val", "test"):
-            raise NPTError(f"evaluate in {where} knows the splits val and test, not {split}")
+            raise NPTError(f"evaluate in {where} has the split {split}: use val or test")
     checked["protocol"] = _protocol(checked.get("protocol", "base_to_new"), where)
     experiment = Experiment(**checked)
-    entries = (
-        PROTOCOLS[experiment.protocol]
-        if isinstance(experiment.protocol, str)
-        else experiment.protocol
-    )
-    if any(e.get("data") == "targets" for e in entries) and not experiment.targets:
+    if any(e.get("data") == "targets" for e in experiment.entries) and not experiment.targets:
         raise NPTError(f"the protocol of {where} tests on other data sets: name them in targets")
     return experiment
 
@@ -308,13 +330,13 @@ def _sequence(key: str, value: Any, kind: tuple[type, ...], where: str) -> tuple
     items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for item in items:
         if not isinstance(item, kind) or isinstance(item, bool):
-            raise NPTError(f"{key} in {where} holds {item!r}, which is no {kind[-1].__name__}")
+            raise NPTError(f"{key} in {where} has {item!r}, which is not {KINDS[kind[-1]]}")
     return items
 
 
 def _check_trainer(label: str, spec: Any, where: str) -> None:
     if not isinstance(spec, dict) or not isinstance(spec.get("config"), str):
-        raise NPTError(f"trainers.{label} in {where} must name its config file: {{config: FILE}}")
+        raise NPTError(f"trainers.{label} in {where} needs a config file: {{config: FILE}}")
     for key, value in spec.items():
         kind = TRAINER_FIELDS.get(key)
         if kind is None:
@@ -323,10 +345,10 @@ def _check_trainer(label: str, spec: Any, where: str) -> None:
                 f"there are {', '.join(TRAINER_FIELDS)}"
             )
         if not isinstance(value, kind):
-            raise NPTError(f"trainers.{label}.{key} in {where} must be a {kind.__name__}")
+            raise NPTError(f"trainers.{label}.{key} in {where} must be {KINDS[kind]}")
 
 
-def _protocol(value: Any, where: str) -> str | tuple[dict[str, str], ...]:
+def _protocol(value: Any, where: str) -> str | Entries:
     if isinstance(value, str):
         if value not in PROTOCOLS:
             raise NPTError(f"unknown protocol {value} in {where}; there are {', '.join(PROTOCOLS)}")
@@ -337,7 +359,7 @@ def _protocol(value: Any, where: str) -> str | tuple[dict[str, str], ...]:
             entries = ()
     if not entries or entries[0].get("data", "own") != "own":
         raise NPTError(
-            f"protocol in {where} must be a name, or a list of {{name, classes}} that begins with "
-            "one on the trained data set itself"
+            f"protocol in {where} must be a name, or a list of {{name, classes}}; its first entry "
+            "is also the training, so it cannot have data: targets"
         )
     return entries

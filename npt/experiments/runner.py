@@ -1,8 +1,8 @@
 """Executes the runs of an experiment in worker processes; see `execute`.
 
-A worker lives for many runs, so that torch is imported once, and works on one run at a time with
-one thread. A run's folder says how far it came: a test that has its figures in result.json is
-never repeated, a training that was cut short starts afresh.
+A worker process executes many runs, one at a time with one thread, so that it imports torch once.
+The files in a run's folder are its state: a test with results in result.json is never repeated, and
+a training that was interrupted starts again from the beginning.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its error in a sentence (None when all went well) and where its log is."""
+    """The end of a run."""
 
     run: Run
     seconds: float
-    error: str | None = None
-    log: Path | None = None
+    error: str | None = None  # one sentence; None if the run succeeded
+    log: Path | None = None  # the log file with the traceback of an error
 
 
 # --------------------------------------------------------------------------- state on disk
 def missing_splits(run: Run, evaluation: Evaluation) -> list[str]:
+    """The splits of an evaluation that have no results yet."""
     done = read_results(run.output(evaluation))
     return [split for split in evaluation.splits if split not in done]
 
@@ -60,7 +61,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def remove_checkpoints(run: Run) -> None:
-    """Delete the models and event files of a run, which are nearly all of its size."""
+    """Delete the models and event files of a run, which are most of its size."""
     for evaluation in run.evaluations:
         folder = run.output(evaluation)
         for inside in folder.iterdir() if folder.is_dir() else ():
@@ -69,7 +70,7 @@ def remove_checkpoints(run: Run) -> None:
 
 
 def check_record(run: Run) -> None:
-    """Refuse to mix results: what lies in the run's folder must answer the same command."""
+    """NPTError if the run's folder has results of a run with other settings."""
     path = run.folder / RECORD
     if not path.is_file() or not any(read_results(run.output(e)) for e in run.evaluations):
         return
@@ -78,20 +79,20 @@ def check_record(run: Run) -> None:
         if old.get(key) != new[key]:
             changed = f"{key} {old.get(key)!r}, now {new[key]!r}"
             if key == "config_sha256":
-                changed = f"another content of {new['config']}"
+                changed = f"an earlier content of {new['config']}"
             if key == "opts":
                 before, now = old.get(key, {}), new[key]
                 name = next(k for k in {**before, **now} if before.get(k) != now.get(k))
                 changed = f"{name} {before.get(name, '(unset)')}, now {now.get(name, '(unset)')}"
             raise NPTError(
-                f"{run.folder} holds a run with {changed}: "
-                "take another --out folder, or delete that one"
+                f"{run.folder} has results of a run with {changed}: "
+                "use another --out folder, or delete this folder"
             )
 
 
 # --------------------------------------------------------------------------- one run
 def execute_run(run: Run) -> None:
-    """Train and test one run in this process, leaving out what its folder already has."""
+    """Train and test one run in this process; results that its folder has are not repeated."""
     run.folder.mkdir(parents=True, exist_ok=True)
     write_json(run.folder / RECORD, run.record())
     first = run.evaluations[0]
@@ -112,7 +113,7 @@ def execute_run(run: Run) -> None:
 
 @contextmanager
 def _trainer(run: Run, evaluation: Evaluation) -> Iterator[Any]:
-    """The run's trainer on an evaluation's data, its output going to that folder's log."""
+    """The run's trainer with an evaluation's data. Its output goes to the evaluation's log."""
     args = parse_args(run.argv(evaluation))
     cfg = setup_cfg(args)
     with session(args, cfg):
@@ -124,16 +125,21 @@ def _test(trainer: Any, run: Run, evaluation: Evaluation) -> None:
         trainer.test(split)
         if split in missing_splits(run, evaluation):
             raise NPTError(
-                f"testing {dataset_name(evaluation.dataset)} on its {split} images left no figures "
-                f"in {run.output(evaluation) / 'result.json'}: has the data set that split?"
+                f"testing the {split} images of {dataset_name(evaluation.dataset)} gave no results "
+                f"in {run.output(evaluation) / 'result.json'}: check that the data set has this "
+                "split, or remove it from evaluate"
             )
 
 
 # --------------------------------------------------------------------------- workers
 def _work(pipe: Connection, execute: Callable[[Run], None], environment: dict[str, str]) -> None:
-    """A worker: runs what the pipe sends, answers (seconds, error, log), until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    """The main function of a worker process.
+
+    Receives runs from the pipe, executes them and sends (seconds, error, log) back, until the pipe
+    is closed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ.update(environment)
     import torch
 
@@ -145,11 +151,12 @@ def _work(pipe: Connection, execute: Callable[[Run], None], environment: dict[st
             return
         start = time.perf_counter()
         error, log = _attempt(run, execute)
-        gc.collect()  # a trainer is full of cycles
+        gc.collect()  # trainers have reference cycles
         pipe.send((time.perf_counter() - start, error, log))
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
+    """Wait for the end of the parent process, also by SIGKILL, and exit."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -157,10 +164,13 @@ def _die_with_parent() -> None:
 
 
 def _attempt(run: Run, execute: Callable[[Run], None]) -> tuple[str | None, Path | None]:
-    """Execute a run without letting it print or fail here; its log holds the traceback."""
+    """Execute a run without output to the console. Returns its error and its log, if it fails.
+
+    The traceback is appended to the log.
+    """
     console, errors = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        sys.stderr = _ToStdout()  # warnings belong into the run's log
+        sys.stderr = _ToStdout()  # warnings are written to the run's log
         try:
             execute(run)
             return None, None
@@ -174,7 +184,7 @@ def _attempt(run: Run, execute: Callable[[Run], None]) -> tuple[str | None, Path
 
 
 class _ToStdout(io.TextIOBase):
-    """A stderr that writes to whatever stdout is at the time: a run's log, or nothing."""
+    """A stderr that writes to the current sys.stdout, which is a run's log or the null device."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(text) or 0
@@ -184,7 +194,7 @@ class _ToStdout(io.TextIOBase):
 
 
 def _log_of(run: Run) -> Path:
-    """The log that was written last, or the one of the first evaluation if there is none."""
+    """The log that was written last. If there is none, the log of the first evaluation."""
     logs = sorted(run.folder.glob("*/log.txt*"), key=lambda path: path.stat().st_mtime)
     path = logs[-1] if logs else run.output(run.evaluations[0]) / "log.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,15 +202,15 @@ def _log_of(run: Run) -> Path:
 
 
 class _Worker:
-    """A worker process and what it is doing."""
+    """A worker process and its current run."""
 
     def __init__(self, execute: Callable[[Run], None], environment: dict[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, execute, environment))
+        self.pipe, worker_pipe = context.Pipe()
+        self.process = context.Process(target=_work, args=(worker_pipe, execute, environment))
         self.process.start()
-        theirs.close()
-        self.run: Run | None = None
+        worker_pipe.close()
+        self.run: Run | None = None  # None if the worker is idle
         self.started = 0.0
 
     def begin(self, run: Run) -> None:
@@ -208,7 +218,7 @@ class _Worker:
         self.pipe.send(run)
 
     def outcome(self, run: Run) -> Outcome:
-        """The answer about the run under way, or its failure where the process is gone."""
+        """Receive the outcome of the current run. It is a failure if the process has ended."""
         self.run = None
         try:
             seconds, error, log = self.pipe.recv()
@@ -227,7 +237,7 @@ class _Worker:
 
 # --------------------------------------------------------------------------- all runs
 def default_jobs() -> tuple[int, list[dict[str, str]]]:
-    """How many workers, and the environment of each: one per GPU, or else one per core."""
+    """The number of workers and their environments: one worker per GPU, or else one per core."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -241,10 +251,10 @@ def default_jobs() -> tuple[int, list[dict[str, str]]]:
 
 
 def validate(runs: Sequence[Run], say: Callable[[str], None] = print) -> None:
-    """Check the configuration of every kind of run, and make each data set ready once.
+    """Check the config of every trainer and data set, and build each data set once.
 
-    Raises what is wrong before any run starts, and keeps workers from generating or indexing the
-    same data side by side.
+    So errors are raised before any run starts, and workers do not generate or index the same data
+    set at the same time.
     """
     from dassl.data.datasets import build_dataset
 
@@ -252,7 +262,7 @@ def validate(runs: Sequence[Run], say: Callable[[str], None] = print) -> None:
     for run in runs:
         for evaluation in run.evaluations:
             kinds.setdefault((run.label, evaluation.dataset), (run, evaluation))
-    configs = {}
+    configs: dict[str, Any] = {}
     for run, evaluation in kinds.values():
         cfg = setup_cfg(parse_args(run.argv(evaluation)))
         check_names(cfg)
@@ -269,21 +279,22 @@ def execute(
     report: Callable[[Outcome], None] = lambda outcome: None,
     execute_one: Callable[[Run], None] = execute_run,
 ) -> list[Outcome]:
-    """Execute the runs that are not complete, `jobs` at a time; `report` hears of each at its end.
+    """Execute the runs that are not complete, `jobs` at a time.
 
-    A run that fails, or takes its process with it, is an Outcome with an error; the others go on.
-    `execute_one` must be importable by name: it is called in a new process.
+    `report` is called with the Outcome of each run at its end. If a run fails or ends its process,
+    its Outcome has an error, and the other runs continue. `execute_one` is called in a worker
+    process, so it must be importable.
     """
     waiting = [run for run in runs if not is_complete(run)]
     for run in runs:
         if not run.keep_checkpoints and is_complete(run):
-            remove_checkpoints(run)  # the process may have ended between testing and deleting
+            remove_checkpoints(run)  # an earlier process may have ended before it deleted them
     if not waiting:
         return []
     jobs, environments = (jobs, default_jobs()[1]) if jobs else default_jobs()
     outcomes: list[Outcome] = []
     workers: list[_Worker] = []
-    with _environment(TQDM_DISABLE="1"):  # bars of single runs have nowhere to go
+    with _environment(TQDM_DISABLE="1"):  # no progress bars of single runs
         try:
             for number in range(min(jobs, len(waiting))):
                 workers.append(_Worker(execute_one, environments[number % len(environments)]))
@@ -293,13 +304,13 @@ def execute(
                     if worker.run is None and waiting:
                         worker.begin(waiting.pop())
                 ready = wait([worker.pipe for worker in workers if worker.run])
-                for place, worker in enumerate(workers):
+                for number, worker in enumerate(workers):
                     if worker.run is None or worker.pipe not in ready:
                         continue
                     outcomes.append(worker.outcome(worker.run))
                     if not worker.process.is_alive():
-                        environment = environments[place % len(environments)]
-                        workers[place] = _Worker(execute_one, environment)
+                        environment = environments[number % len(environments)]
+                        workers[number] = _Worker(execute_one, environment)
                     report(outcomes[-1])
         finally:
             for worker in workers:
@@ -309,6 +320,7 @@ def execute(
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables in a `with` block."""
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
     try:

@@ -1,8 +1,8 @@
-"""From result.json files to tables.
+"""Makes tables from result.json files.
 
-Accuracies are percent. The harmonic mean of a row is that of its mean accuracies, as the papers of
-the family compute it; its deviation, like every other, is over seeds (population, as
-parse_test_res.py has it). Deviations of averages over data sets are those of the per-seed averages.
+Accuracies are in percent. The harmonic mean of a row is computed from its mean accuracies, as in
+the papers of the CoOp family. All standard deviations are population standard deviations over
+seeds, as in parse_test_res.py. For averages over data sets, each seed is averaged first.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from npt.errors import NPTError
 from npt.experiments.runner import RECORD
 
 AVERAGE = "average"
-HEADINGS = {"lcd_abs": "LCD", "mid_abs": "MID"}  # of results that do not name theirs
+HEADINGS = {"lcd_abs": "LCD", "mid_abs": "MID"}  # for older result.json files without headings
 
 
 def collect(folder: str | Path) -> pd.DataFrame:
-    """One row for each run, evaluation and split under `folder`, in the order of the runs.
+    """One row for each run, evaluation and split in `folder`, in the order of the runs.
 
-    Columns: dataset, ratio, label, trainer, seed, part (the evaluation's name), split, path, every
-    figure of result.json, and a column for each key of the experiment's grid.
+    Columns: dataset, ratio, label, trainer, seed, part (the evaluation's name), split, path, all
+    results in result.json, the training means, and the keys of the experiment's grid. The `attrs`
+    have the headings of the measures and terms that `summarise` shows.
     """
     rows: list[dict[str, Any]] = []
     headings: dict[str, str] = {}
@@ -39,9 +40,9 @@ def collect(folder: str | Path) -> pd.DataFrame:
                 headings |= result.get("headings", HEADINGS)
                 rows += _rows(run, part, result, path)
     if not rows:
-        raise NPTError(f"there are no results under {folder}: has an experiment run there?")
+        raise NPTError(f"there are no results in {folder}: run an experiment with --out {folder}")
     frame = pd.DataFrame(rows)
-    # Trainers in the order of the experiment; sorted() above orders folders, not methods.
+    # Trainers in the order of the experiment; the folders are in alphabetical order.
     order = ["dataset", "ratio", "position", "label", "seed"]
     frame = frame.sort_values(order, ascending=[True, False, True, True, True], kind="stable")
     frame = frame.drop(columns="position").reset_index(drop=True)
@@ -64,33 +65,33 @@ def _rows(run: dict, part: str, result: dict, path: Path) -> list[dict[str, Any]
 
 
 def harmonic_mean(a: Any, b: Any) -> Any:
-    """2 a b / (a + b), of numbers or columns."""
+    """2 a b / (a + b), for numbers or columns."""
     return 2 * a * b / (a + b)
 
 
 def summarise(
     frame: pd.DataFrame, by: Sequence[str] = ("label",), split: str = "test"
 ) -> pd.DataFrame:
-    """Mean and deviation over seeds for each data set and ratio, and averaged over data sets.
+    """Mean and standard deviation over seeds for each data set and ratio, and their averages.
 
-    Returns a row for each (dataset, ratio, *by); columns `<part>` and `<part>_std` of accuracy for
-    every evaluation, `hm` and `hm_std` where there are base and new, and the measures and terms
-    that have a heading (LCD, MID, ...), of the trained classes, that is of the first evaluation.
-    Averages over data sets are rows whose dataset is "average", where there are several and the row
-    has results on each.
+    Returns a row for each (dataset, ratio, *by). Columns: for every evaluation its accuracy,
+    `<part>` and `<part>_std`; their harmonic mean, `hm` and `hm_std`, if there are base and new;
+    the measures and terms with a heading (LCD, MID, ...) of the first evaluation, which has the
+    trained classes. With several data sets, rows with dataset "average" are averages over the data
+    sets, for trainers with results on all of them.
     """
     by = list(by)
     for key in by:
         if key not in frame:
-            raise NPTError(f"--by {key}: there is no such column; there are {', '.join(frame)}")
+            raise NPTError(f"--by {key}: there is no such column; use {', '.join(frame)}")
     rows = frame[frame["split"] == split]
     if rows.empty:
         known = ", ".join(sorted(set(frame["split"])))
-        raise NPTError(f"--split {split}: no result is on that split; there are {known}")
+        raise NPTError(f"--split {split}: there are no results of this split; use {known}")
     group = ["dataset", "ratio", *by]
     order = rows[group].drop_duplicates()
     parts = list(dict.fromkeys(rows["part"]))
-    # Runs that a coarser `by` throws together are averaged first, so that std is over seeds alone.
+    # If `by` puts several runs of a seed in one row, average them first: std is over seeds only.
     cells = rows.groupby([*group, "seed", "part"], dropna=False)["accuracy"].mean()
     trained = rows[rows["part"] == parts[0]]
     headings = {k: v for k, v in frame.attrs.get("headings", HEADINGS).items() if k in trained}
@@ -129,37 +130,40 @@ def grid(
     part: str = "base",
     split: str = "test",
 ) -> pd.DataFrame:
-    """One figure of every setting of a grid, averaged over data sets and seeds.
+    """One result for every setting of a grid, averaged over data sets and seeds.
 
     A row for each (ratio, trainer, *rows), a column for each value of `column`. Runs outside the
-    grid are left out. NPTError where a name is none of the frame's.
+    grid are left out. NPTError if the frame has no column with one of these names.
     """
     for key in (value, *rows, column):
         if key not in frame:
-            raise NPTError(f"there is no column {key}; there are {', '.join(frame)}")
+            raise NPTError(f"there is no column {key}; use {', '.join(frame)}")
     chosen = frame[(frame["part"] == part) & (frame["split"] == split)]
     if chosen.empty:
-        raise NPTError(f"there is no result on the {split} images of {part}")
+        raise NPTError(
+            f"there are no results of --part {part} and --split {split}; the parts are "
+            f"{', '.join(dict.fromkeys(frame['part']))}"
+        )
     index = ["ratio", "trainer", *rows]
     return chosen.pivot_table(value, index, column, aggfunc="mean", sort=False)
 
 
 def render_grid(table: pd.DataFrame, style: str = "simple", digits: int = 2) -> str:
-    """The grid as one table; the keys by their last word, each column under its value."""
+    """The grid as text. Keys are shortened to their last part, such as W1 for TRAINER.NPT.W1."""
     names = (*table.index.names, table.columns.name)
-    *down, across = (str(name).rpartition(".")[2] for name in names)
-    heads = [*down, *(f"{across} {value:g}" for value in table.columns)]
+    *row_keys, column_key = (str(name).rpartition(".")[2] for name in names)
+    heads = [*row_keys, *(f"{column_key} {value:g}" for value in table.columns)]
     cells = [
         [f"{key:g}" if isinstance(key, float) else key for key in index]
         + [f"{value:.{digits}f}" for value in values]
         for index, values in zip(table.index, table.values, strict=True)
     ]
-    align = ["left"] * len(down) + ["right"] * len(table.columns)
+    align = ["left"] * len(row_keys) + ["right"] * len(table.columns)
     return tabulate(cells, heads, tablefmt=style, colalign=align, disable_numparse=True)
 
 
 def render(summary: pd.DataFrame, style: str = "simple") -> str:
-    """The summary as one table for each data set and ratio; style is one of tabulate's."""
+    """The summary as text: a table for each data set and ratio, in a style of tabulate."""
     parts = [c[: -len("_std")] for c in summary if c.endswith("_std")]
     columns = list(summary.columns)
     by = columns[columns.index("ratio") + 1 : columns.index(parts[0])]
@@ -169,9 +173,9 @@ def render(summary: pd.DataFrame, style: str = "simple") -> str:
     for (dataset, ratio), rows in summary.groupby(["dataset", "ratio"], sort=False):
         cells = []
         for _, row in rows.iterrows():
-            figures = [_figure(row[part], row[f"{part}_std"], row["seeds"]) for part in parts]
-            measures = [_plain(row[name]) for name in headings]
-            cells.append([*(row[key] for key in by), *figures, *measures])
+            accuracies = [_accuracy(row[part], row[f"{part}_std"], row["seeds"]) for part in parts]
+            measures = [_measure(row[name]) for name in headings]
+            cells.append([*(row[key] for key in by), *accuracies, *measures])
         head = [titles.get(key, key) for key in [*by, *parts]] + headings
         align = ["left"] * len(by) + ["right"] * (len(head) - len(by))
         text = tabulate(cells, head, tablefmt=style, colalign=align, disable_numparse=True)
@@ -179,11 +183,11 @@ def render(summary: pd.DataFrame, style: str = "simple") -> str:
     return "\n\n".join(blocks)
 
 
-def _figure(mean: float, deviation: float, seeds: int) -> str:
+def _accuracy(mean: float, deviation: float, seeds: int) -> str:
     if pd.isna(mean):
         return "-"
     return f"{mean:.2f}" if seeds < 2 else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def _plain(value: float) -> str:
+def _measure(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:.4f}"

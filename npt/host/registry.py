@@ -5,7 +5,7 @@ Example: after `import npt` in a repository with a trainer `KgCoOp`, the registr
 registered before or after the import. If the repository has its own trainer `KgCoOpNPT`, that one
 is returned.
 
-`CoCoOpNPT`, `MaPLeNPT` and `NPT` always exist.
+`NPT` and the names of our own methods, such as `CoCoOpNPT` and `MaPLeNPT`, always exist.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from npt.errors import NPTError
 from npt.host.features import Adapter
 from npt.trainer import NPTMixin
+from npt.trainers import METHODS
 
 if TYPE_CHECKING:
     from dassl.utils import Registry
@@ -22,7 +23,8 @@ else:
     Registry = object  # `FindsNPTTrainers` is mixed into the registry class of the engine
 
 SUFFIX = "NPT"
-_bases = {"CoCoOp": None, "MaPLe": None}  # trainers that may be registered later; an ordered set
+# Trainers that may be registered later, ours among them; an ordered set.
+_bases = {name: None for name, method in METHODS.items() if method.node}
 _adapters: dict[str, Adapter] = {}  # by trainer name
 _classes: dict[type, type[NPTMixin]] = {}  # trainer class -> its NPT class
 

@@ -1,5 +1,4 @@
-"""Small CLIPs for tests: the one the reference arrays in this folder were computed with, and
-random ones."""
+"""Small CLIPs for tests: random ones, and the one of the reference arrays in this folder."""
 
 import zlib
 
@@ -12,7 +11,7 @@ VOCABULARY, POSITIONS = 49408, 77
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the reference checkpoint, OpenAI's layout."""
+    """Names and shapes of the reference checkpoint, as in OpenAI's files."""
     w = WIDTH
     norm = {"weight": (w,), "bias": (w,)}
     layer = {
@@ -45,7 +44,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return out
 
 
-SPREAD = {  # ending of a name -> standard deviation
+SPREAD = {  # standard deviation by the end of the name
     "attn.in_proj_weight": 0.15,
     "attn.out_proj.weight": 0.08,
     "mlp.c_fc.weight": 0.08,
@@ -62,7 +61,7 @@ SPREAD = {  # ending of a name -> standard deviation
 
 
 def values(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """float32(float16(offset + std * normal)), the generator seeded with the name's CRC."""
+    """offset + std * normal, rounded to float16; the generator's seed is the CRC of the name."""
     if key == "logit_scale":
         std, offset = 0.0, 4.60546875
     elif "ln_" in key:
@@ -79,7 +78,7 @@ def reference_state_dict() -> dict[str, torch.Tensor]:
 
 
 def random_clip(seed: int, layers: int = 3, vocabulary: int = 64, dtype=torch.float32) -> CLIP:
-    """A CLIP of width 64 with attention sharp enough for masks to matter; EOT is the last id."""
+    """A CLIP of width 64, with weights so large that the attention mask matters; EOT: last id."""
     generator = torch.Generator().manual_seed(seed)
     model = CLIP(
         embed_dim=32, image_resolution=16, vision_layers=layers, vision_width=64,
@@ -96,7 +95,7 @@ def random_clip(seed: int, layers: int = 3, vocabulary: int = 64, dtype=torch.fl
 def random_prompts(
     seed: int, lengths: list[int], n: int, words: int = 1, vocabulary: int = 64
 ) -> torch.Tensor:
-    """Token ids (K, 77): SOS, n fillers, `words` words common to all, a name, ".", EOT, zeros."""
+    """Token ids (K, 77): SOS, n placeholders, `words` common words, a name, ".", EOT, zeros."""
     generator = torch.Generator().manual_seed(seed)
     sos, eot = vocabulary - 2, vocabulary - 1
     common = torch.randint(1, sos, (words,), generator=generator).tolist()
@@ -109,7 +108,7 @@ def random_prompts(
 
 
 def half_runs_on_cpu() -> bool:
-    """Whether this torch has float16 kernels for the CPU (2.1 has none)."""
+    """Whether this torch has float16 kernels for the CPU (torch 2.1 does not)."""
     try:
         torch.nn.functional.conv2d(torch.zeros(1, 1, 2, 2).half(), torch.zeros(1, 1, 1, 1).half())
         torch.nn.functional.linear(torch.zeros(1, 1).half(), torch.zeros(1, 1).half())

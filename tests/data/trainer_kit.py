@@ -1,4 +1,4 @@
-"""Trainers for tests: a config in few words, and data that is in memory already."""
+"""Trainers for tests, with a short config and with data in memory."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ NODES = {"CoOp": "COOP", "CoCoOp": "COCOOP", "MaPLe": "MAPLE"}
 
 
 def config(trainer: str, backbone: str, *pairs, output: str = ""):
-    """The engine's defaults with float32 on the CPU for `trainer`, then KEY VALUE pairs."""
+    """The engine's defaults, for `trainer` in float32 on the CPU, changed by KEY VALUE pairs."""
     cfg = get_cfg_default()
     cfg.TRAINER.NAME = trainer
     cfg.MODEL.BACKBONE.NAME = backbone
@@ -32,7 +32,7 @@ def config(trainer: str, backbone: str, *pairs, output: str = ""):
 
 
 class Batches:
-    """A loader over `images` (N, B, 3, H, W) whose epochs are `per_epoch` batches, in order."""
+    """A loader of N batches `images` (N, B, 3, H, W), in order; an epoch is `per_epoch` of them."""
 
     def __init__(self, images, labels, per_epoch):
         self.images, self.labels, self.per_epoch = images, labels, per_epoch
@@ -54,16 +54,17 @@ def random_batches(classes: int, count: int = 2, size: int = 4) -> Batches:
     return Batches(images, torch.randint(classes, (count, size), generator=generator), count)
 
 
-def build(cfg, classnames, batches=None):
-    """A trainer on classes and batches that are given, instead of a dataset's."""
+def build(cfg, classnames, batches=None, template=None):
+    """A trainer on these classes and batches; the data set has a `template` if one is given."""
     batches = batches or random_batches(len(classnames))
 
     class InMemory(TRAINERS[cfg.TRAINER.NAME]):
         def build_data_loader(self):
             items = [SimpleNamespace(label=int(y)) for y in batches.labels.flatten()]
-            self.dm = SimpleNamespace(
-                dataset=SimpleNamespace(classnames=list(classnames), train_x=items)
-            )
+            dataset = SimpleNamespace(classnames=list(classnames), train_x=items)
+            if template is not None:
+                dataset.template = template
+            self.dm = SimpleNamespace(dataset=dataset)
             self.train_loader_x, self.train_loader_u = batches, None
             self.val_loader, self.test_loader = None, batches
             self.num_classes, self.num_source_domains = len(classnames), 1

@@ -1,3 +1,5 @@
+"""Loading a CLIP: OpenAI's file formats, the small CLIP, and errors."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from npt.errors import NPTError
 
 
 def check_same(model, state):
+    """The model is frozen, in eval mode, and has exactly these values in float32."""
     assert not any(p.requires_grad for p in model.parameters())
     assert not model.training
     loaded = model.state_dict()
@@ -59,14 +62,14 @@ def test_tiny_round_trip(tmp_path, monkeypatch):
     check_same(model, {**state, "token_embedding.weight": embedding})
 
 
-def test_unseen_tokens_have_the_rows_of_the_recipe():
+def test_base_embedding():
     rows = loading.base_embedding(8)
     normal = np.random.default_rng(0).standard_normal((49408, 8))
     assert rows.dtype == np.float32
     assert np.array_equal(rows, (0.02 * normal).astype(np.float16).astype(np.float32))
 
 
-def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
@@ -78,7 +81,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_network(monkeypatch, tmp_path):
+def test_the_error_without_network_names_the_model(monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise NPTError("the host cannot be reached.")
 
@@ -88,7 +91,7 @@ def test_no_network(monkeypatch, tmp_path):
         load_clip("ViT-B/16")
 
 
-def test_errors_name_what_is_wrong(tmp_path, monkeypatch):
+def test_errors_name_the_problem(tmp_path, monkeypatch):
     with pytest.raises(NPTError, match=r"ViT-B/17.*tiny.*RN50"):
         load_clip("ViT-B/17")
     broken = tmp_path / "broken.pt"

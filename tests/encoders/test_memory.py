@@ -1,4 +1,4 @@
-"""Bounded memory: classes in chunks, and steps cut where the memory there is would not do."""
+"""Bounded memory: chunks of classes, recomputation when memory is short, and cached weights."""
 
 import gc
 
@@ -18,7 +18,7 @@ def prompts():
 
 
 def step(encoder, ctx):
-    """Features, the gradient of ctx, and the bytes kept for backward."""
+    """Features, the gradient of ctx, and the bytes that autograd saved for backward."""
     kept = {}
 
     def keep(tensor):
@@ -33,7 +33,7 @@ def step(encoder, ctx):
 
 
 @pytest.mark.parametrize("shape", [(2, 64), (3, 1, 2, 64)])
-def test_chunks_keep_less_and_change_nothing(shape):
+def test_chunks_save_memory_and_change_no_value(shape):
     model, ctx = random_clip(0), torch.randn(shape)
     features, grad, kept = step(TextEncoder(model, prompts()), ctx)
     chunked = TextEncoder(model, prompts(), class_chunk=20)
@@ -45,7 +45,7 @@ def test_chunks_keep_less_and_change_nothing(shape):
 
 
 @pytest.mark.parametrize("n, specific", [(2, False), (16, False), (4, True), (16, True)])
-def test_the_estimate_is_close_to_what_is_kept(n, specific):
+def test_kept_bytes_is_close_to_the_measured_bytes(n, specific):
     model = random_clip(0, layers=6)
     texts = place_context(random_prompts(1, LENGTHS, n), n, class_specific=specific)
     encoder = TextEncoder(model, texts)
@@ -55,12 +55,12 @@ def test_the_estimate_is_close_to_what_is_kept(n, specific):
     assert 0.8 * kept < estimate < 1.3 * kept
 
 
-def test_little_memory_cuts_the_step(monkeypatch):
+def test_little_memory_leads_to_chunks_and_recomputation(monkeypatch):
     model, ctx = random_clip(0), torch.randn(3, 1, 2, 64)
     features, grad, kept = step(TextEncoder(model, prompts()), ctx)
     encoder = TextEncoder(model, prompts())
     monkeypatch.setattr(text, "free_bytes", lambda device: encoder.kept_bytes)
-    monkeypatch.setattr(text, "LEAST", 4)
+    monkeypatch.setattr(text, "MIN_CHUNK", 4)
     small = TextEncoder(model, prompts())
     assert len(small.chunks) > 1
     for enc in (encoder, small):
@@ -70,12 +70,12 @@ def test_little_memory_cuts_the_step(monkeypatch):
         assert again_kept < kept / 10
 
 
-def test_without_backward_images_come_in_portions(monkeypatch):
+def test_without_gradients_images_are_encoded_in_batches(monkeypatch):
     model, ctx = random_clip(0), torch.randn(5, 1, 2, 64)
     encoder = TextEncoder(model, prompts())
     with torch.no_grad():
         whole = encoder(ctx)
-        monkeypatch.setattr(text, "AT_ONCE", 2 * encoder.chunks[0].n_tokens)
+        monkeypatch.setattr(text, "TOKENS_PER_PASS", 2 * encoder.chunks[0].n_tokens)
         seen = []
         monkeypatch.setattr(
             text,
@@ -86,7 +86,7 @@ def test_without_backward_images_come_in_portions(monkeypatch):
     assert seen == [2, 2, 1]
 
 
-def test_free_memory_of_this_machine_is_a_figure():
+def test_free_memory_of_this_machine_is_found():
     free = memory.free_bytes(torch.device("cpu"))
     assert free > 2**20
 
@@ -117,7 +117,7 @@ def test_free_memory_in_a_container(folder, limit, used, cached, tmp_path, monke
 
 
 @pytest.mark.parametrize("name", ["mlp.c_fc.weight", "attn.in_proj_weight", "attn.out_proj.weight"])
-def test_a_changed_weight_is_laid_out_anew(name):
+def test_a_changed_weight_is_converted_again(name):
     model, ctx = random_clip(4), torch.randn(2, 64)
     encoder = TextEncoder(model, prompts())
     before, _, _ = step(encoder, ctx)
@@ -132,14 +132,14 @@ def test_a_changed_weight_is_laid_out_anew(name):
 
 
 @pytest.mark.parametrize("layer", [0, -1])
-def test_weights_that_learn_are_refused(layer):
+def test_weights_that_require_gradients_are_an_error(layer):
     model = random_clip(4)
     model.transformer.resblocks[layer].requires_grad_(True)
     with pytest.raises(NPTError, match="requires_grad_"):
         TextEncoder(model, prompts())(torch.randn(2, 64))
 
 
-def test_inference_mode_leaves_nothing_behind_that_cannot_learn():
+def test_training_works_after_inference_mode():
     ctx = torch.randn(2, 64)
     expected = step(TextEncoder(random_clip(4), prompts()), ctx)
     with torch.inference_mode():
@@ -155,7 +155,7 @@ def test_inference_mode_leaves_nothing_behind_that_cannot_learn():
         assert one == other if isinstance(one, int) else torch.equal(one, other)
 
 
-def test_layouts_die_with_their_weights_and_are_not_saved(tmp_path):
+def test_converted_weights_are_freed_with_the_weights_and_not_saved(tmp_path):
     gc.collect()
     before = len(linear._layouts)
     model = random_clip(4)

@@ -1,4 +1,4 @@
-"""The fast encoders against the plain 77-token computation: features and gradients."""
+"""The fast encoders return the features and gradients of the reference encoders."""
 
 import clip
 import pytest
@@ -19,12 +19,12 @@ EXACT = {torch.float32: 1e-5, torch.float64: 1e-11}
 
 @pytest.fixture(autouse=True)
 def norms_in_their_own_precision(monkeypatch):
-    """CLIP's LayerNorm rounds to float32; not so here, so that float64 can tell rounding apart."""
+    """Without CLIP's rounding to float32, so that float64 results are exact to float64."""
     monkeypatch.setattr(clip.model.LayerNorm, "forward", torch.nn.LayerNorm.forward)
 
 
 def close(new, reference, tolerance=None):
-    """Equal to `tolerance` of the reference's length."""
+    """The norm of the difference is at most `tolerance` times the norm of the reference."""
     tolerance = tolerance or EXACT[reference.dtype]
     assert new.shape == reference.shape
     assert (new - reference).norm() <= tolerance * reference.norm().clamp(min=1e-6)
@@ -147,7 +147,7 @@ def test_gradients_in_bfloat16_are_as_good_as_the_plain_ones():
     assert errors[0] < 1.3 * errors[1]
 
 
-def test_many_classes_fill_several_rows():
+def test_many_classes_need_several_groups():
     model = random_clip(1)
     tokens = random_prompts(2, [1 + k % 5 for k in range(60)], 2)
     texts = place_context(tokens, 2)
@@ -177,7 +177,7 @@ def test_low_precision_follows_float32(dtype):
     text = TextEncoder(model, texts)(ctx)
     features = ImageEncoder(model.visual)(image, visual)
     half = random_clip(11)
-    for module in half.modules():  # as CLIP does it: normalisation stays in float32
+    for module in half.modules():  # as CLIP's convert_weights: LayerNorm stays in float32
         if not isinstance(module, torch.nn.LayerNorm):
             for p in module.parameters(recurse=False):
                 p.data = p.data.to(dtype)
@@ -196,7 +196,7 @@ def test_autocast():
     visual, image = torch.randn(2, 64, requires_grad=True), torch.randn(2, 3, 16, 16)
     encoder, images = TextEncoder(model, texts), ImageEncoder(model.visual)
     exact, exact_image = encoder(ctx), images(image, visual)
-    linear.onednn_works.cache_clear()  # first asked for in here, it must not be misled
+    linear.onednn_works.cache_clear()  # its first call is then inside autocast
     with torch.autocast("cpu", torch.bfloat16):
         text, features = encoder(ctx), images(image, visual)
     assert text.dtype == features.dtype == torch.bfloat16
@@ -206,7 +206,7 @@ def test_autocast():
     assert ctx.grad.dtype == visual.grad.dtype == torch.float32
 
 
-def test_text_features_are_kept_until_something_changes():
+def test_text_features_are_cached_until_prompts_or_weights_change():
     model = random_clip(2)
     texts = place_context(random_prompts(3, [2, 1, 3], 2), 2)
     encoder = TextEncoder(model, texts)
@@ -218,9 +218,9 @@ def test_text_features_are_kept_until_something_changes():
         first = encoder(ctx, [deep])
         assert torch.equal(encoder(ctx.clone(), [deep.clone()]), first)
         assert len(seen) == 2 and len(computed) == 1
-        encoder(ctx, [deep]).mul_(2)  # what is handed out is the caller's
+        encoder(ctx, [deep]).mul_(2)  # the result is a copy of the cached features
         assert torch.equal(encoder(ctx, [deep]), first)
-        ctx.data[0, 0] += 1  # a step that no version counter sees
+        ctx.data[0, 0] += 1  # a change that the version counter does not show
         second = encoder(ctx, [deep])
         assert not torch.equal(first, second)
         assert encoder(ctx, []) is not second
@@ -233,7 +233,7 @@ def test_text_features_are_kept_until_something_changes():
     assert encoder(ctx, [deep]).requires_grad
 
 
-def test_contexts_of_another_shape_are_refused():
+def test_contexts_of_another_shape_are_an_error():
     model = random_clip(2)
     texts = place_context(random_prompts(3, [2, 1, 3], 2), 2)
     encoder = TextEncoder(model, texts)

@@ -1,4 +1,4 @@
-"""The tests of the engine that npt carries; a host writes and trains on a tiny data set."""
+"""Tests of the embedded engine. A test host generates a tiny data set and trains on it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from npt import engine
 
 HERE = Path(__file__).parent
 
-if engine.describe().name != "embedded":  # set NPT_ENGINE=embedded to run them
+if engine.describe().name != "embedded":  # NPT_ENGINE=embedded runs the tests in any case
     collect_ignore_glob = ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
 def host() -> ModuleType:
-    """The module host.py, imported once: it registers a data set and a trainer."""
+    """The module host.py, which registers a data set and a trainer when it is imported."""
     spec = importlib.util.spec_from_file_location("engine_test_host", HERE / "host.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

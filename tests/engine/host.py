@@ -1,9 +1,9 @@
-"""A host that has never heard of npt: its own data set, model and trainer, on `dassl` alone.
+"""A host that does not use npt: a data set, a model and a trainer on `dassl` alone.
 
     python host.py ROOT OUTPUT [--kill-at STEP] [KEY VALUE ...]
 
-trains for three epochs. `--kill-at` ends the process with SIGKILL before that step, so that
-nothing can tidy up.
+trains for three epochs. `--kill-at` ends the process with SIGKILL before that step, so that no
+cleanup runs.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220)}
-SPLITS = {"train": 10, "val": 4, "test": 6}  # images of a class
+SPLITS = {"train": 10, "val": 4, "test": 6}  # images of each class
 
 
 def write_images(root: str) -> None:
-    """Plain noisy colours, 12 pixels wide; one in five is a greyscale file."""
+    """Noisy images of one colour, 12 x 12 pixels; every fifth file is greyscale."""
     rng = np.random.default_rng(0)
     for split, count in SPLITS.items():
         for name, colour in COLOURS.items():
@@ -98,7 +98,7 @@ class Plain(TrainerX):
         if self.epoch * self.num_batches + self.batch_idx == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         image, label, _ = self.parse_batch_train(batch)
-        noise = float(np.random.rand()) + random.random()  # every generator is in use
+        noise = float(np.random.rand()) + random.random()  # uses all random generators
         output = self.model(image + 0.1 * noise)
         loss = F.cross_entropy(output, label)
         self.model_backward_and_update(loss)

@@ -1,4 +1,4 @@
-"""What is written, in which order, and what is read back, from friend and foe."""
+"""Checkpoints: their content, the order of writing, and the loading of foreign or harmful files."""
 
 import os
 import pickle
@@ -12,6 +12,7 @@ from torch import nn
 
 from dassl.optim.lr_scheduler import ConstantWarmupScheduler
 from dassl.utils import load_checkpoint, resume_from_checkpoint, save_checkpoint, tools
+from dassl.utils.errors import UnusableCheckpoint
 from dassl.utils.salvage import Placeholder, salvage
 
 
@@ -46,7 +47,7 @@ def test_layout_and_resume(tmp_path, capsys):
     assert list(saved["state_dict"]) == ["weight", "bias"]  # without "module."
 
     again, optimizer2, scheduler2 = make()
-    # also where the model is wrapped by now
+    # The model to restore may be wrapped.
     assert (
         resume_from_checkpoint(str(tmp_path), nn.DataParallel(again), optimizer2, scheduler2) == 2
     )
@@ -76,7 +77,7 @@ def test_names_and_best(tmp_path):
 
 
 def test_pointer_changes_last(tmp_path, monkeypatch):
-    """If the process dies at any of the renames, the pointer names a complete checkpoint."""
+    """If the process ends at any of the renames, the pointer names a complete checkpoint."""
     state = state_of(*make(), 1)
     save_checkpoint(state, str(tmp_path))
     replaced, real = [], os.replace
@@ -87,9 +88,9 @@ def test_pointer_changes_last(tmp_path, monkeypatch):
 
     for epoch in (2, 3):
         with monkeypatch.context() as patch:
-            if epoch == 2:  # dies when the model would appear
+            if epoch == 2:  # ends before the model is renamed
                 patch.setattr(tools.os, "replace", replace)
-            else:  # dies when the pointer would
+            else:  # ends before the pointer is renamed
                 patch.setattr(
                     tools.os,
                     "replace",
@@ -103,7 +104,7 @@ def test_pointer_changes_last(tmp_path, monkeypatch):
 
 
 def test_files_are_plain(tmp_path):
-    """torch itself reads them with weights_only, a Counter in the scheduler included."""
+    """torch.load reads them with weights_only, including a Counter in the scheduler."""
     model, optimizer, _ = make()
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])
     state = {**state_of(model, optimizer, scheduler, 1), "val_result": np.float64(1.5)}
@@ -132,8 +133,16 @@ def test_missing_and_damaged(tmp_path):
         resume_from_checkpoint(str(tmp_path), nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("content", [nn.Linear(2, 2).state_dict(), [1, 2]])
+def test_a_file_that_no_trainer_saved(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    (tmp_path / "checkpoint").write_text("weights.pth\n")
+    with pytest.raises(UnusableCheckpoint, match=r"weights\.pth.*choose another file"):
+        resume_from_checkpoint(str(tmp_path), nn.Linear(2, 2))
+
+
 def upstream_state(tmp_path, monkeypatch, epochs):
-    """The state that Dassl writes: the successor as a live object, with its optimizer."""
+    """A checkpoint as Dassl saves it, with the successor as an object that has its optimizer."""
     model, optimizer, scheduler = make()
     for _ in range(epochs):
         model(torch.ones(1, 2)).sum().backward()

@@ -1,4 +1,4 @@
-"""Datum, datasets, few-shot draws, samplers, transforms, loaders."""
+"""Datum, datasets, few-shot sampling, samplers, transforms, loaders."""
 
 import pickle
 import random
@@ -15,6 +15,7 @@ from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.samplers import build_sampler
 from dassl.data.transforms import INTERPOLATION_MODES, build_transform
+from dassl.utils.errors import InvalidValue
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def image(tmp_path_factory) -> str:
 
 @pytest.fixture
 def make(image):
-    """Datum from labels (and domains), all of the same image."""
+    """Builds a list of Datum from labels and domains, all with the same image file."""
 
     def build(labels, domains=None):
         domains = domains or [0] * len(labels)
@@ -65,7 +66,7 @@ def test_datum(image, tmp_path):
         Datum(tmp_path)
 
 
-def test_dataset_classes_survive_thinning(make):
+def test_replacing_a_list_does_not_change_the_classes(make):
     dataset = DatasetBase(train_x=make([0, 2, 1, 2]), val=make([0]), test=make([1]))
     dataset._train_x = make([1])
     assert dataset.num_classes == 3
@@ -236,7 +237,7 @@ def test_test_transform(image, capsys):
     assert torch.equal(out, transform(Image.open(image)))
 
 
-def test_random_steps_do_what_they_say(image):
+def test_random_transforms(image):
     from dassl.data.transforms.transforms import (
         Cutout,
         GaussianNoise,
@@ -262,6 +263,11 @@ def test_transform_errors_and_none(capsys):
         build_transform(input_cfg("spin"))
     with pytest.raises(ValueError, match=r"INPUT.INTERPOLATION.*bicubic"):
         build_transform(input_cfg(INTERPOLATION="cubic"))
+    for values in ({"SIZE": (8,)}, {"SIZE": (0, 8)}):
+        with pytest.raises(InvalidValue, match=r"INPUT\.SIZE is .*height and width"):
+            build_transform(input_cfg(**values))
+    with pytest.raises(InvalidValue, match="value under INPUT"):  # an even kernel
+        build_transform(input_cfg("gaussian_blur", GB_K=4))
     assert build_transform(input_cfg(NO_TRANSFORM=True)) is None
     assert "NO_TRANSFORM" in capsys.readouterr().out
     assert steps(build_transform(input_cfg("normalize"), choices=["cutout"])) == [
@@ -298,8 +304,11 @@ def test_several_views(make):
     weak_strong = DatasetWrapper(cfg, make([0]), transform=[transform, transform], is_train=True)
     assert {"img", "img2", "img0"} <= set(weak_strong[0])
     cfg.DATALOADER.K_TRANSFORMS = 2
-    with pytest.raises(ValueError, match="K_TRANSFORMS"):
+    with pytest.raises(InvalidValue, match="K_TRANSFORMS"):
         DatasetWrapper(cfg, make([0]), is_train=True)
+    cfg.DATALOADER.K_TRANSFORMS = 0
+    with pytest.raises(InvalidValue, match="K_TRANSFORMS"):
+        DatasetWrapper(cfg, make([0]), transform=transform, is_train=True)
 
 
 def test_drop_last(make):
@@ -315,13 +324,22 @@ def test_drop_last(make):
     assert lengths(10, True) == [4, 4]
     assert lengths(3, True) == [3]
     assert lengths(10, False) == [4, 4, 2]
-    with pytest.raises(ValueError, match=r"empty.*DATASET.ROOT"):
+    with pytest.raises(InvalidValue, match=r"empty.*DATASET.ROOT"):
         lengths(0, True)
+
+
+def test_loader_settings_that_cannot_be_used(make):
+    cfg = input_cfg()
+    with pytest.raises(InvalidValue, match="BATCH_SIZE"):
+        build_data_loader(cfg, data_source=make([0]), batch_size=0)
+    cfg.DATALOADER.NUM_WORKERS = -1
+    with pytest.raises(InvalidValue, match="NUM_WORKERS"):
+        build_data_loader(cfg, data_source=make([0]), batch_size=1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_is_seeded(make, workers):
-    """Augmentations in workers repeat with the seed, those of torch, numpy and Python."""
+    """Equal seeds give equal augmentations in workers, also with numpy's and Python's generator."""
     cfg = input_cfg("random_resized_crop")
     cfg.DATALOADER.NUM_WORKERS = workers
     crop = build_transform(cfg)

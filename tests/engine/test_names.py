@@ -1,4 +1,4 @@
-"""Every import name that CoOp-family code uses, and every default of the config."""
+"""All import names that code of the CoOp family uses, and all defaults of the config."""
 
 import importlib
 import subprocess
@@ -143,7 +143,7 @@ def test_defaults(node):
 
 
 def test_no_other_defaults():
-    """In a process without npt, which adds its own keys."""
+    """In a process without npt, because npt adds its own keys."""
     code = "import json, dassl.config; print(json.dumps(dassl.config.get_cfg_default()))"
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=EMBEDDED, capture_output=True, text=True, check=True
@@ -180,7 +180,7 @@ def test_clean_cfg():
 
 
 def test_import_is_light():
-    """Of what is slow to import, only torch comes with the engine."""
+    """torch is the only slow import of the engine."""
     code = (
         "import sys, dassl.engine, dassl.evaluation; "
         "print([m for m in ('torchvision', 'sklearn', 'tensorboard', 'npt') if m in sys.modules])"

@@ -1,4 +1,4 @@
-"""Optimizers, and the learning rate of every epoch."""
+"""Optimizers and learning-rate schedules."""
 
 import math
 
@@ -9,6 +9,7 @@ from torch import nn
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.radam import RAdam
+from dassl.utils.errors import InvalidValue, UserError
 from dassl.utils.torchtools import load_scheduler_state, scheduler_state
 
 
@@ -60,7 +61,7 @@ def test_linear_warmup():
     assert found == pytest.approx([1e-3, 0.025, 0.05, 0.075, 0.1, cosine(0.1, 1, 6)])
 
 
-def test_without_recount_the_successor_goes_on_from_the_warmup():
+def test_without_recount_the_schedule_counts_the_epochs_of_the_warmup():
     found = rates(
         LR=0.1,
         MAX_EPOCH=4,
@@ -111,7 +112,7 @@ def test_resumed_schedule_is_exact(name, warmup, stop, tmp_path):
     assert resumed == straight[stop:]  # bit for bit
 
 
-def test_warmup_state_is_numbers():
+def test_warmup_state_is_plain_values():
     _, _, scheduler = build(LR_SCHEDULER="cosine", WARMUP_EPOCH=2)
     state = scheduler.state_dict()
     assert isinstance(state["successor"], dict)
@@ -120,7 +121,7 @@ def test_warmup_state_is_numbers():
 
 
 def test_host_scheduler_that_holds_another():
-    """A host may bring its own composition; its inner scheduler is saved as numbers too."""
+    """A scheduler inside a host's own scheduler is saved as plain values, too."""
 
     class Delayed(torch.optim.lr_scheduler.LRScheduler):
         def __init__(self, optimizer, inner):
@@ -200,12 +201,12 @@ def test_staged_lr():
     assert new["params"][0] is model[1].weight
     with pytest.raises(ValueError, match=r"NEW_LAYERS.*head"):
         build_optimizer(model, optim_cfg(STAGED_LR=True, NEW_LAYERS=("head",)))
-    with pytest.raises(TypeError, match="STAGED_LR"):
+    with pytest.raises(InvalidValue, match="STAGED_LR"):
         build_optimizer(model.parameters(), cfg)
 
 
 def test_radam_first_step():
-    """Plain momentum while the variance is not tractable; nothing at all if not wanted."""
+    """While the variance is not tractable: plain momentum, or no change."""
     for degenerated, expected in [(True, 0.9), (False, 1.0)]:
         p = nn.Parameter(torch.ones(1))
         p.grad = torch.ones(1)
@@ -220,9 +221,18 @@ def test_radam_first_step():
         ("OPTIM.LR_SCHEDULER", {"LR_SCHEDULER": "exponential"}),
         ("OPTIM.WARMUP_TYPE", {"WARMUP_EPOCH": 1, "WARMUP_TYPE": "sudden"}),
         ("OPTIM.STEPSIZE", {"LR_SCHEDULER": "multi_step"}),
+        ("OPTIM.STEPSIZE", {"LR_SCHEDULER": "single_step", "STEPSIZE": ()}),
         ("OPTIM.MAX_EPOCH", {"MAX_EPOCH": 0}),
+        ("under OPTIM.*learning rate", {"LR": -1.0}),
+        ("under OPTIM.*RAdam needs", {"NAME": "radam", "ADAM_BETA1": 1.5}),
     ],
 )
 def test_errors_name_the_key(key, values):
-    with pytest.raises(ValueError, match=key):
+    with pytest.raises(InvalidValue, match=key):
         build(**values)
+
+
+def test_an_optimizer_without_parameters_is_not_an_error_of_the_config():
+    with pytest.raises(ValueError, match="empty") as error:
+        build_optimizer([], optim_cfg())
+    assert not isinstance(error.value, UserError)

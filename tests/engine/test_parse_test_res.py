@@ -1,4 +1,4 @@
-"""The script that averages results over seeds."""
+"""scripts/parse_test_res.py, which averages results over seeds."""
 
 import importlib.util
 from pathlib import Path
@@ -30,7 +30,7 @@ def write(folder, name, text):
 
 @pytest.fixture
 def run(tmp_path):
-    """Three seeds at 80, 82 and 84 percent; validation results come before."""
+    """Three seeds with 80, 82 and 84 percent, after validation results."""
     folder = tmp_path / "runs" / "one"
     for seed, end, accuracy in [
         (1, "Finish training", 80),
@@ -76,7 +76,7 @@ def test_multi_exp(parse, run, capsys):
     assert out.endswith("Average performance\n* accuracy: 71.00%\n")
 
 
-def test_a_resumed_seed_has_its_result_in_a_later_log(parse, tmp_path, capsys):
+def test_the_result_of_a_resumed_seed_is_in_a_later_log(parse, tmp_path, capsys):
     write(tmp_path / "seed1", "log.txt", "epoch [1/5] ...\n")
     write(tmp_path / "seed1", "log.txt-2024-01-01-00-00-00", "Finish training\n" + result(10))
     write(tmp_path / "seed1", "log.txt-2024-01-02-00-00-00", "Finish training\n" + result(90))

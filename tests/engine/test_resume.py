@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends as the one that was left alone, bit for bit."""
+"""A run that is killed and resumed gives exactly the results of an uninterrupted run."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_a_finished_run_is_only_tested(host, root, tmp_path, capsys):
 
 
 def test_a_subclass_may_draw_before_training(host, root, tmp_path):
-    """Random numbers drawn in before_train do not shift those of a resumed run."""
+    """Random numbers drawn in before_train do not change the random numbers of a resumed run."""
 
     class Draws(host.Plain):
         def before_train(self):
@@ -126,7 +126,7 @@ def test_random_state_round_trip(tmp_path):
     import numpy as np
 
     random.gauss(0, 1)
-    np.random.standard_normal()  # both generators now hold a second normal number
+    np.random.standard_normal()  # both generators now have a second normal number in store
     torch.save(random_state(), tmp_path / "s")
 
     def draw():
@@ -140,7 +140,7 @@ def test_random_state_round_trip(tmp_path):
 
 @pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch scales on CUDA only")
 def test_loss_scalers_are_kept():
-    """A host's GradScaler (`self.scaler`) goes on with the scale that it had."""
+    """The scale of a host's GradScaler (`self.scaler`) is restored."""
 
     class Trainer:
         best_result = 3.0

@@ -1,4 +1,4 @@
-"""A host's own trainer, from the first line of its log to the last."""
+"""Runs of a host's trainer: log, checkpoints, TensorBoard, evaluation, errors."""
 
 import re
 import warnings
@@ -20,7 +20,7 @@ LINE = re.compile(
 
 @pytest.fixture(scope="module")
 def run(host, root, tmp_path_factory):
-    """Output, folder and trainer of one whole run."""
+    """The output, folder and trainer of a complete run."""
     import contextlib
     import io
 
@@ -67,7 +67,7 @@ def test_order_of_the_log(run):
     ]
     lines = iter(text.splitlines())
     for start in expected:
-        assert any(line.startswith(start) for line in lines), f"{start!r} is not where it belongs"
+        assert any(line.startswith(start) for line in lines), f"{start!r} is missing or misplaced"
 
 
 def test_console_lines(run):
@@ -77,7 +77,7 @@ def test_console_lines(run):
     assert [(m[1], m[2], m[3], m[4]) for m in found] == [
         (str(e), "3", b, "4") for e in (1, 2, 3) for b in ("2", "4")
     ]
-    # the last batch of an epoch already shows the next rate
+    # The last batch of an epoch already shows the next learning rate.
     assert [m[6] for m in found] == [
         "1.0000e-05",
         "5.0000e-02",
@@ -86,7 +86,7 @@ def test_console_lines(run):
         "3.7500e-02",
         "1.2500e-02",
     ]
-    # the averages start over in each epoch
+    # The averages are reset in each epoch.
     losses = [entry[2] for entry in trainer.order if entry[0] == 1]
     assert float(found[3][5]) == pytest.approx(sum(losses) / 4, abs=1e-4)
 
@@ -268,7 +268,7 @@ class TestBase:
             trainer.model_backward(trainer.a(torch.zeros(1)).sum() * value)
 
     def test_two_models_of_different_epochs(self, tmp_path):
-        """A run that died between its two models goes on from the epoch that both have."""
+        """A run that ended between the saving of two models resumes from the common epoch."""
         trainer = self.trainer()
         trainer.save_model(0, str(tmp_path))
         weight = trainer.a.weight.clone()
@@ -322,7 +322,7 @@ def test_unlabelled(host, root, tmp_path, monkeypatch, capsys):
 
 
 def test_simple_net(host, root, tmp_path):
-    """The engine's own network on a registered backbone."""
+    """SimpleNet with a registered backbone."""
     from dassl.modeling import BACKBONE_REGISTRY, Backbone
 
     class Tiny(Backbone):

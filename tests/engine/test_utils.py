@@ -1,4 +1,4 @@
-"""Registry, meters, log, files, images, modules."""
+"""dassl.utils, and the operations in dassl.metrics and dassl.modeling."""
 
 import re
 import sys
@@ -19,6 +19,7 @@ from dassl.modeling.ops.utils import (
     sharpen_prob,
     sigmoid_rampup,
 )
+from dassl.utils.errors import InvalidValue, UnusableCheckpoint
 from dassl.utils.tools import atomic_write
 
 
@@ -45,8 +46,10 @@ def test_registry():
 
 def test_check_availability():
     utils.check_availability("CoOp", ["CoOp", "MaPLe"])
-    with pytest.raises(ValueError, match=r'did you mean "CoOp"\?\): CoOp, MaPLe'):
+    with pytest.raises(ValueError, match=r'did you mean "CoOp"\?\): use one of CoOp, MaPLe'):
         utils.check_availability("coop", ["MaPLe", "CoOp"])
+    with pytest.raises(InvalidValue, match=r'TRAINER\.NAME is "coop"'):
+        utils.check_availability("coop", ["CoOp"], key="TRAINER.NAME")
     with pytest.raises(ValueError, match="nothing is registered"):
         utils.check_availability("x", [])
 
@@ -89,7 +92,7 @@ def test_logger(tmp_path, monkeypatch, capsys):
     utils.setup_logger(str(named))
     print("third")
     assert named.read_text() == "third\n"
-    assert not sys.stdout.isatty()  # what the console has is still there
+    assert not sys.stdout.isatty()  # other attributes are those of the console
 
 
 def test_files(tmp_path):
@@ -100,6 +103,9 @@ def test_files(tmp_path):
     assert utils.listdir_nohidden(str(tmp_path), sort=True) == ["a", "z"]
     utils.write_json({"x": [1, 2]}, str(tmp_path / "new" / "x.json"))
     assert utils.read_json(str(tmp_path / "new" / "x.json")) == {"x": [1, 2]}
+    (tmp_path / "broken.json").write_text('{"x": ')
+    with pytest.raises(InvalidValue, match=r"broken\.json.*not valid JSON"):
+        utils.read_json(str(tmp_path / "broken.json"))
     assert utils.check_isfile(str(tmp_path / "z"))
     with pytest.warns(UserWarning, match="nowhere"):
         assert not utils.check_isfile(str(tmp_path / "nowhere"))
@@ -175,6 +181,9 @@ def test_pretrained_weights(tmp_path, capsys):
     assert "extra" in capsys.readouterr().out
     with pytest.warns(UserWarning, match="INIT_WEIGHTS"):
         utils.load_pretrained_weights(nn.Linear(5, 5), str(tmp_path / "w.pth"))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(UnusableCheckpoint, match="INIT_WEIGHTS"):
+        utils.load_pretrained_weights(target, str(tmp_path / "list.pth"))
 
 
 def test_accuracy():

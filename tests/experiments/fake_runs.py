@@ -1,6 +1,6 @@
-"""Runs without a model, for the tests of the runner; also a program that executes some.
+"""Runs without a model, for the tests of the runner; also a program that executes them.
 
-`python fake_runs.py OUT JOBS SECONDS` runs eight of them that take SECONDS each.
+`python fake_runs.py OUT JOBS SECONDS` executes eight runs of SECONDS each.
 """
 
 import json
@@ -41,7 +41,7 @@ def quick(run: Run) -> None:
 
 def troubled(run: Run) -> None:
     run.folder.mkdir(parents=True)
-    print("something for nobody")
+    print("output of a run")
     if run.seed == 2:
         raise NPTError("seed 2 is refused")
     if run.seed == 3:

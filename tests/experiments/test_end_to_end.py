@@ -1,4 +1,4 @@
-"""A small experiment with real trainers on the mini suite: runs, table, figure, gradients."""
+"""A small experiment with real trainers on the mini suite: runs, tables, figure, gradients."""
 
 import json
 import shlex
@@ -52,8 +52,8 @@ def test_nothing_is_repeated(folder, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")}
 
 
-def test_a_worker_gives_what_the_command_line_gives(folder, tmp_path, python):
-    """Nothing of an earlier run in the same process shows in a later one."""
+def test_a_worker_gives_the_results_of_the_command_line(folder, tmp_path, python):
+    """Earlier runs in a process do not change the results of later ones."""
     for run in load_experiment(folder / "small.yaml").runs(folder / "out"):
         record = json.loads((run.folder / "run.json").read_text())
         command = shlex.split(record["commands"]["base"])[1:]
@@ -79,14 +79,14 @@ def test_table_and_figure(folder, capsys):
     "pairs, word",
     [(["OPTIM.EPOCHS", "1"], "OPTIM.EPOCHS"), (["datasets", "mini_x"], "mini_x")],
 )
-def test_what_cannot_work_is_said_before_anything_runs(folder, tmp_path, capsys, pairs, word):
+def test_errors_are_reported_before_anything_runs(folder, tmp_path, capsys, pairs, word):
     assert main(["run", str(folder / "small.yaml"), "--out", str(tmp_path), *pairs]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and word in error and error.count("\n") == 1
     assert not list(tmp_path.rglob("log.txt"))
 
 
-def test_other_options_need_another_folder(folder, capsys):
+def test_other_options_require_another_folder(folder, capsys):
     run = ["run", str(folder / "small.yaml"), "--out", str(folder / "out"), "OPTIM.MAX_EPOCH", "2"]
     assert main(run) == 2
     assert "OPTIM.MAX_EPOCH 1, now 2" in capsys.readouterr().err
@@ -113,7 +113,7 @@ def test_gradients_of_each_term(capsys):
     assert by_class / mean == pytest.approx(classes - 1, rel=1e-3)  # class / mean = K - 1
 
 
-def test_gradients_need_something_learned(capsys):
+def test_gradients_require_learned_parameters(capsys):
     argv = "gradients --trainer ZeroshotCLIP --config-file configs/trainers/ZeroshotCLIP/tiny.yaml"
     argv += " --dataset-config-file configs/datasets/mini_flowers.yaml USE_CUDA False"
     assert main(argv.split()) == 2

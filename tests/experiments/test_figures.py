@@ -11,7 +11,7 @@ from npt.experiments.plan import Experiment
 
 
 def features(classes: int = 6, dim: int = 16, per_class: int = 20, seed: int = 0):
-    """Images around texts that lie in one plane, and a constant offset between the modalities."""
+    """Text features in one plane, image features near them plus a constant offset."""
     rng = np.random.default_rng(seed)
     angles = np.linspace(0, 2 * np.pi, classes, endpoint=False)
     text = np.zeros((classes, dim))
@@ -38,7 +38,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_projection_keeps_a_plane_and_drops_the_offset_of_modalities():
+def test_projection_keeps_a_plane_and_removes_the_offset_between_modalities():
     given = features()
     text, image = figures.project(given, [0, 2, 4])
     assert text.shape == (3, 2) and image.shape == (60, 2)
@@ -57,14 +57,14 @@ def test_saved_features_come_back(tmp_path):
         assert np.array_equal(array, getattr(again, name))
 
 
-def test_runs_are_chosen_by_their_coordinates(folder):
-    def coordinates(**wanted):
+def test_runs_are_selected_by_their_settings(folder):
+    def settings(**wanted):
         found = figures.choose(folder, **wanted)
         return [(r["label"], r["dataset"], r["ratio"], r["seed"]) for _, r in found]
 
-    assert coordinates() == [("Z", "d", 0.01, 1), ("A", "d", 0.01, 1), ("B", "d", 0.01, 1)]
+    assert settings() == [("Z", "d", 0.01, 1), ("A", "d", 0.01, 1), ("B", "d", 0.01, 1)]
     wanted = {"labels": ["B", "Z"], "dataset": "e", "ratio": 1.0, "seed": 2}
-    assert coordinates(**wanted) == [("B", "e", 1.0, 2), ("Z", "e", 1.0, 1)]
+    assert settings(**wanted) == [("B", "e", 1.0, 2), ("Z", "e", 1.0, 1)]
     for wrong in ({"labels": ["C"]}, {"dataset": "f"}, {"ratio": 0.5}):
         with pytest.raises(NPTError):
             figures.choose(folder, **wrong)

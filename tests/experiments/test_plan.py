@@ -66,12 +66,12 @@ def test_transfer_trains_on_all_classes_and_tests_every_target(protocol):
     ]
 
 
-def test_a_protocol_may_be_spelt_out():
-    spelt = experiment(protocol=[dict(e) for e in PROTOCOLS["base_to_new"]]).runs("out")
-    assert spelt == experiment().runs("out")
+def test_a_protocol_may_be_a_list_of_evaluations():
+    runs = experiment(protocol=[dict(e) for e in PROTOCOLS["base_to_new"]]).runs("out")
+    assert runs == experiment().runs("out")
 
 
-def test_grid_expands_trainers_that_take_part():
+def test_grid_expands_trainers_without_grid_false():
     trainers = {"Plain": {"config": "a.yaml", "grid": False}, "NPT": {"config": "a.yaml"}}
     grid = {"TRAINER.NPT.REDUCTION": ["mean", "sum"], "TRAINER.NPT.W1": [0.1, 3.0]}
     runs = experiment(trainers=trainers, grid=grid).runs("out")
@@ -138,7 +138,7 @@ def test_the_command_line_changes_fields_and_adds_options(tmp_path):
         ({"opts": [1]}, ["opts"]),
     ],
 )
-def test_what_is_wrong_is_named(fields, words):
+def test_messages_name_the_wrong_field(fields, words):
     with pytest.raises(NPTError) as error:
         experiment(**fields).runs("out")
     assert all(word in str(error.value) for word in words), error.value

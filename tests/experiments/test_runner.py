@@ -18,9 +18,9 @@ FAKE = Path(fake_runs.__file__)
 
 def test_runs_are_executed_in_other_processes_and_reported(tmp_path, capfd):
     todo = fake_runs.runs(tmp_path, seeds=5)
-    heard = []
-    outcomes = runner.execute(todo, 2, heard.append, fake_runs.troubled)
-    assert heard == outcomes
+    reported = []
+    outcomes = runner.execute(todo, 2, reported.append, fake_runs.troubled)
+    assert reported == outcomes
     errors = {o.run.seed: o.error for o in outcomes}
     assert errors[1] is None and errors[5] is None
     assert errors[2] == "seed 2 is refused"
@@ -28,7 +28,7 @@ def test_runs_are_executed_in_other_processes_and_reported(tmp_path, capfd):
     assert "exit code 7" in errors[4]
     logs = {o.run.seed: o.log for o in outcomes if o.error}
     assert "ZeroDivisionError" in logs[3].read_text() and "Traceback" in logs[3].read_text()
-    assert "something for nobody" not in capfd.readouterr().out
+    assert "output of a run" not in capfd.readouterr().out
     assert sys.stdout is not None and "TQDM_DISABLE" not in os.environ
 
 
@@ -43,12 +43,12 @@ def test_what_is_complete_is_not_repeated(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_experiment_loses_only_the_runs_under_way(tmp_path):
-    """SIGKILL in the middle: no orphan works on, and the second start does only the rest."""
+def test_a_killed_experiment_loses_only_the_current_runs(tmp_path):
+    """After SIGKILL no worker process continues, and a second start executes only the rest."""
     command = [sys.executable, str(FAKE), str(tmp_path), "2", "1.0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         finished = [process.stdout.readline().strip() for _ in range(2)]
-        time.sleep(0.3)  # the next two are under way
+        time.sleep(0.3)  # the next two have begun
         process.send_signal(signal.SIGKILL)
     complete = {r.seed for r in fake_runs.runs(tmp_path) if runner.is_complete(r)}
     assert {int(seed) for seed in finished} <= complete

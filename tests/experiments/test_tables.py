@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def change_results(folder: Path, change: Callable[[dict, dict], None]) -> None:
+    """Change every result.json with `change(run, content)`."""
+    for path in folder.rglob("result.json"):
+        run = json.loads((path.parents[1] / "run.json").read_text())
+        content = json.loads(path.read_text())
+        change(run, content)
+        path.write_text(json.dumps(content))
+
+
 def row(summary, dataset, label):
     found = summary[(summary["dataset"] == dataset) & (summary["label"] == label)]
     assert len(found) == 1
@@ -67,6 +77,58 @@ def test_mean_deviation_and_harmonic_mean_by_hand(folder):
     assert m["hm_std"] == pytest.approx(abs(first - second) / 2)
     assert m["LCD"] == pytest.approx(0.15)  # of base, the new classes' 9.0 left out
     assert m["seeds"] == 2
+
+
+def headings(folder, capsys) -> list[str]:
+    """The columns of the first table after base, new and the harmonic mean."""
+    assert main(["table", str(folder), "--style", "github"]) == 0
+    line = capsys.readouterr().out.splitlines()[2]
+    return [word.strip() for word in line.strip("|").split("|")][4:]
+
+
+def test_results_name_the_columns_beside_accuracies(folder, capsys):
+    """A measure and a term (its mean over the last training epoch) with headings of their own."""
+
+    def add(run, content):
+        content["headings"] = {"lcd_abs": "LCD", "length": "text length", "loss_anchor": "anchor"}
+        content["results"]["test"]["length"] = 2.0 * run["seed"]
+        content["training"] = {"loss_anchor": 0.3 * run["seed"]} if run["train"] else {}
+
+    change_results(folder, add)
+    m = row(tables.summarise(tables.collect(folder)), "a", "M")
+    assert m["text length"] == pytest.approx(3.0)
+    assert m["anchor"] == pytest.approx(0.45)
+    assert headings(folder, capsys) == ["LCD", "text length", "anchor"]
+    assert main(["table", str(folder), "--style", "github"]) == 0
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "|" in line]
+    last = {cells[1].strip(): cells[-2].strip() for cells in rows}
+    assert (last["M"], last["Z"]) == ("0.4500", "-")  # Z is not trained
+
+
+def test_results_without_headings_show_lcd_and_mid(folder, capsys):
+    assert headings(folder, capsys) == ["LCD", "MID"]
+
+
+def test_a_column_of_some_results_only(folder, capsys):
+    """An experiment that was continued after a measure was added."""
+
+    def add(run, content):
+        if run["seed"] == 2:
+            content["headings"] = {"lcd_abs": "LCD", "mid_abs": "MID", "length": "text length"}
+            content["results"]["test"]["length"] = 4.0
+
+    change_results(folder, add)
+    assert headings(folder, capsys) == ["LCD", "MID", "text length"]
+    m = row(tables.summarise(tables.collect(folder)), "a", "M")
+    assert m["text length"] == pytest.approx(4.0) and m["MID"] == pytest.approx(0.5)
+
+
+def test_measures_that_could_not_be_computed(folder, capsys):
+    def remove(run, content):
+        content["results"]["test"].update(lcd_abs=None, mid_abs=None)
+
+    change_results(folder, remove)
+    assert headings(folder, capsys) == ["LCD", "MID"]
 
 
 def test_averages_over_data_sets(folder):
@@ -143,7 +205,7 @@ def test_a_grid_shows_one_figure_of_every_setting(tmp_path, capsys):
     assert main([*argv, "--value", "colour"]) == 2
 
 
-def test_what_is_not_there_is_named(folder, tmp_path, capsys):
+def test_messages_name_what_is_missing(folder, tmp_path, capsys):
     with pytest.raises(NPTError, match="no results"):
         tables.collect(tmp_path / "empty")
     assert main(["table", str(folder), "--by", "colour"]) == 2
@@ -152,7 +214,7 @@ def test_what_is_not_there_is_named(folder, tmp_path, capsys):
 
 
 def test_grid_by_hand(tmp_path):
-    """Means over seeds of each setting; runs outside the grid are left out."""
+    """Means over seeds for each setting; runs outside the grid are left out."""
     trainers = {"MaPLe": {"config": "m", "grid": False}, "MaPLeNPT": {"config": "n"}}
     key, other = "TRAINER.NPT.W1", "TRAINER.NPT.W2"
     grid = {key: [0.1, 1.0], other: [0.0, 2.0]}

@@ -1,4 +1,4 @@
-"""The script that trained the small CLIP still runs, and what it writes is a CLIP."""
+"""scripts/pretrain_tiny.py runs and saves a CLIP."""
 
 import json
 

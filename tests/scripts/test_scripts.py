@@ -1,4 +1,4 @@
-"""The shell scripts, with a stand-in for pip, so that nothing is installed or downloaded."""
+"""The shell scripts, with a replacement of pip, so that nothing is installed or downloaded."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def program(path: Path, text: str) -> None:
 
 @pytest.fixture
 def environment(tmp_path) -> dict[str, str]:
-    """An active environment whose python is this one, except that it installs nothing."""
+    """An active environment with this Python, but `pip install` only writes a log."""
     home = tmp_path / "environment"
     program(
         home / "bin" / "python",
@@ -68,8 +68,8 @@ def test_setup_installs_once_for_each_set_of_extras(repository, environment, tmp
         ('case "$*" in *ensurepip*) exit 1;; esac', "python3-venv"),
     ],
 )
-def test_an_unfit_python_is_named(repository, tmp_path, python3, words):
-    """In a copy of the scripts, which has no .venv and no active environment."""
+def test_an_unsuitable_python_is_reported(repository, tmp_path, python3, words):
+    """In a copy of the scripts, without .venv and without an active environment."""
     shutil.copytree(repository / "scripts", tmp_path / "scripts")
     program(tmp_path / "bin" / "python3", python3 + "\n")
     env = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin"}
@@ -97,7 +97,7 @@ def test_the_demo_prints_its_table_and_reuses_its_runs(repository, environment, 
 
 @pytest.mark.parametrize("result", [0, 1])
 def test_continuous_integration_tests_in_a_fresh_environment(repository, tmp_path, result):
-    """Outside the tree, gone afterwards; its result is that of the tests."""
+    """The environment is outside the tree and deleted at the end; the exit code is pytest's."""
     log = tmp_path / "log"
     program(
         tmp_path / "python",

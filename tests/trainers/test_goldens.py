@@ -1,8 +1,8 @@
-"""Features, logits, losses, gradients and training steps of the reference implementations.
+"""The trainers against arrays that the original code of CoCoOp and MaPLe computed.
 
-The arrays were computed with the original CoCoOp and MaPLe in float32 on a small CLIP; each file
-says how far float32 is from float64 there. Three times that is allowed. `pytest -s` prints the
-largest deviations.
+Features, logits, losses, gradients and training steps, in float32 on a small CLIP. Each file also
+has the difference of float32 from float64 there, and the tests allow three times that. `pytest -s`
+prints the largest deviations.
 """
 
 import json
@@ -25,7 +25,7 @@ FILES = {
         for d in (1, 3, 9)
     },
 }  # fmt: skip
-FLOOR = 1e-6  # of an array's largest value, where float32 happened to be closer to float64
+FLOOR = 1e-6  # smallest tolerance, relative to the largest value of an array
 
 
 def read(name):
@@ -96,7 +96,7 @@ def test_forward_and_gradients(name, reference_file):
 
 
 def nine_steps(name, arrays, backbone, dtype):
-    """Losses, rates and final parameters of three epochs by the engine's own loop."""
+    """Learning rates, losses and final parameters of three epochs in the engine's loop."""
     trainer = build_trainer(name, arrays, backbone, dtype)
     set_parameters(trainer, arrays)
     trainer.model.to(dtype)
@@ -118,7 +118,7 @@ def nine_steps(name, arrays, backbone, dtype):
 
 @pytest.mark.parametrize("name", FILES)
 def test_nine_training_steps(name, reference_file):
-    """Rounding errors grow along a trajectory, so float64 says how much is theirs."""
+    """Rounding errors grow during training, so both are compared with float64 steps."""
     arrays, _ = read(name)
     rates, new = nine_steps(name, arrays, reference_file, torch.float32)
     exact = nine_steps(name, arrays, reference_file, torch.float64)[1]
@@ -139,7 +139,7 @@ def test_nine_training_steps(name, reference_file):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_parameters_start_as_the_reference_does(name, reference_file):
+def test_initial_parameters_equal_the_reference(name, reference_file):
     arrays, _ = read(name)
     learner = build_trainer(name, arrays, reference_file).model.prompt_learner
     start = {k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")}

@@ -1,4 +1,4 @@
-"""Decoded images are kept through training, and nothing else changes."""
+"""The cache of decoded images: the same batches, from files that are read once."""
 
 import os
 import pickle
@@ -20,7 +20,7 @@ from npt.trainers.images import KeptImages
 
 @pytest.fixture
 def items(tmp_path):
-    """Twelve pictures of odd sizes, one of them grey."""
+    """Twelve images of different sizes, one of them grey."""
     rng = np.random.default_rng(0)
     out = []
     (tmp_path / "pictures").mkdir()
@@ -57,7 +57,7 @@ def epochs(cfg, items, wrapper, between=None, count=2):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_same_batches_from_files_read_once(workers, items, tmp_path):
+def test_batches_are_the_same_and_files_are_read_once(workers, items, tmp_path):
     cfg = config(workers)
     plain = epochs(cfg, items, DatasetWrapper)
     kept = epochs(cfg, items, KeptImages, lambda: shutil.rmtree(tmp_path / "pictures"))
@@ -65,7 +65,7 @@ def test_the_same_batches_from_files_read_once(workers, items, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_what_does_not_fit_is_read_every_time(items, monkeypatch):
+def test_images_that_do_not_fit_are_read_every_time(items, monkeypatch):
     monkeypatch.setattr(images, "free_bytes", lambda device: 4 * 20_000)
     cfg = config()
     plain = epochs(cfg, items, DatasetWrapper)
@@ -80,19 +80,19 @@ def test_what_does_not_fit_is_read_every_time(items, monkeypatch):
         wrapper[len(items) - 1]
 
 
-def test_what_is_tested_is_not_kept(items):
-    assert KeptImages(config(), items, is_train=False)._kept is None
-    assert KeptImages(config(), items, is_train=True)._kept is not None
+def test_only_training_images_are_cached(items):
+    assert KeptImages(config(), items, is_train=False)._cache is None
+    assert KeptImages(config(), items, is_train=True)._cache is not None
 
 
-def test_workers_that_are_not_forked_decode_for_themselves(items):
+def test_a_pickled_cache_decodes_again(items):
     wrapper = KeptImages(config(), items, is_train=True)
     image = wrapper[5]["img"]
     copy = pickle.loads(pickle.dumps(wrapper))
     assert image.mode == "RGB" and copy[5]["img"].tobytes() == image.tobytes()
 
 
-def test_a_file_that_is_no_image_is_named(items):
+def test_the_error_names_a_file_that_is_not_an_image(items):
     with open(items[3].impath, "wb") as file:
         file.write(b"no image")
     wrapper = KeptImages(config(), items, is_train=True)
@@ -101,7 +101,7 @@ def test_a_file_that_is_no_image_is_named(items):
         wrapper[3]
 
 
-def test_a_file_that_changes_size_is_read_anew(items):
+def test_a_file_that_changes_size_is_read_again(items):
     wrapper = KeptImages(config(), items, is_train=True)
     Image.new("RGB", (7, 9), "red").save(items[0].impath)
     assert wrapper[0]["img"].size == (7, 9)

@@ -1,4 +1,4 @@
-"""What the trainers do, on the small reference CLIP and data in memory."""
+"""The trainers, on the small reference CLIP and data in memory."""
 
 import math
 import subprocess
@@ -12,10 +12,13 @@ from clip_recipe import half_runs_on_cpu
 from torch import nn
 from trainer_kit import NODES, TRAINERS, build, config, random_batches
 
+import npt.trainers
+from npt.datasets.catalog import CATALOG
 from npt.encoders import load_clip
 from npt.errors import NPTError
+from npt.losses import unit_rows
 from npt.trainers.prompts import class_prompts
-from npt.trainers.zsclip import TEMPLATES
+from npt.trainers.zsclip import frozen_text_features, template_of
 
 NAMES = ["red_circle", "blue square", "sea or lake", "2012 Tesla Model S", "cat"]
 METHODS = sorted(NODES)
@@ -44,7 +47,7 @@ def clip_logits(backbone, images, texts):
 
 
 @pytest.mark.parametrize("method", ["CoOp", "CoCoOp"])
-def test_untrained_words_give_zero_shot_clip(method, reference_file):
+def test_a_context_of_words_gives_zero_shot_clip(method, reference_file):
     node = f"TRAINER.{NODES[method]}"
     trainer = build(config(method, reference_file, f"{node}.CTX_INIT", PHOTO), NAMES)
     if method == "CoCoOp":
@@ -55,22 +58,41 @@ def test_untrained_words_give_zero_shot_clip(method, reference_file):
     torch.testing.assert_close(logits_of(trainer), expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("dataset", "template"), [*TEMPLATES.items(), ("X", "a photo of a {}.")])
-def test_zero_shot_prompts(dataset, template, reference_file):
-    if dataset not in ("X", "EuroSAT", "DescribableTextures"):
-        assert template.count("{}") == 1 and template.endswith(".")
-        return
-    trainer = build(config("ZeroshotCLIP", reference_file, "DATASET.NAME", dataset), NAMES)
+@pytest.mark.parametrize("dataset", ["", "EuroSAT", "DescribableTextures"])
+def test_zero_shot_prompts_have_the_template_of_the_data_set(dataset, reference_file):
+    given = CATALOG[dataset].template if dataset else None
+    trainer = build(config("ZeroshotCLIP", reference_file), NAMES, template=given)
+    template = given or "a photo of a {}."
     texts = [template.format(name.replace("_", " ")) for name in NAMES]
     expected = clip_logits(reference_file, trainer.test_loader.images[0], texts)
     torch.testing.assert_close(logits_of(trainer), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_zero_shot_goes_straight_to_the_test(reference_file, tmp_path, capsys):
+def test_a_host_s_data_set_without_a_template_has_that_of_its_name():
+    for name in ("EuroSAT", "Food101"):
+        host = type(name, (), {})()
+        assert template_of(host) == CATALOG[name].template
+        host.template = ["a list, as some hosts have it"]
+        assert template_of(host) == CATALOG[name].template
+        host.template = "{} from above."
+        assert template_of(host) == "{} from above."
+    assert template_of(type("Unknown", (), {})()) == "a photo of a {}."
+
+
+@pytest.mark.parametrize("template", [None, "a sketch of {}."])
+def test_frozen_text_features_are_those_of_zero_shot_clip(template):
+    trainer = build(config("ZeroshotCLIP", "tiny"), NAMES, template=template)
+    features = frozen_text_features("tiny", trainer.dm.dataset, torch.device("cpu"))
+    assert features.shape[0] == len(NAMES) and not features.requires_grad
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(len(NAMES)))
+    torch.testing.assert_close(features, unit_rows(trainer.model.text_encoder()))
+
+
+def test_zero_shot_training_only_runs_the_test(reference_file, tmp_path, capsys):
     trainer = trained(config("ZeroshotCLIP", reference_file, output=str(tmp_path)))
     assert "accuracy" in trainer.results["test"]
     assert "epoch [" not in capsys.readouterr().out
-    trainer.load_model(str(tmp_path))  # nothing to load is no error
+    trainer.load_model(str(tmp_path))  # there are no weights to load
     build(
         config("ZeroshotCLIP", reference_file, "TEST.NO_TEST", True, output=str(tmp_path)), NAMES
     ).train()
@@ -95,13 +117,13 @@ def test_class_token_position(where, specific, reference_file):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_first_draws_come_in_the_order_of_the_originals(method, reference_file):
+def test_random_initial_values_are_those_of_the_original_code(method, reference_file):
     node = f"TRAINER.{NODES[method]}"
     cfg = config(method, reference_file, f"{node}.CTX_INIT", "", f"{node}.N_CTX", 3)
     torch.manual_seed(7)
     state = build(cfg, NAMES).model.prompt_learner.state_dict()
     torch.manual_seed(7)
-    load_clip(reference_file)  # building a CLIP draws numbers too
+    load_clip(reference_file)  # building a CLIP uses random numbers, too
     assert torch.equal(state["ctx"], torch.empty(3, 128).normal_(std=0.02))
     if method == "CoCoOp":
         one, two = nn.Linear(64, 4), nn.Linear(4, 128)
@@ -119,13 +141,13 @@ def test_first_draws_come_in_the_order_of_the_originals(method, reference_file):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_training_changes_what_is_learned_and_nothing_else(method, reference_file, tmp_path):
+def test_training_changes_only_the_prompt_learner(method, reference_file, tmp_path):
     cfg = config(method, reference_file, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.01,
                  output=str(tmp_path))  # fmt: skip
     trainer = build(cfg, NAMES, random_batches(len(NAMES), 2, 4))
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
-    learns = {n for n, p in trainer.model.named_parameters() if p.requires_grad}
-    assert all(name.startswith("prompt_learner.") for name in learns)
+    trained_names = {n for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert all(name.startswith("prompt_learner.") for name in trained_names)
     summary = []
     step = trainer.forward_backward
     trainer.forward_backward = lambda batch: summary.append(step(batch)) or summary[-1]
@@ -133,7 +155,7 @@ def test_training_changes_what_is_learned_and_nothing_else(method, reference_fil
     assert set(summary[0]) == ({"loss", "acc"} if method == "CoOp" else {"loss"})
     assert summary[-1]["loss"] < summary[0]["loss"]
     changed = {k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed <= learns and "prompt_learner.ctx" in changed
+    assert changed <= trained_names and "prompt_learner.ctx" in changed
     assert not trainer.model.image_encoder.training and not trainer.model.text_encoder.training
 
 
@@ -158,7 +180,7 @@ def test_amp_on_the_cpu(method, reference_file):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("pairs", [("MODEL.PLAIN_ENCODERS", True), ("MODEL.CLASS_CHUNK", 2)])
-def test_ways_to_compute_train_alike(method, pairs, reference_file):
+def test_other_encoders_give_the_same_training(method, pairs, reference_file):
     fast, other = (build(config(method, reference_file, *p), NAMES) for p in ((), pairs))
     other.model.prompt_learner.load_state_dict(fast.model.prompt_learner.state_dict())
     losses = []
@@ -181,7 +203,7 @@ def test_ways_to_compute_train_alike(method, pairs, reference_file):
 @pytest.mark.skipif(not half_runs_on_cpu(), reason="this torch has no float16 on the CPU")
 @pytest.mark.parametrize("method", METHODS)
 def test_half_weights_with_float32_masters(method, reference_file, monkeypatch):
-    """What fp16 does on a GPU, on the CPU, where users are refused it."""
+    """The computation of PREC fp16, run on the CPU, where `check_cfg` does not allow it."""
     for trainer in TRAINERS.values():
         monkeypatch.setattr(trainer, "check_cfg", lambda self, cfg: None)
     cfg = config(method, reference_file, f"TRAINER.{NODES[method]}.PREC", "fp16")
@@ -206,7 +228,7 @@ def test_half_weights_with_float32_masters(method, reference_file, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch scales on CUDA only")
-def test_a_loss_scaler_changes_nothing_but_the_scale(reference_file):
+def test_a_loss_scaler_does_not_change_the_step(reference_file):
     plain, scaled = (build(config("MaPLe", reference_file), NAMES) for _ in range(2))
     scaled.model.prompt_learner.load_state_dict(plain.model.prompt_learner.state_dict())
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -242,16 +264,16 @@ def test_a_saved_model_is_loaded_again(method, reference_file, tmp_path, capsys)
         assert torch.equal(logits_of(second), logits_of(first))
     assert f'Loading weights to {folder} from "{path}" (epoch = 1)' in capsys.readouterr().out
 
-    others = build(cfg, ["new", "class names"])  # another class list is fine
+    others = build(cfg, ["new", "class names"])  # a shared context fits other classes
     others.load_model(str(tmp_path))
     third = build(cfg, NAMES)
     third.load_model("")
-    assert "weights stay as they are" in capsys.readouterr().out
+    assert "no weights are loaded" in capsys.readouterr().out
     assert third.resume_model_if_exist(str(tmp_path)) == 1
     assert torch.equal(logits_of(third), logits_of(first))
 
 
-def test_a_run_on_other_classes_is_not_continued(reference_file, tmp_path):
+def test_a_run_on_other_classes_is_not_resumed(reference_file, tmp_path):
     cfg = config("CoOp", reference_file, "OPTIM.MAX_EPOCH", 1, output=str(tmp_path))
     trained(cfg)
     others = build(cfg, [*NAMES[:-1], "dog"])
@@ -259,7 +281,7 @@ def test_a_run_on_other_classes_is_not_continued(reference_file, tmp_path):
         others.train()
 
 
-def test_a_test_of_the_trained_classes_knows_their_counts(reference_file, tmp_path):
+def test_train_counts_are_loaded_with_the_same_classes(reference_file, tmp_path):
     cfg = config("CoOp", reference_file, "OPTIM.MAX_EPOCH", 1, output=str(tmp_path))
     first = trained(cfg)
     again, others = build(cfg, NAMES), build(cfg, ["new", "class names"])
@@ -282,7 +304,7 @@ def save(tmp_path, folder, state, **extra):
     torch.save({"state_dict": state, "epoch": 5, **extra}, tmp_path / folder / "model.pth.tar-5")
 
 
-def test_files_of_upstream_are_read(reference_file, tmp_path):
+def test_checkpoints_of_the_original_code_are_read(reference_file, tmp_path):
     coop = build(config("CoOp", reference_file), NAMES)
     state = {"ctx": torch.randn(16, 128).half(), "token_prefix": torch.zeros(9, 1, 128)}
     save(tmp_path, "prompt_learner", {**state, "token_suffix": torch.zeros(9, 60, 128)})
@@ -303,8 +325,8 @@ def test_files_of_upstream_are_read(reference_file, tmp_path):
         assert torch.equal(value, learned[f"prompt_learner.{key}"])
 
 
-def test_files_that_do_not_fit(reference_file, tmp_path):
-    def refused(method, state, message, *pairs, **extra):
+def test_checkpoints_that_do_not_fit_are_an_error(reference_file, tmp_path):
+    def check_error(method, state, message, *pairs, **extra):
         trainer = build(config(method, reference_file, *pairs), NAMES)
         before = {k: v.clone() for k, v in trainer.model.prompt_learner.state_dict().items()}
         folder = {"MaPLe": "MultiModalPromptLearner"}.get(method, "prompt_learner")
@@ -315,19 +337,19 @@ def test_files_that_do_not_fit(reference_file, tmp_path):
             assert torch.equal(value, before[key])
 
     ctx = torch.zeros(16, 128)
-    refused("CoOp", {}, "has no ctx")
-    refused(
+    check_error("CoOp", {}, "has no ctx")
+    check_error(
         "CoOp", {"ctx": ctx, "meta_net.linear1.weight": ctx}, "also has meta_net.linear1.weight"
     )
-    refused("CoOp", {"ctx": torch.zeros(16, 512)}, r"ctx .*\(16, 512\).*\(16, 128\)")
-    refused("CoOp", {"ctx": ctx}, "ViT-B/16", backbone="ViT-B/16")
+    check_error("CoOp", {"ctx": torch.zeros(16, 512)}, r"ctx .*\(16, 512\).*\(16, 128\)")
+    check_error("CoOp", {"ctx": ctx}, "ViT-B/16", backbone="ViT-B/16")
     maple = build(config("MaPLe", reference_file), NAMES).model.prompt_learner.state_dict()
-    refused("MaPLe", maple, "compound_prompts_text", "TRAINER.MAPLE.PROMPT_DEPTH", 5)
+    check_error("MaPLe", maple, "compound_prompts_text", "TRAINER.MAPLE.PROMPT_DEPTH", 5)
     specific = {"ctx": torch.zeros(len(NAMES), 16, 128)}
     csc = ("TRAINER.COOP.CSC", True)
     other = [*NAMES[:-1], "dog"]
-    refused("CoOp", specific, "class 4 is 'dog'.*'cat'", *csc, classnames=other)
-    refused("CoOp", {"ctx": torch.zeros(7, 16, 128)}, r"class list", *csc)
+    check_error("CoOp", specific, "class 4 is 'dog'.*'cat'", *csc, classnames=other)
+    check_error("CoOp", {"ctx": torch.zeros(7, 16, 128)}, r"class list", *csc)
 
     trainer = build(config("CoOp", reference_file, *csc), NAMES)
     save(tmp_path, "prompt_learner", specific, classnames=NAMES, backbone=reference_file)
@@ -336,7 +358,7 @@ def test_files_that_do_not_fit(reference_file, tmp_path):
         trainer.load_model(str(tmp_path), 7)
 
 
-def test_names_of_one_backbone(reference_file):
+def test_a_file_and_the_backbone_of_its_name_are_the_same(reference_file):
     from npt.trainers.checkpoints import check_origin
 
     here = {"backbone": "/models/ViT-B-16.pt", "classnames": []}
@@ -345,7 +367,7 @@ def test_names_of_one_backbone(reference_file):
         check_origin({"backbone": "ViT-B/32"}, "x", here, False)
 
 
-# ---- what is refused
+# ---- errors
 
 
 @pytest.mark.parametrize(
@@ -353,18 +375,32 @@ def test_names_of_one_backbone(reference_file):
     [
         ("MaPLe", ("TRAINER.MAPLE.PREC", "fp16"),
          "^TRAINER.MAPLE.PREC is fp16, which needs a GPU; use fp32 or amp$"),
-        ("CoOp", ("TRAINER.COOP.PREC", "fp8"), "TRAINER.COOP.PREC.*fp8.*amp"),
-        ("CoOp", ("TRAINER.COOP.CLASS_TOKEN_POSITION", "top"), "top.*front"),
-        ("MaPLe", ("TRAINER.MAPLE.PROMPT_DEPTH", 0), "PROMPT_DEPTH is 0"),
-        ("MaPLe", ("TRAINER.MAPLE.PROMPT_DEPTH", 13), "PROMPT_DEPTH is 13"),
+        ("CoOp", ("TRAINER.COOP.PREC", "fp8"), "TRAINER.COOP.PREC is 'fp8'.*amp"),
+        ("CoCoOp", ("TRAINER.COCOOP.PREC", "fp8"), "TRAINER.COCOOP.PREC is 'fp8'.*amp"),
+        ("MaPLe", ("TRAINER.MAPLE.PREC", "fp8"), "TRAINER.MAPLE.PREC is 'fp8'.*amp"),
+        ("CoOp", ("TRAINER.COOP.CLASS_TOKEN_POSITION", "top"),
+         "TRAINER.COOP.CLASS_TOKEN_POSITION is 'top'.*front"),
+        ("MaPLe", ("TRAINER.MAPLE.PROMPT_DEPTH", 0), "TRAINER.MAPLE.PROMPT_DEPTH is 0"),
+        ("MaPLe", ("TRAINER.MAPLE.PROMPT_DEPTH", 13), "TRAINER.MAPLE.PROMPT_DEPTH is 13"),
         ("MaPLe", ("TRAINER.MAPLE.CTX_INIT", "a photo", "TRAINER.MAPLE.N_CTX", 4),
          "'a photo' has 2 tokens.*N_CTX = 4"),
         ("CoOp", ("INPUT.SIZE", (224, 224)), r"INPUT.SIZE.*\(32, 32\)"),
     ],
 )  # fmt: skip
-def test_settings_that_cannot_work(method, pairs, message, reference_file):
+def test_bad_values_are_an_error(method, pairs, message, reference_file):
     with pytest.raises(NPTError, match=message):
         build(config(method, reference_file, *pairs), NAMES)
+
+
+@pytest.mark.parametrize("method", TRAINERS)
+def test_the_nodes_of_other_methods_are_not_checked(method, reference_file):
+    bad = {
+        "CoOp": ("TRAINER.COOP.PREC", "fp8", "TRAINER.COOP.CLASS_TOKEN_POSITION", "top"),
+        "CoCoOp": ("TRAINER.COCOOP.PREC", "fp8", "TRAINER.COCOOP.N_CTX", 0),
+        "MaPLe": ("TRAINER.MAPLE.PREC", "fp8", "TRAINER.MAPLE.PROMPT_DEPTH", 99),
+    }
+    pairs = [x for other, values in bad.items() if other != method for x in values]
+    build(config(method, reference_file, *pairs), NAMES)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "ZeroshotCLIP"])
@@ -404,23 +440,40 @@ def test_maple_of_another_width_and_depth(tmp_path):
 # ---- registration and configs
 
 
-def test_a_hosts_own_trainers_win():
+def test_trainers_are_registered_on_demand_and_under_free_names():
     program = """
-import npt
+import sys
+import npt, npt.trainers
 from dassl.engine import TRAINER_REGISTRY, TrainerX
+assert not set(npt.trainers.METHODS) & set(TRAINER_REGISTRY.registered_names())
 @TRAINER_REGISTRY.register()
 class CoOp(TrainerX): pass
-import npt.trainers
+npt.trainers.add_to_registry()
+npt.trainers.add_to_registry()
+assert "npt.trainers.coop" not in sys.modules
 assert TRAINER_REGISTRY.get("CoOp") is CoOp
-assert TRAINER_REGISTRY.get("MaPLe") is npt.trainers.MaPLe
-assert {"CoCoOp", "ZeroshotCLIP"} <= set(TRAINER_REGISTRY.registered_names())
+for name in ("CoCoOp", "MaPLe", "ZeroshotCLIP"):
+    assert TRAINER_REGISTRY.get(name) is getattr(npt.trainers, name)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def config_files():
-    import npt.trainers
+def test_the_table_of_methods():
+    """Each row has a trainer, and its keys are in the engine's defaults."""
+    from dassl.config import get_cfg_default
 
+    cfg = get_cfg_default()
+    for name, method in npt.trainers.METHODS.items():
+        trainer = getattr(npt.trainers, name)
+        assert (trainer.__name__, trainer.node) == (name, method.node)
+        for key, value in method.keys.items():
+            assert cfg.TRAINER[method.node][key] == value.default
+            assert value.check is None or value.check.good(value.default)
+    with pytest.raises(AttributeError, match="NoMethod"):
+        npt.trainers.NoMethod  # noqa: B018
+
+
+def config_files():
     folder = Path(npt.trainers.__file__).parents[1] / "configs" / "trainers"
     return sorted(f for name in (*METHODS, "ZeroshotCLIP") for f in (folder / name).glob("*.yaml"))
 

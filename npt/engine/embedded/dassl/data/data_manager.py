@@ -1,4 +1,4 @@
-"""From the config to data loaders."""
+"""Data loaders, built from the config."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .transforms import build_transform
 
 
 class DatasetWrapper(Dataset):
-    """A list of Datum as items {"img", "label", "domain", "impath", "index"}.
+    """A list of Datum as a torch Dataset of {"img", "label", "domain", "impath", "index"}.
 
-    A list of transforms gives "img", "img2", "img3", ..., one each. In training, where
-    DATALOADER.K_TRANSFORMS is above 1, each of them is a list of so many random versions.
-    DATALOADER.RETURN_IMG0 adds "img0", the image only resized.
+    With a list of transforms the images are "img", "img2", "img3", ..., one for each transform. In
+    training with DATALOADER.K_TRANSFORMS = K above 1, each of them is a list of K random versions.
+    DATALOADER.RETURN_IMG0 adds "img0", the image without augmentation.
     """
 
     def __init__(
@@ -37,25 +37,27 @@ class DatasetWrapper(Dataset):
     ):
         self.cfg = cfg
         self.data_source = data_source
-        self.transform = transform  # one, or a sequence of them
+        self.transform = transform
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        if self.k_tfm < 1:
+            raise InvalidValue(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}: it must be 1 or more")
         if self.k_tfm > 1 and transform is None:
             raise InvalidValue(
-                f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but no transform is applied: "
+                f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform: "
                 "set it to 1, or INPUT.NO_TRANSFORM to False"
             )
 
     @cached_property
     def to_tensor(self) -> Callable:
-        """The transform of "img0": resize, to tensor, normalize if named."""
+        """The transform of "img0": resize, and normalize if INPUT.TRANSFORMS has "normalize"."""
         import torchvision.transforms as T
 
-        from .transforms.transforms import _normalize, interpolation_mode
+        from .transforms.transforms import _normalize, image_size, interpolation_mode
 
         steps = [
-            T.Resize(tuple(self.cfg.INPUT.SIZE), interpolation=interpolation_mode(self.cfg)),
+            T.Resize(image_size(self.cfg), interpolation=interpolation_mode(self.cfg)),
             T.ToTensor(),
         ]
         if "normalize" in self.cfg.INPUT.TRANSFORMS:
@@ -76,7 +78,7 @@ class DatasetWrapper(Dataset):
         image = self.read(item.impath)
         if self.transform is None:
             output["img"] = image
-        elif isinstance(self.transform, (list, tuple)):
+        elif isinstance(self.transform, Sequence):
             for i, transform in enumerate(self.transform, start=1):
                 output["img" if i == 1 else f"img{i}"] = self._transform_image(transform, image)
         else:
@@ -86,17 +88,17 @@ class DatasetWrapper(Dataset):
         return output
 
     def read(self, path: str) -> Any:
-        """The image of an item, as RGB."""
+        """The image at `path`, in RGB."""
         return read_image(path)
 
     def _transform_image(self, transform: Callable, image) -> Any:
-        """One transformed image, or a list of them where K_TRANSFORMS is above 1."""
+        """The transformed image, or a list of K_TRANSFORMS versions if that is above 1."""
         views = [transform(image) for _ in range(self.k_tfm)]
         return views[0] if len(views) == 1 else views
 
 
 def seed_worker(worker_id: int) -> None:
-    """Seed Python and numpy in a loader's worker from torch's seed for it."""
+    """Seed Python and numpy in a worker process of a loader with the seed that torch gave it."""
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
@@ -113,14 +115,21 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: type | None = None,
 ) -> DataLoader:
-    """A loader over a list of Datum; in training it drops the last partial batch.
+    """A data loader for a list of Datum.
 
-    (Not where that would leave nothing.) ValueError for an empty list.
+    In training it drops the last partial batch, unless that is the only batch. InvalidValue if the
+    list is empty, or if no batch can be made with the settings under DATALOADER.
     """
     if not data_source:
         raise InvalidValue(
             f'The {"training" if is_train else "test"} list of the dataset "{cfg.DATASET.NAME}" is '
             "empty: check DATASET.ROOT and the dataset's files"
+        )
+    if batch_size < 1:
+        raise InvalidValue(f"A BATCH_SIZE under DATALOADER is {batch_size}: it must be 1 or more")
+    if cfg.DATALOADER.NUM_WORKERS < 0:
+        raise InvalidValue(
+            f"DATALOADER.NUM_WORKERS is {cfg.DATALOADER.NUM_WORKERS}: it must be 0 or more"
         )
     sampler = build_sampler(
         sampler_type,
@@ -142,17 +151,18 @@ def build_data_loader(
     )
     if len(loader) == 0:
         raise InvalidValue(
-            f"The sampler {sampler_type} makes no batch of {batch_size} out of "
+            f"The sampler {sampler_type} cannot make a batch of {batch_size} from "
             f"{len(data_source)} images: lower the BATCH_SIZE under DATALOADER"
         )
     return loader
 
 
 class DataManager:
-    """The dataset of DATASET.NAME and its loaders.
+    """The dataset named by DATASET.NAME, and its data loaders.
 
-    Attributes: dataset, train_loader_x, train_loader_u, val_loader, test_loader (None where the
-    dataset has no such list), num_classes, num_source_domains, lab2cname.
+    Attributes: dataset, train_loader_x, train_loader_u, val_loader, test_loader, num_classes,
+    num_source_domains, lab2cname. train_loader_u and val_loader are None if the dataset does not
+    have that list.
     """
 
     def __init__(
@@ -225,9 +235,9 @@ class DataManager:
         return self._lab2cname
 
     def show_dataset_summary(self, cfg) -> None:
-        """Print the table of the dataset's sizes."""
+        """Print a table with the number of classes and images of the dataset."""
         dataset = self.dataset
-        rows = [["Dataset", cfg.DATASET.NAME]]
+        rows: list[list[Any]] = [["Dataset", cfg.DATASET.NAME]]
         for title, domains in [
             ("Source", cfg.DATASET.SOURCE_DOMAINS),
             ("Target", cfg.DATASET.TARGET_DOMAINS),

@@ -1,4 +1,4 @@
-"""Trainers, and the registry that finds them by name."""
+"""Trainers and their registry."""
 
 from .build import TRAINER_REGISTRY, build_trainer
 from .trainer import SimpleNet, SimpleTrainer, TrainerBase, TrainerX, TrainerXU

@@ -1,4 +1,4 @@
-"""`TrainerBase`: named models with their optimizers, their checkpoints, and the life of a run."""
+"""`TrainerBase`: named models with optimizers and checkpoints, and the steps of a run."""
 
 from __future__ import annotations
 
@@ -10,30 +10,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from dassl.utils import load_checkpoint, save_checkpoint, tolist_if_not
+from dassl.utils import save_checkpoint, tolist_if_not
 from dassl.utils.errors import MissingFile, NotFinite, UnusableCheckpoint
-from dassl.utils.torchtools import BEST, newest_checkpoint, restore_from, scheduler_state, unwrap
+from dassl.utils.torchtools import (
+    BEST,
+    load_trainer_checkpoint,
+    newest_checkpoint,
+    restore_from,
+    scheduler_state,
+    unwrap,
+)
 
 from .resume import run_state, set_random_state, set_run_state
 from .writer import NoWriter, summary_writer
 
 
 class TrainerBase:
-    """What a trainer is made of, whatever it trains.
+    """The base class of all trainers.
 
-    A run is `before_train`, then for each epoch `before_epoch`, `run_epoch`, `after_epoch`, then
-    `after_train`.
+    `train` calls `before_train`, then in each epoch `before_epoch`, `run_epoch` and `after_epoch`,
+    and at the end `after_train`.
     """
 
     start_epoch = 0
     epoch = 0
     max_epoch = 0
+    batch_idx: int  # set by run_epoch
+    num_batches: int  # in an epoch, set by run_epoch
 
     def __init__(self):
-        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._models: OrderedDict[str, Any] = OrderedDict()
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
-        self._writer = None
+        self._writer: Any = None
         self._resumed_random: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------------------- models
@@ -41,7 +50,7 @@ class TrainerBase:
     def register_model(
         self, name: str = "model", model: nn.Module | None = None, optim=None, sched=None
     ) -> None:
-        """Give a model a name, under which it is saved, loaded and switched between modes."""
+        """Register a model, with its optimizer and schedule, under the name of its checkpoints."""
         if "_models" not in self.__dict__:
             raise AttributeError("Call super().__init__() of the trainer before register_model()")
         if name in self._models:
@@ -51,17 +60,19 @@ class TrainerBase:
         self._scheds[name] = sched
 
     def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
-        """`names` as a list, checked; the names of all models where there are none given."""
+        """`names` as a list; all names if `names` is empty. ValueError if a name is unknown."""
         if not names:
             return list(self._models)
         names = tolist_if_not(names)
         unknown = [name for name in names if name not in self._models]
         if unknown:
-            raise ValueError(f"There is no model {unknown}; registered: {', '.join(self._models)}")
+            raise ValueError(
+                f"There is no model named {unknown}: use {', '.join(self._models) or 'no names'}"
+            )
         return names
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
-        """Switch models to "train", or to "test" (also "eval")."""
+        """Set models to training mode ("train") or evaluation mode ("test" or "eval")."""
         if mode not in ("train", "test", "eval"):
             raise KeyError(f'The model mode is "{mode}": use train, test or eval')
         for name in self.get_model_names(names):
@@ -70,7 +81,7 @@ class TrainerBase:
     # -------------------------------------------------------------------------- checkpoints
 
     def checkpoint_extra(self) -> dict[str, Any]:
-        """More entries for a checkpoint: plain values and tensors. For subclasses."""
+        """Additional entries of a checkpoint: plain values and tensors. Subclasses override it."""
         return {}
 
     def save_model(
@@ -81,7 +92,7 @@ class TrainerBase:
         val_result: float | None = None,
         model_name: str = "",
     ) -> None:
-        """Write every model to `directory`/<its name>/, as of the end of epoch `epoch` (from 0)."""
+        """Save every model in `directory`/<its name>/ after epoch `epoch`, counted from 0."""
         extra = self.checkpoint_extra()
         run = run_state(self)
         for name in self.get_model_names():
@@ -99,10 +110,14 @@ class TrainerBase:
             save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Restore the newest checkpoint in `directory`; returns the epoch to go on with."""
+        """Restore the newest checkpoint in `directory`; returns the next epoch, counted from 0.
+
+        Returns 0 if there is no checkpoint. UnusableCheckpoint if it does not fit the models.
+        """
         names = self.get_model_names()
-        files = {name: newest_checkpoint(osp.join(directory, name)) for name in names}
-        if not names or None in files.values():
+        newest = {name: newest_checkpoint(osp.join(directory, name)) for name in names}
+        files = {name: fpath for name, fpath in newest.items() if fpath is not None}
+        if not names or len(files) < len(names):
             print("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
@@ -120,19 +135,22 @@ class TrainerBase:
         return checkpoint["epoch"]
 
     def _same_epoch(self, files: dict[str, str]) -> dict[str, dict[str, Any]]:
-        """Load the files; where a run died between two models, all of the older epoch."""
-        checkpoints = {name: load_checkpoint(fpath) for name, fpath in files.items()}
+        """Load the files. If the epochs differ, load the oldest epoch of all models.
+
+        They differ if a run ended after it saved one model and before it saved the next.
+        """
+        checkpoints = {name: load_trainer_checkpoint(fpath) for name, fpath in files.items()}
         epoch = min(checkpoint["epoch"] for checkpoint in checkpoints.values())
         for name, checkpoint in checkpoints.items():
             if checkpoint["epoch"] != epoch:
                 files[name] = osp.join(osp.dirname(files[name]), f"model.pth.tar-{epoch}")
-                checkpoints[name] = load_checkpoint(files[name])
+                checkpoints[name] = load_trainer_checkpoint(files[name])
         return checkpoints
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load every model of `directory`, of the end of `epoch` (from 1) or the best one.
+        """Load every model from `directory`: after epoch `epoch`, counted from 1, or the best one.
 
-        FileNotFoundError naming the file that is missing and the epochs that are there.
+        MissingFile if there is no such file, UnusableCheckpoint if it does not fit the model.
         """
         if not directory:
             print("load_model() is skipped: no directory with a trained model is given")
@@ -142,7 +160,7 @@ class TrainerBase:
             fpath = osp.join(directory, name, file_name)
             if not osp.isfile(fpath):
                 raise MissingFile(_missing(fpath))
-            checkpoint = load_checkpoint(fpath)
+            checkpoint = load_trainer_checkpoint(fpath)
             result = checkpoint.get("val_result")
             result = f"{result:.1f}" if isinstance(result, (int, float)) else "none"
             print(f"Load {fpath} to {name} (epoch={checkpoint['epoch']}, val_result={result})")
@@ -154,16 +172,16 @@ class TrainerBase:
     # ----------------------------------------------------------------------- updating weights
 
     def update_lr(self, names: str | list[str] | None = None) -> None:
-        """Step the schedules; trainers call this at the last batch of an epoch."""
+        """Step the learning-rate schedules. Trainers call this at the last batch of an epoch."""
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()
 
     def detect_anomaly(self, loss: torch.Tensor) -> None:
-        """FloatingPointError where the loss is not finite."""
+        """Raise NotFinite (a FloatingPointError) if the loss is infinite or NaN."""
         if not torch.isfinite(loss).all():
             raise NotFinite(
-                f"The loss is infinite or not a number in epoch {self.epoch + 1}, batch "
+                f"The loss is infinite or NaN in epoch {self.epoch + 1}, batch "
                 f"{getattr(self, 'batch_idx', 0) + 1}: lower OPTIM.LR or use a higher precision"
             )
 
@@ -184,7 +202,7 @@ class TrainerBase:
     def model_backward_and_update(
         self, loss: torch.Tensor, names: str | list[str] | None = None
     ) -> None:
-        """Zero the gradients, run the loss backward, step the optimizers."""
+        """Zero the gradients, backpropagate the loss, step the optimizers."""
         self.model_zero_grad(names)
         self.model_backward(loss)
         self.model_update(names)
@@ -192,7 +210,7 @@ class TrainerBase:
     # ---------------------------------------------------------------------------- TensorBoard
 
     def init_writer(self, log_dir: str) -> None:
-        """Open TensorBoard's event file in `log_dir`, once."""
+        """Open a TensorBoard event file in `log_dir`, unless one is open."""
         if self._writer is not None:
             return
         writer = summary_writer()
@@ -208,22 +226,22 @@ class TrainerBase:
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Add a number to TensorBoard; nothing happens where no writer is open."""
+        """Write a number to TensorBoard, if an event file is open."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
-    # ------------------------------------------------------------------------- life of a run
+    # ------------------------------------------------------------------------ steps of a run
 
     def train(self, start_epoch: int, max_epoch: int) -> None:
-        """Run the epochs from `start_epoch` (or where a checkpoint resumes) to `max_epoch`."""
+        """Train from `start_epoch`, or the epoch of the resumed checkpoint, to `max_epoch`."""
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
         self.before_train()
         if self._resumed_random is not None:
-            # Again, as a subclass's before_train may have drawn random numbers since.
+            # before_train of a subclass may have used the generators after the state was restored.
             set_random_state(self._resumed_random)
             self._resumed_random = None
-        self.epoch = max(self.start_epoch - 1, 0)  # where nothing is left to train
+        self.epoch = max(self.start_epoch - 1, 0)  # if no epoch is left to train
         for epoch in range(self.start_epoch, self.max_epoch):
             self.epoch = epoch
             self.before_epoch()
@@ -249,14 +267,16 @@ class TrainerBase:
     def test(self, split: str | None = None) -> float:
         raise NotImplementedError(f"{type(self).__name__} does not define test()")
 
-    def parse_batch_train(self, batch: dict[str, Any]):
+    # The number of batches that these two take depends on the subclass.
+
+    def parse_batch_train(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} does not define parse_batch_train()")
 
-    def parse_batch_test(self, batch: dict[str, Any]):
-        raise NotImplementedError(f"{type(self).__name__} does not define parse_batch_test()")
-
-    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def forward_backward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} does not define forward_backward()")
+
+    def parse_batch_test(self, batch: dict[str, Any]) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} does not define parse_batch_test()")
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} does not define model_inference()")
@@ -264,18 +284,17 @@ class TrainerBase:
 
 def _missing(fpath: str) -> str:
     folder = osp.dirname(fpath)
-    found = sorted(osp.basename(f) for f in _checkpoints(folder))
-    there = f"that folder has {', '.join(found)}" if found else "that folder has no checkpoint"
-    return f'There is no model at "{fpath}" ({there}): check --model-dir and --load-epoch'
-
-
-def _checkpoints(folder: str) -> list[str]:
-    return glob.glob(osp.join(glob.escape(folder), "model*.pth.tar*"))
+    files = glob.glob(osp.join(glob.escape(folder), "model*.pth.tar*"))
+    found = ", ".join(sorted(map(osp.basename, files))) or "no checkpoint"
+    return (
+        f'There is no model at "{fpath}" (that folder has {found}): check --model-dir and '
+        "--load-epoch"
+    )
 
 
 def _does_not_fit(fpath: str, name: str, err: Exception) -> UnusableCheckpoint:
     reason = " ".join(str(err).split())
     return UnusableCheckpoint(
-        f'The checkpoint "{fpath}" does not fit the model "{name}" as it is configured; use the '
-        f"config it was trained with, or another folder ({reason})"
+        f'The checkpoint "{fpath}" does not fit the model "{name}" of this config: use the config '
+        f"of its training, or another folder ({reason})"
     )

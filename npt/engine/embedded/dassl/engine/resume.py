@@ -1,4 +1,4 @@
-"""What a run needs, beside models and optimizers, to go on as if it had never stopped."""
+"""The state of a run besides models and optimizers, so that a resumed run gives equal results."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from typing import Any
 import numpy as np
 import torch
 
-try:
-    from torch.amp import GradScaler  # the base of the one in torch.cuda.amp, since torch 2.3
-except ImportError:  # pragma: no cover
-    from torch.cuda.amp import GradScaler
+# Since torch 2.3, torch.amp.GradScaler is the base class of torch.cuda.amp.GradScaler.
+GradScaler: Any = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every random generator, as numbers and tensors."""
+    """The state of all random generators, as numbers and tensors."""
     version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(internal), gauss],
-        "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
+        "numpy": [kind, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        # not where no GPU is in use: asking would start all of them
+        # Reading the state would initialize CUDA, so it is skipped if CUDA is not in use.
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave; devices that are not there now are skipped."""
+    """Restore a state of `random_state`; devices that are not available are skipped."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -41,7 +39,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def run_state(trainer: Any) -> dict[str, Any]:
-    """Random generators, loss scalers held by the trainer, and the best validation result."""
+    """Random generators, the trainer's loss scalers, and the best validation result."""
     return {
         "random": random_state(),
         "scalers": {
@@ -54,7 +52,7 @@ def run_state(trainer: Any) -> dict[str, Any]:
 
 
 def set_run_state(trainer: Any, state: dict[str, Any]) -> None:
-    """Put back what `run_state` gave."""
+    """Restore a state of `run_state`."""
     for name, scaler_state in state["scalers"].items():
         scaler = getattr(trainer, name, None)
         if isinstance(scaler, GradScaler) and scaler_state:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -9,10 +11,10 @@ from dassl.modeling import build_backbone, build_head
 
 
 class SimpleNet(nn.Module):
-    """The network of MODEL.BACKBONE and MODEL.HEAD; without classifier where there are no classes.
+    """The network of MODEL.BACKBONE and MODEL.HEAD; without a classifier if `num_classes` is 0.
 
-    `forward` gives the logits (B, K), or the features (B, D) where there is no classifier;
-    with `return_feature` both.
+    `forward` returns logits (B, K), or features (B, D) if there is no classifier; with
+    `return_feature` it returns (logits, features).
     """
 
     def __init__(self, cfg, model_cfg, num_classes: int, **kwargs):
@@ -23,8 +25,8 @@ class SimpleNet(nn.Module):
             pretrained=model_cfg.BACKBONE.PRETRAINED,
             **kwargs,
         )
-        features = self.backbone.out_features
-        self.head = None
+        features: Any = self.backbone.out_features
+        self.head: nn.Module | None = None
         if model_cfg.HEAD.NAME and model_cfg.HEAD.HIDDEN_LAYERS:
             self.head = build_head(
                 model_cfg.HEAD.NAME,

@@ -1,6 +1,7 @@
-"""`SimpleTrainer` and the two loops of hosts: `TrainerX` (labelled), `TrainerXU` (and unlabelled).
+"""`SimpleTrainer`, and two training loops: `TrainerX` for labelled images, `TrainerXU` for both
+labelled and unlabelled images.
 
-`SummaryWriter` is here too, imported from torch when it is asked for.
+The module attribute `SummaryWriter` is imported from torch at the first access.
 """
 
 from __future__ import annotations
@@ -48,14 +49,16 @@ def __getattr__(name: str) -> Any:
 
 
 class SimpleTrainer(TrainerBase):
-    """Data, model and evaluator from the config; checkpoints and the final test."""
+    """Builds data, model and evaluator from the config; saves checkpoints and tests at the end."""
+
+    model: Any  # set by build_model
 
     def __init__(self, cfg):
         super().__init__()
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")
-        # Kept on the instance before the model is built: hosts read them there.
+        # Set before the model is built, because hosts read these attributes in build_model.
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
@@ -66,14 +69,14 @@ class SimpleTrainer(TrainerBase):
         self.best_result = -np.inf
 
     def check_cfg(self, cfg) -> None:
-        """Raise where the config does not suit the trainer. For subclasses."""
+        """Raise an error if the trainer cannot use the config. Subclasses override it."""
 
     def build_data_loader(self) -> None:
-        """Set the data manager and its loaders; a subclass may build its own."""
+        """Build the data manager and set its loaders. Subclasses may override it."""
         dm = DataManager(self.cfg)
         self.train_loader_x = dm.train_loader_x
-        self.train_loader_u = dm.train_loader_u  # None where nothing is unlabelled
-        self.val_loader = dm.val_loader  # None where there is no validation list
+        self.train_loader_u = dm.train_loader_u  # None without unlabelled images
+        self.val_loader = dm.val_loader  # None without validation images
         self.test_loader = dm.test_loader
         self.num_classes = dm.num_classes
         self.num_source_domains = dm.num_source_domains
@@ -81,7 +84,7 @@ class SimpleTrainer(TrainerBase):
         self.dm = dm
 
     def build_model(self) -> None:
-        """Build and register the model, its optimizer and its schedule."""
+        """Build the model, its optimizer and its schedule, and register them."""
         cfg = self.cfg
         print("Building model")
         self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
@@ -97,30 +100,33 @@ class SimpleTrainer(TrainerBase):
             print(f"{devices} GPUs are visible: the model runs on all of them (DataParallel)")
             self.model = nn.DataParallel(self.model)
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # as in Dassl
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self) -> None:
-        """Resume where there is a checkpoint; open TensorBoard; start the clock."""
+        """Resume if there is a checkpoint, open TensorBoard, start measuring the time."""
         final = self.cfg.TEST.FINAL_MODEL
         if final not in ("last_step", "best_val"):
             warnings.warn(
-                f'TEST.FINAL_MODEL is "{final}", so the last model is tested: '
+                f'TEST.FINAL_MODEL is "{final}", which is unknown, so the last model is tested: '
                 "use last_step or best_val",
                 stacklevel=2,
             )
         if final == "best_val" and self.val_loader is None and not self.cfg.TEST.NO_TEST:
             warnings.warn(
                 "TEST.FINAL_MODEL is best_val, but there are no validation images, so the best "
-                "model would be chosen on the test images: use last_step",
+                "model is selected on the test images: use last_step",
                 stacklevel=2,
             )
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
         self.init_writer(osp.join(self.output_dir, "tensorboard"))
-        self.time_start = time.time()  # the elapsed time is printed at the end
+        self.time_start = time.time()
 
     def after_epoch(self) -> None:
-        """Keep the best model on validation data; write a checkpoint where one is due."""
+        """Save the best model on validation images, and a checkpoint every CHECKPOINT_FREQ epochs.
+
+        A checkpoint is also saved after the last epoch.
+        """
         last_epoch = self.epoch + 1 == self.max_epoch
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         due = freq > 0 and (self.epoch + 1) % freq == 0
@@ -133,7 +139,7 @@ class SimpleTrainer(TrainerBase):
             self.save_model(self.epoch, self.output_dir)
 
     def after_train(self) -> None:
-        """Test the last model or the best one, and say how long it all took."""
+        """Test the last model or the best one, and print the elapsed time."""
         print("Finish training")
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
@@ -148,9 +154,9 @@ class SimpleTrainer(TrainerBase):
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
-        """Evaluate on "val" or "test" (default TEST.SPLIT); returns the first figure.
+        """Evaluate on "val" or "test" (default TEST.SPLIT); returns the evaluator's first result.
 
-        Without validation images "val" is "test".
+        Without validation images, "val" means "test".
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
@@ -161,7 +167,7 @@ class SimpleTrainer(TrainerBase):
             split = "test"
             data_loader = self.test_loader
         print(f"Evaluate on the *{split}* set")
-        for batch in tqdm(data_loader, disable=None):  # no bar where stderr is no terminal
+        for batch in tqdm(data_loader, disable=None):  # None: show a bar only on a terminal
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
         results = self.evaluator.evaluate()
@@ -177,14 +183,16 @@ class SimpleTrainer(TrainerBase):
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     def get_current_lr(self, names: str | list[str] | None = None) -> float:
-        """The rate of the first parameter group of the first model that is trained."""
+        """The learning rate of the first parameter group of the first model with an optimizer."""
         optims = [self._optims[name] for name in self.get_model_names(names)]
         return next(optim for optim in optims if optim is not None).param_groups[0]["lr"]
 
-    # ------------------------------------------------------ what the loops of X and XU share
+    # ------------------------------------------------------ shared by TrainerX and TrainerXU
 
-    def _report(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter):
-        """Print the console line where it is due, and write the averages to TensorBoard."""
+    def _report(
+        self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
+    ) -> None:
+        """Print the progress every PRINT_FREQ batches, and write the averages to TensorBoard."""
         freq = self.cfg.TRAIN.PRINT_FREQ
         if freq < 1:
             raise InvalidValue(f"TRAIN.PRINT_FREQ is {freq}: it must be 1 or more")
@@ -211,7 +219,10 @@ class SimpleTrainer(TrainerBase):
 
 
 class TrainerX(SimpleTrainer):
-    """A loop over labelled batches: a subclass gives `forward_backward(batch)` -> scalars."""
+    """Trains on labelled batches. Subclasses define `forward_backward(batch)`.
+
+    That takes a training step on a batch and returns a dict of scalars to print.
+    """
 
     def run_epoch(self) -> None:
         self.set_model_mode("train")
@@ -233,9 +244,10 @@ class TrainerX(SimpleTrainer):
 
 
 class TrainerXU(SimpleTrainer):
-    """A loop over labelled and unlabelled batches: `forward_backward(batch_x, batch_u)`.
+    """Trains on labelled and unlabelled batches, with `forward_backward(batch_x, batch_u)`.
 
-    TRAIN.COUNT_ITER says whose length an epoch has; the other loader starts over as needed.
+    TRAIN.COUNT_ITER selects the loader that determines the length of an epoch. The other loader is
+    restarted as often as needed.
     """
 
     def run_epoch(self) -> None:
@@ -243,7 +255,8 @@ class TrainerXU(SimpleTrainer):
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         if self.train_loader_u is None:
             raise InvalidValue(
-                f'The trainer needs unlabelled images, but "{self.cfg.DATASET.NAME}" has no train_u'
+                f"{type(self).__name__} needs unlabelled images, but the dataset "
+                f'"{self.cfg.DATASET.NAME}" has no train_u: choose another dataset or trainer'
             )
         lengths = {"train_x": len(self.train_loader_x), "train_u": len(self.train_loader_u)}
         lengths["smaller_one"] = min(lengths.values())
@@ -266,7 +279,7 @@ class TrainerXU(SimpleTrainer):
             end = time.time()
 
     def parse_batch_train(self, batch_x: dict[str, Any], batch_u: dict[str, Any]):
-        """Labelled images, their labels, unlabelled images, on the device."""
+        """Labelled images, their labels, and unlabelled images, on the device."""
         images = batch_x["img"].to(self.device)
         return images, batch_x["label"].to(self.device), batch_u["img"].to(self.device)
 

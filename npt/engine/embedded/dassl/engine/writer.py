@@ -1,4 +1,4 @@
-"""TensorBoard where it is installed. Importing it is slow, so that waits until it is needed."""
+"""TensorBoard, if it is installed. It is slow to import, so it is imported at the first use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class NoWriter:
-    """Takes what a SummaryWriter takes and writes nothing."""
+    """A SummaryWriter that writes nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         pass
@@ -18,7 +18,7 @@ class NoWriter:
 
 
 def summary_writer() -> type:
-    """torch's SummaryWriter, or `NoWriter` where tensorboard cannot be imported."""
+    """torch's SummaryWriter class, or `NoWriter` if tensorboard cannot be imported."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""What a test run reports."""
+"""Evaluators: the results of a test."""
 
 from .build import EVALUATOR_REGISTRY, build_evaluator
 from .evaluator import Classification, EvaluatorBase

@@ -1,4 +1,4 @@
-"""The evaluators by name."""
+"""The registry of evaluators."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dassl.utils import Registry, check_availability
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
-def build_evaluator(cfg, **kwargs: Any):
-    """The evaluator that TEST.EVALUATOR names; ValueError naming all where there is none."""
-    check_availability(cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names())
+def build_evaluator(cfg, **kwargs: Any) -> Any:
+    """Build the evaluator named by TEST.EVALUATOR. InvalidValue if it is not registered."""
+    names = EVALUATOR_REGISTRY.registered_names()
+    check_availability(cfg.TEST.EVALUATOR, names, key="TEST.EVALUATOR")
     if cfg.VERBOSE:
         print(f"Loading evaluator: {cfg.TEST.EVALUATOR}")
     return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(cfg, **kwargs)

@@ -16,7 +16,7 @@ from .build import EVALUATOR_REGISTRY
 
 
 class EvaluatorBase:
-    """`reset`, then `process` each batch, then `evaluate` once."""
+    """The base class of evaluators: call `reset`, `process` for each batch, then `evaluate`."""
 
     def __init__(self, cfg):
         self.cfg = cfg
@@ -32,13 +32,13 @@ class EvaluatorBase:
 
 
 def confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray, size: int) -> np.ndarray:
-    """Counts (size, size): rows are true labels, columns predictions."""
+    """Counts (size, size): rows are true labels, columns are predictions."""
     flat = np.bincount(y_true * size + y_pred, minlength=size * size)
     return flat.reshape(size, size)
 
 
 def macro_f1(counts: np.ndarray) -> float:
-    """Percent: F1 averaged over the classes that occur among the true labels."""
+    """The F1 score in percent, averaged over the classes that occur among the true labels."""
     hits = np.diag(counts)
     true, predicted = counts.sum(1), counts.sum(0)
     f1 = 2.0 * hits / np.maximum(true + predicted, 1)
@@ -48,14 +48,15 @@ def macro_f1(counts: np.ndarray) -> float:
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    """Single-label classification; keeps `_y_true` and `_y_pred` as lists."""
+    """Single-label classification. `_y_true` and `_y_pred` are lists of all labels so far."""
 
     def __init__(self, cfg, lab2cname: dict[int, str] | None = None, **kwargs: Any):
         super().__init__(cfg)
         self._lab2cname = lab2cname
         if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
             raise InvalidValue(
-                "TEST.PER_CLASS_RESULT needs class names: build the evaluator with lab2cname"
+                "TEST.PER_CLASS_RESULT needs class names, but the evaluator was built without "
+                "lab2cname: set TEST.PER_CLASS_RESULT to False"
             )
         self.reset()
 
@@ -74,9 +75,12 @@ class Classification(EvaluatorBase):
         self._y_pred.extend(pred.cpu().tolist())
 
     def evaluate(self) -> OrderedDict:
-        """Print the figures and return them in percent, accuracy first."""
+        """Print the results and return them in percent, the accuracy first."""
         if not self._total:
-            raise InvalidValue("There is nothing to evaluate: this split has no image")
+            raise InvalidValue(
+                "There is nothing to evaluate, this split has no images: check TEST.SPLIT and the "
+                "dataset's files"
+            )
         y_true, y_pred = np.asarray(self._y_true), np.asarray(self._y_pred)
         counts = confusion_matrix(y_true, y_pred, int(max(y_true.max(), y_pred.max())) + 1)
 
@@ -99,13 +103,14 @@ class Classification(EvaluatorBase):
         return results
 
     def _per_class(self, counts: np.ndarray) -> float:
-        """Print a line for each class of the test set; returns the mean of their accuracies."""
+        """Print a line for each class of the test set; returns the mean of the class accuracies."""
         print("=> per-class result")
+        names = self._lab2cname or {}
         accuracies = []
         for label in np.flatnonzero(counts.sum(1)):
             total, correct = int(counts[label].sum()), int(counts[label, label])
             accuracies.append(100.0 * correct / total)
-            name = self._lab2cname.get(int(label), "?")
+            name = names.get(int(label), "?")
             print(
                 f"* class: {label} ({name})\ttotal: {total:,}\tcorrect: {correct:,}\t"
                 f"acc: {accuracies[-1]:.1f}%"
@@ -115,7 +120,7 @@ class Classification(EvaluatorBase):
         return mean
 
     def _save_matrix(self, counts: np.ndarray) -> None:
-        """Write OUTPUT_DIR/cmat.pt: a float64 tensor, each row divided by its total."""
+        """Save OUTPUT_DIR/cmat.pt: the confusion matrix in float64, each row divided by its sum."""
         rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         fpath = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         with atomic_write(fpath) as f:

@@ -1,4 +1,4 @@
-"""Figures of merit."""
+"""Metrics."""
 
 from .accuracy import compute_accuracy
 

@@ -12,14 +12,14 @@ def compute_accuracy(
     target: torch.Tensor,
     topk: Sequence[int] = (1,),
 ) -> list[torch.Tensor]:
-    """Percent of samples whose label is among the k largest scores, one (1,) tensor for each k.
+    """The percentage of samples whose label is among the k largest scores, for each k of `topk`.
 
-    `output` (B, K), or a tuple that begins with it; `target` (B,). A k above K counts as K.
+    `output`: scores (B, K), or a tuple whose first element they are. `target`: labels (B,). A k
+    above K means K. Returns one tensor of shape (1,) for each k.
     """
-    if isinstance(output, (tuple, list)):
-        output = output[0]
-    largest = min(max(topk), output.shape[1])
-    ranked = output.topk(largest, dim=1).indices  # (B, largest)
+    scores = output if isinstance(output, torch.Tensor) else output[0]
+    largest = min(max(topk), scores.shape[1])
+    ranked = scores.topk(largest, dim=1).indices  # (B, largest)
     hits = ranked.eq(target.view(-1, 1))
     percent = 100.0 / target.shape[0]
     return [hits[:, :k].sum(dtype=torch.float32).view(1) * percent for k in topk]

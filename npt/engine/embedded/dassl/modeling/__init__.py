@@ -1,4 +1,4 @@
-"""Backbones and heads by name, for SimpleNet."""
+"""Backbones and heads of SimpleNet, and their registries."""
 
 from .backbone import BACKBONE_REGISTRY, Backbone, build_backbone
 from .head import HEAD_REGISTRY, build_head

@@ -1,4 +1,4 @@
-"""Backbones: an image (B, 3, H, W) to features (B, out_features)."""
+"""Backbones: modules that map images (B, 3, H, W) to features (B, out_features)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BACKBONE_REGISTRY = Registry("BACKBONE")
 
 
 class Backbone(nn.Module):
-    """A module that knows how many features it gives; subclasses set `_out_features`."""
+    """The base class of backbones. Subclasses set `_out_features`, the number of features."""
 
     def __init__(self):
         super().__init__()
@@ -25,15 +25,16 @@ class Backbone(nn.Module):
 
 
 def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
-    """The backbone that MODEL.BACKBONE.NAME names; ValueError naming all where unknown."""
-    check_availability(name, BACKBONE_REGISTRY.registered_names())
+    """Build the backbone `name`. InvalidValue if it is not registered."""
+    names = BACKBONE_REGISTRY.registered_names()
+    check_availability(name, names, key="MODEL.BACKBONE.NAME")
     if verbose:
         print(f"Backbone: {name}")
     return BACKBONE_REGISTRY.get(name)(**kwargs)
 
 
 class _ResNet(Backbone):
-    """A torchvision ResNet without its classifier."""
+    """A ResNet of torchvision without its classifier."""
 
     def __init__(self, name: str, pretrained: bool):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Heads: features (B, in_features) to features (B, out_features)."""
+"""Heads: modules that map features (B, in_features) to features (B, out_features)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
 
 def build_head(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
-    """The head that MODEL.HEAD.NAME names; ValueError naming all where unknown."""
-    check_availability(name, HEAD_REGISTRY.registered_names())
+    """Build the head `name`. InvalidValue if it is not registered."""
+    check_availability(name, HEAD_REGISTRY.registered_names(), key="MODEL.HEAD.NAME")
     if verbose:
         print(f"Head: {name}")
     return HEAD_REGISTRY.get(name)(**kwargs)
 
 
 class MLP(nn.Module):
-    """Linear layers, each with optional batch norm, an activation and optional dropout."""
+    """Linear layers, each followed by optional batch norm, an activation and optional dropout."""
 
     def __init__(
         self,
@@ -59,5 +59,5 @@ class MLP(nn.Module):
 
 @HEAD_REGISTRY.register()
 def mlp(**kwargs: Any) -> MLP:
-    """The head of MODEL.HEAD.NAME "mlp"."""
+    """Build the head named "mlp"."""
     return MLP(**kwargs)

@@ -1,7 +1,7 @@
-"""Learning rates by epoch: a schedule, and a warm-up before it.
+"""Learning-rate schedules with an optional warm-up before them.
 
-`step()` is called once an epoch. The state of every schedule is plain numbers: a warm-up keeps its
-successor's numbers, not the object, so a resumed run steps the live optimizer.
+`step()` is called once per epoch. The state dict of a warm-up contains the state dict of the
+schedule after it, not the object, so that a resumed run updates its own optimizer.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ __all__ = [
 
 
 class _BaseWarmupScheduler(LRScheduler):
-    """The rates of `warmup_rate` for `warmup_epoch` epochs, then those of `successor`.
+    """The rates of `warmup_rate` for `warmup_epoch` epochs, then the rates of `successor`.
 
-    The epoch after the warm-up has the successor's first rate, whatever epoch it counts from.
+    The first epoch after the warm-up has the first rate of `successor`, whatever epoch `successor`
+    starts from.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class _BaseWarmupScheduler(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def warmup_rate(self, base_lr: float, epoch: int) -> float:
-        """The rate in warm-up epoch `epoch`, counted from 0."""
-        raise NotImplementedError(f"{type(self).__name__} does not define its warm-up rate")
+        """The learning rate in epoch `epoch` of the warm-up, counted from 0."""
+        raise NotImplementedError(f"{type(self).__name__} does not define warmup_rate()")
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[Any]:
         if self.last_epoch >= self.warmup_epoch:
             return self.successor.get_last_lr()
-        return [self.warmup_rate(base_lr, self.last_epoch) for base_lr in self.base_lrs]
+        base_lrs: list[Any] = self.base_lrs
+        return [self.warmup_rate(base_lr, self.last_epoch) for base_lr in base_lrs]
 
     def step(self, epoch: int | None = None) -> None:
         if self.last_epoch >= self.warmup_epoch:
@@ -68,7 +70,7 @@ class _BaseWarmupScheduler(LRScheduler):
 
 
 class ConstantWarmupScheduler(_BaseWarmupScheduler):
-    """`cons_lr` in every epoch of the warm-up."""
+    """A warm-up with the constant rate `cons_lr`."""
 
     def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1, verbose=False):
         self.cons_lr = cons_lr
@@ -79,7 +81,7 @@ class ConstantWarmupScheduler(_BaseWarmupScheduler):
 
 
 class LinearWarmupScheduler(_BaseWarmupScheduler):
-    """`min_lr` in the first epoch of the warm-up, then lr * epoch / warmup_epoch."""
+    """A warm-up with `min_lr` in the first epoch, then lr * epoch / warmup_epoch."""
 
     def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1, verbose=False):
         self.min_lr = min_lr
@@ -90,6 +92,11 @@ class LinearWarmupScheduler(_BaseWarmupScheduler):
 
 
 def _single_step(optimizer, o) -> LRScheduler:
+    if o.STEPSIZE in ((), []):
+        raise InvalidValue(
+            "OPTIM.STEPSIZE is empty: give the epochs after which single_step lowers the rate, "
+            "such as (20,), or (-1,) for OPTIM.MAX_EPOCH"
+        )
     stepsize = o.STEPSIZE[-1] if isinstance(o.STEPSIZE, (list, tuple)) else o.STEPSIZE
     return StepLR(optimizer, step_size=stepsize if stepsize > 0 else o.MAX_EPOCH, gamma=o.GAMMA)
 
@@ -97,21 +104,25 @@ def _single_step(optimizer, o) -> LRScheduler:
 def _multi_step(optimizer, o) -> LRScheduler:
     if not isinstance(o.STEPSIZE, (list, tuple)) or min(o.STEPSIZE, default=0) <= 0:
         raise InvalidValue(
-            f"OPTIM.STEPSIZE is {o.STEPSIZE}: multi_step needs the epochs at which the rate drops, "
+            f"OPTIM.STEPSIZE is {o.STEPSIZE}: give the epochs at which multi_step lowers the rate, "
             "such as (20, 40)"
         )
     return MultiStepLR(optimizer, milestones=list(o.STEPSIZE), gamma=o.GAMMA)
 
 
 def _cosine(optimizer, o) -> LRScheduler:
-    return CosineAnnealingLR(optimizer, float(o.MAX_EPOCH))
+    length: Any = float(o.MAX_EPOCH)  # a float in checkpoints, as in Dassl
+    return CosineAnnealingLR(optimizer, length)
 
 
 SCHEDULERS = {"single_step": _single_step, "multi_step": _multi_step, "cosine": _cosine}
 
 
 def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg) -> LRScheduler:
-    """The schedule that OPTIM.LR_SCHEDULER names, behind the warm-up of OPTIM.WARMUP_*."""
+    """Build the schedule named by OPTIM.LR_SCHEDULER, after the warm-up of OPTIM.WARMUP_*.
+
+    InvalidValue if one of these keys has a value that cannot be used.
+    """
     name = optim_cfg.LR_SCHEDULER
     if name not in SCHEDULERS:
         raise InvalidValue(f'OPTIM.LR_SCHEDULER is "{name}": use one of {", ".join(SCHEDULERS)}')

@@ -1,4 +1,4 @@
-"""`build_optimizer`: OPTIM.NAME and its settings to a torch optimizer."""
+"""`build_optimizer`: the torch optimizer of OPTIM.NAME."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dassl.utils.errors import InvalidValue
+from dassl.utils.torchtools import unwrap
 
 from .radam import RAdam
 
@@ -26,7 +27,7 @@ def _sgd(o) -> dict[str, Any]:
     }
 
 
-# name: class, and the settings that it takes from the config beside lr and weight_decay
+# name: the class, and its arguments from OPTIM in addition to lr and weight_decay
 OPTIMIZERS: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
     "adam": (torch.optim.Adam, _betas),
     "amsgrad": (torch.optim.Adam, lambda o: {**_betas(o), "amsgrad": True}),
@@ -41,12 +42,12 @@ OPTIMIZERS: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
 
 
 def build_optimizer(
-    model: nn.Module | Iterable, optim_cfg, param_groups: list[dict] | None = None
+    model: nn.Module | Iterable, optim_cfg, param_groups: list[Any] | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer of a module, of parameters, or of ready-made `param_groups`.
+    """Build the optimizer of a module, of parameters, or of `param_groups` if they are given.
 
-    OPTIM.STAGED_LR gives the children named in OPTIM.NEW_LAYERS the rate LR and the other
-    parameters LR * BASE_LR_MULT. ValueError where OPTIM.NAME is unknown.
+    With OPTIM.STAGED_LR, the children named in OPTIM.NEW_LAYERS have the learning rate LR and all
+    other parameters LR * BASE_LR_MULT. InvalidValue if a value under OPTIM cannot be used.
     """
     name = optim_cfg.NAME
     if name not in OPTIMIZERS:
@@ -54,44 +55,54 @@ def build_optimizer(
     if param_groups is not None:
         if optim_cfg.STAGED_LR:
             warnings.warn(
-                "OPTIM.STAGED_LR is ignored, as build_optimizer was given param_groups",
+                "OPTIM.STAGED_LR is ignored, because build_optimizer was called with param_groups",
                 stacklevel=2,
             )
     elif optim_cfg.STAGED_LR:
         param_groups = _staged(model, optim_cfg)
     else:
-        param_groups = model.parameters() if isinstance(model, nn.Module) else model
+        param_groups = list(model.parameters() if isinstance(model, nn.Module) else model)
     cls, settings = OPTIMIZERS[name]
-    return cls(
-        param_groups,
-        lr=optim_cfg.LR,
-        weight_decay=optim_cfg.WEIGHT_DECAY,
-        **settings(optim_cfg),
-    )
+    try:
+        return cls(
+            param_groups,
+            lr=optim_cfg.LR,
+            weight_decay=optim_cfg.WEIGHT_DECAY,
+            **settings(optim_cfg),
+        )
+    except ValueError as err:
+        if not param_groups:  # there is nothing to train: not the config's fault
+            raise
+        raise InvalidValue(
+            f'A value under OPTIM is not valid for the optimizer "{name}": {err}'
+        ) from err
 
 
-def _staged(model: nn.Module, optim_cfg) -> list[dict]:
-    """Two parameter groups: the old layers at the reduced rate, the new ones at LR."""
+def _staged(model: nn.Module | Iterable, optim_cfg) -> list[dict]:
+    """Two parameter groups: the old layers at the reduced rate, the new layers at LR."""
     if not isinstance(model, nn.Module):
-        raise TypeError("OPTIM.STAGED_LR needs a module, as it picks layers by their names")
-    if isinstance(model, nn.DataParallel):
-        model = model.module
+        raise InvalidValue(
+            "OPTIM.STAGED_LR selects layers by their names, but this trainer passes parameters "
+            "instead of a module to build_optimizer: set OPTIM.STAGED_LR to False"
+        )
+    model = unwrap(model)
     new_layers = optim_cfg.NEW_LAYERS
     new_layers = [new_layers] if isinstance(new_layers, str) else list(new_layers)
     if not new_layers:
         warnings.warn(
-            "OPTIM.NEW_LAYERS is empty: OPTIM.STAGED_LR gives every layer the reduced rate",
+            "OPTIM.NEW_LAYERS is empty, so OPTIM.STAGED_LR reduces the learning rate of all "
+            "layers: name the new layers",
             stacklevel=3,
         )
     children = dict(model.named_children())
     unknown = [name for name in new_layers if name not in children]
     if unknown:
         raise InvalidValue(
-            f"OPTIM.NEW_LAYERS names {unknown}, but the model's layers are: {', '.join(children)}"
+            f"OPTIM.NEW_LAYERS has unknown layers {unknown}: use {', '.join(children)}"
         )
     new = [p for name in new_layers for p in children[name].parameters()]
-    taken = {id(p) for p in new}
-    old = [p for p in model.parameters() if id(p) not in taken]
+    is_new = {id(p) for p in new}
+    old = [p for p in model.parameters() if id(p) not in is_new]
     return [
         {"params": old, "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT},
         {"params": new},

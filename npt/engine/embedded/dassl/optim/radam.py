@@ -9,9 +9,9 @@ import torch
 
 
 class RAdam(torch.optim.Optimizer):
-    """Adam whose adaptive step is scaled by the variance rectification term.
+    """Adam with the adaptive step scaled by the variance rectification term.
 
-    Where that term is not defined (the first steps) the step is plain momentum, or none with
+    That term is not defined in the first steps. These use plain momentum, or change nothing with
     `degenerated_to_sgd=False`. Weight decay is decoupled from the gradient.
     """
 
@@ -26,14 +26,14 @@ class RAdam(torch.optim.Optimizer):
     ):
         if lr < 0 or eps < 0 or not all(0 <= b < 1 for b in betas):
             raise ValueError(
-                f"RAdam needs lr >= 0, eps >= 0 and betas in [0, 1), got {lr}, {eps}, {betas}"
+                f"RAdam needs lr >= 0, eps >= 0 and betas in [0, 1), not {lr}, {eps}, {betas}"
             )
         self.degenerated_to_sgd = degenerated_to_sgd
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None):
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -41,27 +41,27 @@ class RAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group)
+                    self._update(p, p.grad.float(), group)
         return loss
 
-    def _update(self, p: torch.Tensor, group: dict) -> None:
+    def _update(self, p: torch.Tensor, grad: torch.Tensor, group: dict) -> None:
         beta1, beta2 = group["betas"]
         state = self.state[p]
         if not state:
             state["step"] = 0
-            # float32 moments whatever the parameter's precision
+            # The moments are float32 for parameters of any precision.
             state["exp_avg"] = torch.zeros_like(p, dtype=torch.float32)
             state["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.float32)
         state["step"] += 1
-        t, grad = state["step"], p.grad.float()
-        m, v = state["exp_avg"], state["exp_avg_sq"]
+        t, m, v = state["step"], state["exp_avg"], state["exp_avg_sq"]
         m.mul_(beta1).add_(grad, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
 
-        longest = 2 / (1 - beta2) - 1  # length of the approximated moving average
+        # Length of the approximated simple moving average: at most (rho_inf), and at step t.
+        longest = 2 / (1 - beta2) - 1
         length = longest - 2 * t * beta2**t / (1 - beta2**t)
         step_size = group["lr"] / (1 - beta1**t)
-        if length >= 5:  # its variance is tractable
+        if length >= 5:  # the variance is tractable
             rectify = (length - 4) * (length - 2) * longest
             rectify /= (longest - 4) * (longest - 2) * length
             step_size *= math.sqrt(rectify * (1 - beta2**t))

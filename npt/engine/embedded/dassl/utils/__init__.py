@@ -1,4 +1,4 @@
-"""Small tools: files, seeds, meters, registry, logging, checkpoints."""
+"""Utilities: files, seeds, meters, registry, logging, checkpoints."""
 
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter

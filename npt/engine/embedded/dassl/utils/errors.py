@@ -1,35 +1,36 @@
-"""Errors that the user can put right, each one sentence.
+"""Errors that a user can correct: in the config, on the command line, or in files.
 
-They are also the builtin errors that callers of this engine expect (ValueError, KeyError, ...). A
-program can print a `UserError` without its traceback.
+A program can print them without a traceback. Each class is also the builtin error that Dassl raises
+in that case (ValueError, KeyError, ...), because hosts may catch that one. Errors in the use of the
+engine's functions are plain TypeErrors, ValueErrors, ... and not UserErrors.
 """
 
 
 class UserError(Exception):
-    """One sentence for the user: what is wrong, where, and what to do about it."""
+    """The message is one sentence: what is wrong, where, and what to do."""
 
-    __str__ = Exception.__str__  # KeyError's would put the sentence in quotes
+    __str__ = Exception.__str__  # the one of KeyError would add quotation marks
 
 
 class InvalidValue(UserError, ValueError):
-    """A config key or an argument has a value that cannot be used."""
+    """A config key has a value that cannot be used, or a file has invalid content."""
 
 
 class UnknownName(UserError, KeyError):
-    """Nothing is registered under a name."""
+    """A registry does not contain a name."""
 
 
 class MissingFile(UserError, FileNotFoundError):
-    """A file is not there."""
+    """A file does not exist."""
 
 
 class UnreadableFile(UserError, OSError):
-    """A file is there and cannot be read."""
+    """A file exists but cannot be read."""
 
 
 class UnusableCheckpoint(UserError, RuntimeError):
-    """A checkpoint is damaged, or belongs to another model."""
+    """A checkpoint is damaged, or does not fit the model."""
 
 
 class NotFinite(UserError, FloatingPointError):
-    """A loss is infinite or not a number."""
+    """A loss is infinite or NaN."""

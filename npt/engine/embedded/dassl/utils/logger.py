@@ -1,10 +1,11 @@
-"""Copies what is printed into a log file."""
+"""Copies stdout to a log file."""
 
 from __future__ import annotations
 
 import os.path as osp
 import sys
 import time
+from typing import IO, Any
 
 from .tools import mkdir_if_missing
 
@@ -12,11 +13,14 @@ __all__ = ["Logger", "setup_logger"]
 
 
 class Logger:
-    """A stand-in for sys.stdout that writes to the console and, line by line, to a file."""
+    """A replacement of sys.stdout that writes to the console and to a file."""
+
+    console: Any
+    file: IO[str] | None
 
     def __init__(self, fpath: str | None = None):
-        # A second log in one process takes the place of the first one instead of feeding it too.
-        previous = sys.stdout
+        # A second logger in a process replaces the first one: it does not write to both files.
+        previous: Any = sys.stdout
         if isinstance(previous, Logger):
             previous.close()
             previous = previous.console
@@ -24,7 +28,7 @@ class Logger:
         self.file = None
         if fpath is not None:
             mkdir_if_missing(osp.dirname(fpath))
-            # Line buffered: a killed run leaves every finished line behind.
+            # Line buffered, so that a killed run has every complete line in its file.
             self.file = open(fpath, "w", buffering=1, encoding="utf-8")  # noqa: SIM115
 
     def write(self, text: str) -> int:
@@ -39,7 +43,7 @@ class Logger:
             self.file.flush()
 
     def close(self) -> None:
-        """Close the file; the console stays open, it is not ours."""
+        """Close the file. The console stays open."""
         if self.file is not None:
             self.file.close()
             self.file = None
@@ -51,15 +55,15 @@ class Logger:
         self.close()
 
     def __getattr__(self, name: str):
-        if name == "console":  # not set yet: an unpickled or half-built Logger
+        if name == "console":  # before __init__, for example while unpickling
             raise AttributeError(name)
         return getattr(self.console, name)
 
 
 def setup_logger(output: str | None = None) -> None:
-    """Tee stdout into `output`/log.txt (or `output` itself where it ends in .txt or .log).
+    """Copy stdout to `output`/log.txt, or to the file `output` if it ends in .txt or .log.
 
-    An existing file is kept: the new one gets the date and time behind its name.
+    If that file exists, it is kept, and the date and time are appended to the new file's name.
     """
     if output is None:
         return

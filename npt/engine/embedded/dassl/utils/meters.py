@@ -1,4 +1,4 @@
-"""Running averages of what a training step reports."""
+"""Running averages of the values that a training step reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ __all__ = ["AverageMeter", "MetricMeter"]
 
 
 class AverageMeter:
-    """The last value and the average of a number; `ema=True` averages exponentially (0.9)."""
+    """The last value and the average of a number.
+
+    With `ema`, the average is an exponential moving average with decay 0.9.
+    """
 
     def __init__(self, ema: bool = False):
         self.ema = ema
@@ -24,7 +27,7 @@ class AverageMeter:
         self.count = 0
 
     def update(self, val: Any, n: int = 1) -> None:
-        """Add `val`, the average of `n` samples."""
+        """Add `val`, which is the average of `n` samples."""
         if isinstance(val, torch.Tensor):
             val = val.item()
         self.val = val
@@ -34,20 +37,20 @@ class AverageMeter:
 
 
 class MetricMeter:
-    """One AverageMeter a name; `str()` gives `name value (average)` with four decimals."""
+    """One AverageMeter for each name. `str()` returns "name value (average)" for all of them."""
 
     def __init__(self, delimiter: str = " "):
         self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)
         self.delimiter = delimiter
 
     def update(self, input_dict: dict[str, Any] | None) -> None:
-        """Add every scalar of the dict; None adds nothing."""
+        """Add every scalar of the dict. None is ignored."""
         if input_dict is None:
             return
         if not isinstance(input_dict, dict):
             raise TypeError(
-                "MetricMeter.update takes a dict of names and scalars (what forward_backward "
-                f"returns), not a {type(input_dict).__name__}"
+                "MetricMeter.update takes a dict of names and scalars, which forward_backward must "
+                f"return, not a {type(input_dict).__name__}"
             )
         for name, value in input_dict.items():
             self.meters[name].update(value)

@@ -1,4 +1,4 @@
-"""A table from names to classes or functions."""
+"""A registry of classes or functions by name."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from .errors import UnknownName
 
 
 class Registry:
-    """`@REGISTRY.register()` or `REGISTRY.register(obj)` files an object under its `__name__`."""
+    """`@REGISTRY.register()` or `REGISTRY.register(obj)` adds an object under its `__name__`."""
 
     def __init__(self, name: str):
         self._name = name
         self._objects: dict[str, Any] = {}
 
     def register(self, obj: Any = None, force: bool = False) -> Any:
-        """File `obj`, or return a decorator that does.
+        """Register `obj`, or return a decorator if there is none.
 
-        KeyError where the name is taken, unless `force` replaces it.
+        KeyError if the name is already registered, unless `force` is set to replace it.
         """
         if obj is not None:
-            self._file(obj, force)
+            self._add(obj, force)
             return obj
 
         def decorator(target: Callable) -> Callable:
-            self._file(target, force)
+            self._add(target, force)
             return target
 
         return decorator
 
-    def _file(self, obj: Any, force: bool) -> None:
+    def _add(self, obj: Any, force: bool) -> None:
         name = obj.__name__
         if name in self._objects and not force:
             raise KeyError(
                 f'"{name}" is already registered in "{self._name}": '
-                "give it another name or pass force=True"
+                "use another name or pass force=True"
             )
         self._objects[name] = obj
 
     def get(self, name: str) -> Any:
-        """The object filed under `name`; KeyError naming all the others where there is none."""
+        """The object with this name. UnknownName (a KeyError) if it is not registered."""
         if name not in self._objects:
             known = ", ".join(sorted(self._objects)) or "nothing"
-            raise UnknownName(f'"{name}" is not registered in "{self._name}", which has: {known}')
+            raise UnknownName(
+                f'"{name}" is not registered in "{self._name}", which contains: {known}'
+            )
         return self._objects[name]
 
     def registered_names(self) -> list[str]:
-        """The names, in order of registration."""
+        """All names, in the order of registration."""
         return list(self._objects)
 
     def __contains__(self, name: str) -> bool:

@@ -1,8 +1,8 @@
-"""Reads a checkpoint that holds more than tensors and plain values, and runs nothing in it.
+"""Reads a checkpoint that contains arbitrary pickled objects, without executing code from it.
 
-Checkpoints written by Dassl pickle a live scheduler beside the weights, so torch's
-`weights_only=True` refuses the whole file. Here every class or function that a file names is
-replaced by an inert placeholder, except the few that rebuild tensors; nothing is imported.
+Checkpoints of Dassl contain a pickled scheduler, so torch.load with `weights_only=True` rejects
+them. Here every class or function that a file names is replaced by an inert placeholder, except the
+few functions that rebuild tensors. Nothing is imported.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import collections
 import pickle
 import types
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ __all__ = ["Placeholder", "salvage"]
 
 
 class Placeholder:
-    """Stands for an object of a class that is not rebuilt; `state` is what the file said of it."""
+    """Replaces an object of a class that is not rebuilt; `state` is the object's pickled state."""
 
-    origin = ""
+    origin = ""  # the name of that class
+    state: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
         self = object.__new__(cls)
@@ -29,7 +31,7 @@ class Placeholder:
         return self
 
     def __init__(self, *args: Any, **kwargs: Any):
-        pass  # whatever the class was built with
+        pass  # the arguments of the original class are ignored
 
     def __setstate__(self, state: Any) -> None:
         self.state = state if isinstance(state, dict) else {}
@@ -47,8 +49,8 @@ class Placeholder:
         return f"<{self.origin}, not rebuilt>"
 
 
-# What rebuilds tensors and ordinary containers, and has no other effect.
-_ALLOWED = {
+# Functions and classes that rebuild tensors and plain containers, and have no other effect.
+_ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch", "Size"): torch.Size,
     ("torch", "device"): torch.device,
@@ -59,7 +61,7 @@ _ALLOWED = {
 
 
 class _Unpickler(pickle.Unpickler):
-    replaced: set[str]  # set on the subclass that `salvage` makes
+    replaced: set[str]  # set on the subclass in `salvage`
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
@@ -72,17 +74,28 @@ class _Unpickler(pickle.Unpickler):
         return type("Placeholder", (Placeholder,), {"origin": origin})
 
 
+class _PickleModule(types.ModuleType):
+    """A replacement of the module `pickle` for torch.load."""
+
+    Unpickler: type[pickle.Unpickler]
+    load: Callable[..., Any]
+
+
 def salvage(fpath: str) -> tuple[Any, list[str]]:
-    """Load `fpath` on the CPU; also the names of the classes that became placeholders."""
+    """Load `fpath` on the CPU. Returns the content, and the names of the replaced classes.
+
+    ValueError if the file is a TorchScript archive.
+    """
     if zipfile.is_zipfile(fpath):
         with zipfile.ZipFile(fpath) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise ValueError(f'"{fpath}" is a TorchScript archive, not a checkpoint')
     replaced: set[str] = set()
     unpickler = type("Unpickler", (_Unpickler,), {"replaced": replaced})
-    module = types.ModuleType("restricted_pickle")
+    module = _PickleModule("restricted_pickle")
     module.Unpickler = unpickler
     module.load = lambda f, **kwargs: unpickler(f, **kwargs).load()
-    # weights_only=True cannot be combined with an unpickler; this one allows less than it does.
+    # torch.load does not accept a pickle module together with weights_only=True. This unpickler is
+    # stricter than the one of weights_only=True.
     content = torch.load(fpath, map_location="cpu", pickle_module=module, weights_only=False)
     return content, sorted(replaced)

@@ -1,4 +1,4 @@
-"""Files, seeds, images, and what is known about the machine."""
+"""Files, seeds, images, and information about the machine."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ __all__ = [
 
 
 def mkdir_if_missing(dirname: str) -> None:
-    """Create a folder and its parents; an empty name is the current folder."""
+    """Create a folder and its parents. An empty name means the current folder."""
     if dirname:
         os.makedirs(dirname, exist_ok=True)
 
 
 def check_isfile(fpath: str) -> bool:
-    """Whether `fpath` is a file; warns where it is not."""
+    """Whether `fpath` is a file. Warns if it is not."""
     found = osp.isfile(fpath)
     if not found:
         warnings.warn(f'There is no file at "{fpath}"', stacklevel=2)
@@ -51,16 +51,16 @@ def check_isfile(fpath: str) -> bool:
 
 
 def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
-    """Names in a folder but those that begin with a dot; `sort` orders them."""
+    """The names in a folder, except those that begin with a dot."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names
 
 
 @contextmanager
-def atomic_write(fpath: str, mode: str = "wb") -> Iterator[IO]:
-    """A file that replaces `fpath` when all of it is on disk, or not at all.
+def atomic_write(fpath: str, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file that replaces `fpath` when the `with` block ends without an error.
 
-    Whoever reads `fpath` sees the old content or the new, whenever the writer is killed.
+    So `fpath` always has its complete old content or its complete new content.
     """
     folder, name = osp.split(osp.abspath(fpath))
     mkdir_if_missing(folder)
@@ -76,7 +76,7 @@ def atomic_write(fpath: str, mode: str = "wb") -> Iterator[IO]:
         if osp.exists(temporary):
             os.remove(temporary)
         raise
-    if os.name == "posix":  # the new name is on disk only when the folder is
+    if os.name == "posix":  # the new name is on disk only after an fsync of the folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -85,19 +85,24 @@ def atomic_write(fpath: str, mode: str = "wb") -> Iterator[IO]:
 
 
 def read_json(fpath: str) -> Any:
-    """The content of a JSON file."""
+    """The content of a JSON file. InvalidValue if it is not valid JSON."""
     with open(fpath, encoding="utf-8") as f:
-        return json.load(f)
+        try:
+            return json.load(f)
+        except ValueError as err:
+            raise InvalidValue(
+                f'The file "{fpath}" is not valid JSON ({err}): replace or delete it'
+            ) from err
 
 
 def write_json(obj: Any, fpath: str) -> None:
-    """Write `obj` as indented JSON, atomically, creating the folder where needed."""
+    """Write `obj` as indented JSON, atomically. Creates the folder if it does not exist."""
     with atomic_write(fpath, "w") as f:
         json.dump(obj, f, indent=4, separators=(",", ": "))
 
 
 def read_image(path: str) -> Image.Image:
-    """The image as RGB; OSError naming the file where it is missing or unreadable."""
+    """Read an image in RGB. MissingFile or UnreadableFile (OSErrors) if that is not possible."""
     if not osp.isfile(path):
         raise MissingFile(f'There is no image at "{path}": check DATASET.ROOT')
     try:
@@ -106,7 +111,7 @@ def read_image(path: str) -> Image.Image:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
         reason = str(err).rstrip(".")
         raise UnreadableFile(
-            f'The image "{path}" cannot be read ({reason}): replace it or take it out of the data'
+            f'The image "{path}" cannot be read ({reason}): replace it or remove it from the data'
         ) from err
 
 
@@ -119,12 +124,12 @@ def set_random_seed(seed: int) -> None:
 
 
 def tolist_if_not(x: Any) -> list:
-    """`x` where it is a list, else a list of it alone."""
+    """`x` if it is a list, else [x]."""
     return x if isinstance(x, list) else [x]
 
 
 def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
-    """The string of `b` most like `a`; None where `b` is empty."""
+    """The string in `b` that is most similar to `a`; None if `b` is empty."""
     candidates = list(b)
     lowered = a.lower()
     return max(
@@ -134,15 +139,19 @@ def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
     )
 
 
-def check_availability(requested: str, available: Iterable[str]) -> None:
-    """ValueError naming every available one where `requested` is not among them."""
+def check_availability(requested: str, available: Iterable[str], key: str = "") -> None:
+    """InvalidValue, with a list of all available names, if `requested` is not available.
+
+    key: the config key that contains the name, for the message
+    """
     names = list(available)
     if requested in names:
         return
     nearest = get_most_similar_str_to_a_from_b(requested, names)
     hint = f' (did you mean "{nearest}"?)' if requested and nearest else ""
-    listed = ", ".join(sorted(names)) or "nothing is registered"
-    raise InvalidValue(f'"{requested}" is not one of the available ones{hint}: {listed}')
+    listed = f"use one of {', '.join(sorted(names))}" if names else "nothing is registered"
+    subject = f'{key} is "{requested}", which' if key else f'"{requested}"'
+    raise InvalidValue(f"{subject} is not available{hint}: {listed}")
 
 
 def _version(distribution: str) -> str:
@@ -153,7 +162,7 @@ def _version(distribution: str) -> str:
 
 
 def collect_env_info() -> str:
-    """A few lines on the machine and the libraries, for the head of a log."""
+    """A few lines about the machine and the libraries, for the beginning of a log."""
     lines = {
         "OS": platform.platform(),
         "Python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Checkpoints on disk, and small operations on modules."""
+"""Checkpoint files, and small operations on modules."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained_weights",
     "load_scheduler_state",
+    "load_trainer_checkpoint",
     "newest_checkpoint",
     "open_all_layers",
     "open_specified_layers",
@@ -34,22 +35,22 @@ __all__ = [
     "unwrap",
 ]
 
-POINTER = "checkpoint"  # the text file that holds the newest checkpoint's name
+POINTER = "checkpoint"  # the text file that contains the name of the newest checkpoint
 BEST = "model-best.pth.tar"
 _PLAIN = (type(None), bool, int, float, str, bytes, torch.Tensor)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel or DistributedDataParallel, else the module itself."""
+    """The module inside DataParallel or DistributedDataParallel, or else `model` itself."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     return model.module if isinstance(model, wrappers) else model
 
 
-# ---------------------------------------------------------------- schedulers as plain numbers
+# ------------------------------------------------------------------ scheduler states
 
 
 def _plain(value: Any) -> tuple[bool, Any]:
-    """Whether `value` is made of numbers, strings and tensors only, and that value."""
+    """Whether `value` can be saved as numbers, strings and tensors only, and as what."""
     if isinstance(value, LRScheduler):
         return True, scheduler_state(value)
     if isinstance(value, np.generic):
@@ -69,16 +70,16 @@ def _pairs(mapping: Mapping) -> Iterable[tuple[Any, tuple[bool, Any]]]:
 
 
 def scheduler_state(scheduler: LRScheduler | Mapping) -> dict[str, Any]:
-    """A scheduler's state as plain values; a scheduler inside it becomes its own state."""
+    """A scheduler's state as plain values. A scheduler inside it is replaced by its state."""
     state = scheduler if isinstance(scheduler, Mapping) else scheduler.state_dict()
     return {key: value for key, (ok, value) in _pairs(state) if ok}
 
 
 def load_scheduler_state(scheduler: LRScheduler, state: Mapping) -> None:
-    """Put a state of `scheduler_state`, or of a Dassl checkpoint, into `scheduler`.
+    """Load a state of `scheduler_state`, or of a Dassl checkpoint, into `scheduler`.
 
-    A scheduler held by `scheduler` stays the object it is, tied to the live optimizer; only its
-    numbers change.
+    A scheduler inside `scheduler` is not replaced, because it refers to the current optimizer; its
+    state is loaded into it.
     """
     rest = {}
     for key, value in state.items():
@@ -93,7 +94,7 @@ def load_scheduler_state(scheduler: LRScheduler, state: Mapping) -> None:
     scheduler.load_state_dict(rest)
 
 
-# ------------------------------------------------------------------------ writing and reading
+# ------------------------------------------------------------------ saving and loading
 
 
 def save_checkpoint(
@@ -103,10 +104,10 @@ def save_checkpoint(
     remove_module_from_keys: bool = True,
     model_name: str = "",
 ) -> None:
-    """Write `save_dir`/`model_name` (default model.pth.tar-<epoch>), then the pointer to it.
+    """Save `save_dir`/`model_name` (default model.pth.tar-<epoch>), then write the pointer to it.
 
-    Both writes are atomic and the pointer comes last, so it never names a file that is not
-    complete. `is_best` also writes model-best.pth.tar.
+    Both writes are atomic and the pointer is written last, so it always names a complete file.
+    `is_best` also saves model-best.pth.tar.
     """
     mkdir_if_missing(save_dir)
     state = {k: v.item() if isinstance(v, np.generic) else v for k, v in state.items()}
@@ -136,10 +137,11 @@ def _without_module(state_dict: Mapping[str, Any]) -> OrderedDict:
 
 
 def load_checkpoint(fpath: str) -> dict[str, Any]:
-    """A checkpoint, on the CPU. Nothing in the file is executed.
+    """Load a checkpoint on the CPU, without executing code from the file.
 
-    Objects other than tensors and plain values (Dassl pickles its scheduler) come back as
-    inert placeholders. FileNotFoundError, or RuntimeError for a damaged file.
+    Objects other than tensors and plain values, such as the scheduler in a checkpoint of Dassl, are
+    replaced by inert placeholders. MissingFile if there is no file, UnusableCheckpoint if it is
+    damaged.
     """
     if fpath is None:
         raise ValueError("load_checkpoint needs the path of a checkpoint, not None")
@@ -148,7 +150,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     try:
         return torch.load(fpath, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        pass  # it holds something else than tensors and plain values
+        pass  # the file contains other objects than tensors and plain values
     except (RuntimeError, EOFError, ValueError, KeyError) as err:
         raise _damaged(fpath) from err
     try:
@@ -156,20 +158,31 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     except Exception as err:
         raise _damaged(fpath) from err
     shown = ", ".join(replaced[:5]) + (", ..." if len(replaced) > 5 else "")
-    print(f'Left out of "{fpath}", as only tensors and plain values are loaded: {shown}')
+    print(f'Left out of "{fpath}", because only tensors and plain values are loaded: {shown}')
     return content
+
+
+def load_trainer_checkpoint(fpath: str) -> dict[str, Any]:
+    """`load_checkpoint`, but UnusableCheckpoint if a trainer did not save the file."""
+    checkpoint = load_checkpoint(fpath)
+    if not isinstance(checkpoint, Mapping) or not {"state_dict", "epoch"} <= set(checkpoint):
+        raise UnusableCheckpoint(
+            f'"{fpath}" is not a checkpoint of a trainer, it has no state_dict or no epoch: '
+            "choose another file"
+        )
+    return checkpoint
 
 
 def _damaged(fpath: str) -> UnusableCheckpoint:
     return UnusableCheckpoint(
-        f'"{fpath}" is damaged or is no checkpoint: take another epoch, or write it again'
+        f'"{fpath}" is damaged or is not a checkpoint: use another epoch, or save it again'
     )
 
 
 def newest_checkpoint(fdir: str) -> str | None:
-    """The file that the pointer in `fdir` names; None where there is no pointer.
+    """The file named by the pointer in `fdir`; None if there is no pointer.
 
-    FileNotFoundError where it names a file that is not there.
+    MissingFile if the pointer names a file that does not exist.
     """
     pointer = osp.join(fdir, POINTER)
     if not osp.isfile(pointer):
@@ -179,8 +192,8 @@ def newest_checkpoint(fdir: str) -> str | None:
     fpath = osp.join(fdir, name)
     if not name or not osp.isfile(fpath):
         raise MissingFile(
-            f'"{pointer}" names the checkpoint "{name}", which is not there: '
-            "restore it, or write the name of another one into that file"
+            f'"{pointer}" names the checkpoint "{name}", which does not exist: '
+            "restore it, or write the name of another checkpoint into that file"
         )
     return fpath
 
@@ -191,7 +204,7 @@ def restore_from(
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: LRScheduler | None = None,
 ) -> int:
-    """Put a loaded checkpoint into model, optimizer and scheduler; returns its epoch."""
+    """Load a checkpoint into model, optimizer and scheduler; returns its epoch."""
     unwrap(model).load_state_dict(checkpoint["state_dict"])
     print("Loaded model weights")
     if optimizer is not None and checkpoint.get("optimizer") is not None:
@@ -210,19 +223,24 @@ def resume_from_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: LRScheduler | None = None,
 ) -> int:
-    """Restore the newest checkpoint in `fdir`; returns the epoch to continue with."""
+    """Restore the newest checkpoint in `fdir`; returns its number of finished epochs."""
     fpath = newest_checkpoint(fdir)
     if fpath is None:
         raise MissingFile(
-            f'There is no file named "{POINTER}" in "{fdir}": no run left a checkpoint there'
+            f'There is no file "{POINTER}" in "{fdir}", so there is no checkpoint to resume from: '
+            "use the folder of a trained model"
         )
     print(f'Loading checkpoint from "{fpath}"')
-    return restore_from(load_checkpoint(fpath), model, optimizer, scheduler)
+    return restore_from(load_trainer_checkpoint(fpath), model, optimizer, scheduler)
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
-    """Copy the weights that agree with `model` in name and shape; says what was left out."""
+    """Load the weights whose name and shape agree with `model`; prints the names of the others."""
     checkpoint = load_checkpoint(weight_path)
+    if not isinstance(checkpoint, Mapping):
+        raise UnusableCheckpoint(
+            f'"{weight_path}" does not contain a state dict: change MODEL.INIT_WEIGHTS'
+        )
     found = _without_module(checkpoint.get("state_dict", checkpoint))
     own = unwrap(model).state_dict()
     matched = {
@@ -232,8 +250,8 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     }
     if not matched:
         warnings.warn(
-            f'No weight of "{weight_path}" agrees in name and shape with the model: '
-            "nothing was loaded (check MODEL.INIT_WEIGHTS)",
+            f'No weight in "{weight_path}" agrees with the model in name and shape, so nothing was '
+            "loaded: check MODEL.INIT_WEIGHTS",
             stacklevel=2,
         )
         return
@@ -241,14 +259,14 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     print(f'Loaded {len(matched)} of {len(own)} pretrained weights from "{weight_path}"')
     left_out = [key for key in found if key not in matched]
     if left_out:
-        print(f"Left out, as name or shape differs: {left_out}")
+        print(f"Left out, because the name or shape differs: {left_out}")
 
 
-# -------------------------------------------------------------------------------------- modules
+# ------------------------------------------------------------------ modules
 
 
 def count_num_param(model: nn.Module | None = None, params: Any = None) -> int:
-    """The number of parameters of a module, or in `params` (tensors or parameter groups)."""
+    """The number of parameters in a module, or in `params` (tensors or parameter groups)."""
     if model is not None:
         return sum(p.numel() for p in model.parameters())
     if params is None:
@@ -258,20 +276,24 @@ def count_num_param(model: nn.Module | None = None, params: Any = None) -> int:
 
 
 def open_all_layers(model: nn.Module) -> None:
-    """Training mode and gradients for everything."""
+    """Set the model to training mode, and enable the gradients of all its parameters."""
     model.train()
     for p in model.parameters():
         p.requires_grad = True
 
 
 def open_specified_layers(model: nn.Module, open_layers: str | list[str]) -> None:
-    """Training mode and gradients for the named children; evaluation and none for the rest."""
+    """Train only the children named in `open_layers`.
+
+    These are set to training mode with gradients, all other children to evaluation mode without
+    gradients. ValueError if the model has no child of a given name.
+    """
     model = unwrap(model)
     wanted = [open_layers] if isinstance(open_layers, str) else list(open_layers)
     children = dict(model.named_children())
     unknown = [name for name in wanted if name not in children]
     if unknown:
-        raise ValueError(f"The model has no layers {unknown}; it has: {', '.join(children)}")
+        raise ValueError(f"The model has no layers {unknown}: use {', '.join(children)}")
     for name, child in children.items():
         child.train(name in wanted)
         for p in child.parameters():
@@ -279,7 +301,7 @@ def open_specified_layers(model: nn.Module, open_layers: str | list[str]) -> Non
 
 
 def init_network_weights(model: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
-    """Initialise linear and convolution layers by `init_type`, batch norms around one."""
+    """Initialize linear and convolution layers by `init_type`, and batch norms around 1."""
     schemes = {
         "normal": lambda w: nn.init.normal_(w, 0.0, gain),
         "xavier": lambda w: nn.init.xavier_normal_(w, gain=gain),

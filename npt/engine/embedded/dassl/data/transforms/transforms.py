@@ -1,4 +1,4 @@
-"""`build_transform`: INPUT.TRANSFORMS to a torchvision pipeline."""
+"""`build_transform`: the torchvision pipeline of INPUT.TRANSFORMS."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from dassl.utils.errors import InvalidValue
+from dassl.utils.errors import InvalidValue, UserError
 
-# The names that INPUT.TRANSFORMS may hold, in the order in which they are applied in training.
-# center_crop is part of every test pipeline and nothing in training.
+# The allowed names in INPUT.TRANSFORMS, in the order in which they are applied in training.
+# center_crop is part of every test pipeline and has no effect in training.
 AVAI_CHOICES = [
     "random_translation",
     "random_crop",
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
 
 
 def interpolation_mode(cfg):
-    """torchvision's constant for INPUT.INTERPOLATION; ValueError where it is unknown."""
+    """torchvision's constant for INPUT.INTERPOLATION. InvalidValue if it is unknown."""
     modes = __getattr__("INTERPOLATION_MODES")
     if cfg.INPUT.INTERPOLATION not in modes:
         raise InvalidValue(
@@ -50,8 +50,19 @@ def interpolation_mode(cfg):
     return modes[cfg.INPUT.INTERPOLATION]
 
 
+def image_size(cfg) -> tuple[int, int]:
+    """Height and width from INPUT.SIZE. InvalidValue if it is not two numbers above 0."""
+    size = tuple(cfg.INPUT.SIZE)
+    if len(size) != 2 or min(size) < 1:
+        raise InvalidValue(f"INPUT.SIZE is {size}: give height and width, such as (224, 224)")
+    return size
+
+
 class Random2DTranslation:
-    """With probability `p`: enlarge by an eighth and cut (height, width) out at random."""
+    """With probability `p`, enlarge by an eighth and crop a random (height, width) region.
+
+    Otherwise resize to (height, width).
+    """
 
     def __init__(self, height: int, width: int, p: float, interpolation):
         self.size = (height, width)
@@ -72,7 +83,7 @@ class Random2DTranslation:
 
 
 class Cutout:
-    """Set `n_holes` random squares of side `length` to zero in an image tensor (C, H, W)."""
+    """Set `n_holes` random squares with sides of `length` pixels to zero in an image (C, H, W)."""
 
     def __init__(self, n_holes: int = 1, length: int = 16):
         self.n_holes = n_holes
@@ -89,7 +100,7 @@ class Cutout:
 
 
 class GaussianNoise:
-    """With probability `p`, add noise of the given mean and deviation to an image tensor."""
+    """With probability `p`, add Gaussian noise to an image tensor."""
 
     def __init__(self, mean: float = 0.0, std: float = 0.15, p: float = 0.5):
         self.mean = mean
@@ -103,7 +114,7 @@ class GaussianNoise:
 
 
 class InstanceNormalization:
-    """Each channel of an image tensor (C, H, W) to mean 0 and deviation 1."""
+    """Normalize each channel of an image (C, H, W) to mean 0 and standard deviation 1."""
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         flat = image.flatten(1)
@@ -114,9 +125,10 @@ class InstanceNormalization:
 def build_transform(
     cfg, is_train: bool = True, choices: Sequence[str] | None = None
 ) -> Callable | None:
-    """The training or test pipeline of INPUT.TRANSFORMS (or `choices`), printed line by line.
+    """Build and print the training or test pipeline of INPUT.TRANSFORMS (or `choices`).
 
-    None with INPUT.NO_TRANSFORM. ValueError naming all choices where one is unknown.
+    Returns None if INPUT.NO_TRANSFORM is set. InvalidValue if a name is unknown, or if a value
+    under INPUT is not valid for its transform.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("INPUT.NO_TRANSFORM is True: images are used as they are")
@@ -125,11 +137,16 @@ def build_transform(
     unknown = [choice for choice in choices if choice not in AVAI_CHOICES]
     if unknown:
         raise InvalidValue(
-            f"INPUT.TRANSFORMS has {unknown}: it may hold {', '.join(sorted(AVAI_CHOICES))}"
+            f"INPUT.TRANSFORMS has unknown names {unknown}: use {', '.join(sorted(AVAI_CHOICES))}"
         )
     from torchvision.transforms import Compose
 
-    steps = _train_steps(cfg, set(choices)) if is_train else _test_steps(cfg, set(choices))
+    try:
+        steps = _train_steps(cfg, set(choices)) if is_train else _test_steps(cfg, set(choices))
+    except UserError:
+        raise
+    except (TypeError, ValueError) as err:  # torchvision checks the values
+        raise InvalidValue(f"A value under INPUT is not valid for its transform: {err}") from err
     print(f"Building transform_{'train' if is_train else 'test'}")
     for text, _ in steps:
         print(f"+ {text}")
@@ -147,10 +164,10 @@ def _train_steps(cfg, choices: set[str]) -> list[tuple[str, Callable]]:
     import torchvision.transforms as T
 
     o, mode = cfg.INPUT, interpolation_mode(cfg)
-    height, width = o.SIZE
+    height, width = image_size(cfg)
     size = f"{height}x{width}"
     steps: list[tuple[str, Callable]] = []
-    # A random crop settles the size by itself.
+    # A random crop already produces the final size.
     if not choices & {"random_crop", "random_resized_crop"}:
         steps.append((f"resize to {size}", T.Resize((height, width), interpolation=mode)))
     rows: dict[str, Callable[[], tuple[str, Callable]]] = {
@@ -199,7 +216,7 @@ def _train_steps(cfg, choices: set[str]) -> list[tuple[str, Callable]]:
 def _test_steps(cfg, choices: set[str]) -> list[tuple[str, Callable]]:
     import torchvision.transforms as T
 
-    (height, width), mode = cfg.INPUT.SIZE, interpolation_mode(cfg)
+    (height, width), mode = image_size(cfg), interpolation_mode(cfg)
     edge = max(height, width)
     steps: list[tuple[str, Callable]] = [
         (f"resize the smaller edge to {edge}", T.Resize(edge, interpolation=mode)),

@@ -1,4 +1,4 @@
-"""Small operations that trainers share."""
+"""Small operations for trainers."""
 
 from .utils import (
     create_onehot,
