@@ -77,7 +77,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
     """Switch autocast off inside a `with` block, so that matrix products stay in float32."""
     try:
         return torch.autocast(device.type, enabled=False)
-    except RuntimeError:  # a device type for which this torch knows no autocast
+    except RuntimeError:  # a device type without autocast in this torch
         return nullcontext()
 
 

@@ -1,7 +1,7 @@
-"""What is added to the loss, and what is measured: one row each.
+"""The loss terms and the measures of collapse: one row each.
 
 Loss, log, result.json, the gradient study and the tables loop over `TERMS` and `MEASURES`. A term
-of your own is a function, a row and its key, in a file of yours (docs/terms.md):
+of your own is a function, a row and its config key, in a file of yours (docs/terms.md):
 
     import npt
     from npt.terms import Batch, Term
@@ -39,9 +39,9 @@ from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
 NODE = "TRAINER.NPT"  # the config node that holds the weights
 
 
-# --------------------------------------------------------------------------- what rows are given
+# --------------------------------------------------------------------------- arguments of functions
 class Run:
-    """What a run knows beside a batch."""
+    """Facts about the run, in addition to the features of a batch."""
 
     def __init__(
         self,
@@ -65,10 +65,12 @@ class Run:
     def frozen_text(self) -> Tensor:
         """(K, D) features of length 1: hand-written prompts in the frozen CLIP. Computed once.
 
-        NPTError where the run cannot tell its class names or its CLIP.
+        NPTError if the run has no CLIP to compute them, or it cannot be loaded.
         """
         if self._encode_frozen is None:
-            raise NPTError("this run has no frozen text features: the trainer knows no CLIP")
+            raise NPTError(
+                "There are no frozen text features: this run was made without a CLIP to compute them."
+            )
         return self._encode_frozen()
 
 
@@ -77,7 +79,7 @@ class Batch:
     """The features of one forward pass; rows have any length."""
 
     image: Tensor  # (B, D)
-    text: Tensor  # (K, D), or (B, K, D) where every image has texts of its own
+    text: Tensor  # (K, D), or (B, K, D) if every image has text features of its own
     labels: Tensor  # (B,)
     run: Run
 
@@ -87,7 +89,7 @@ class Split:
     """The features of a whole split, of length 1, on one device."""
 
     image: Tensor  # (N, D)
-    text: Tensor  # (K, D), the mean over images where each image has its own texts
+    text: Tensor  # (K, D), the mean over images if each image has its own text features
     labels: Tensor  # (N,)
     classifier: Tensor  # (K, D), that mean before it was scaled to length 1
 
@@ -131,8 +133,8 @@ class Measure:
     - "batch": a Batch; tests average it over images
     - "split": a Split
 
-    name: in result.json, and in the log where `logged`
-    of: which of these it is
+    name: in result.json, and in the log if `logged`
+    of: "text", "batch" or "split"
     logged: whether each line of the training log has it, for its batch
     heading: of its column in tables; "" for none
     """
@@ -160,9 +162,9 @@ MEASURES: dict[str, Measure] = {}
 
 
 def register(row: Term | Measure) -> None:
-    """Add a term, with the config key of its weight, or a measure. A row of its name is replaced.
+    """Add a term, with the config key of its weight, or a measure; it replaces one of its name.
 
-    Call it before the config is made. NPTError where another term has that weight.
+    Call it before the config is made. NPTError if another term has that weight.
     """
     if isinstance(row, Measure):
         MEASURES[row.name] = row
@@ -256,7 +258,7 @@ def evaluate(batch: Batch) -> Evaluated:
         if value.dim() != 0:
             raise NPTError(
                 f"The term {term.name} gave a tensor of shape {tuple(value.shape)}, where a "
-                "scalar is due."
+                "scalar is expected."
             )
         if weighted is None:
             weighted = torch.zeros_like(value)

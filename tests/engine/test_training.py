@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from dassl.engine import TrainerBase, TrainerX, TrainerXU, build_trainer
+from dassl import utils
+from dassl.engine import TRAINER_REGISTRY, TrainerBase, TrainerX, TrainerXU, build_trainer
 from dassl.engine import writer as writer_module
+from dassl.utils.errors import UserError
 
 LINE = re.compile(
     r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\] time \d+\.\d{3} \(\d+\.\d{3}\) "
@@ -201,9 +203,54 @@ def test_unknown_trainer(host, root):
         build_trainer(cfg)
 
 
-def test_print_frequency_must_be_positive(host, root, tmp_path):
-    with pytest.raises(ValueError, match=r"TRAIN\.PRINT_FREQ"):
-        host.main(root, str(tmp_path), "TRAIN.PRINT_FREQ", 0)
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("TRAINER.NAME", "none"),
+        ("DATASET.NAME", "none"),
+        ("TEST.EVALUATOR", "none"),
+        ("OPTIM.NAME", "none"),
+        ("OPTIM.LR_SCHEDULER", "none"),
+        ("OPTIM.MAX_EPOCH", 0),
+        ("INPUT.SIZE", (8,)),
+        ("INPUT.TRANSFORMS", ["none"]),
+        ("INPUT.INTERPOLATION", "none"),
+        ("DATALOADER.TRAIN_X.SAMPLER", "none"),
+        ("DATALOADER.TRAIN_X.BATCH_SIZE", 0),
+        ("DATALOADER.TEST.BATCH_SIZE", 0),
+        ("DATALOADER.NUM_WORKERS", -1),
+        ("DATALOADER.K_TRANSFORMS", 0),
+        ("TRAIN.PRINT_FREQ", 0),
+        ("RESUME", "{foreign}"),
+    ],
+)
+def test_errors_of_the_config_name_the_key(host, root, tmp_path, key, value):
+    foreign = tmp_path / "foreign"
+    (foreign / "net").mkdir(parents=True)
+    (foreign / "net" / "checkpoint").write_text("weights.pth")
+    torch.save({}, foreign / "net" / "weights.pth")
+    word = key.rpartition(".")[2]
+    if key == "RESUME":
+        value, word = str(foreign), "weights.pth"
+    with pytest.raises(UserError, match=word):
+        host.main(root, str(tmp_path / "output"), key, value)
+
+
+def test_wrong_calls_are_not_errors_of_the_user(host, root):
+    trainer = build_trainer(host.config(root, "unused"))
+    for call, kind in [
+        (lambda: trainer.register_model("net", trainer.model), ValueError),
+        (lambda: trainer.get_model_names("other"), ValueError),
+        (lambda: trainer.set_model_mode("testing"), KeyError),
+        (lambda: utils.load_checkpoint(None), ValueError),
+        (lambda: utils.MetricMeter().update([1]), TypeError),
+        (lambda: utils.open_specified_layers(trainer.model, "other"), ValueError),
+        (lambda: TRAINER_REGISTRY.register(host.Plain), KeyError),
+        (lambda: TrainerBase().run_epoch(), NotImplementedError),
+    ]:
+        with pytest.raises(kind) as error:
+            call()
+        assert not isinstance(error.value, UserError)
 
 
 def test_check_cfg_comes_first(host, root):

@@ -1,7 +1,7 @@
-"""`SimpleTrainer`, and two training loops: `TrainerX` for labelled images, `TrainerXU` for both
-labelled and unlabelled images.
+"""`SimpleTrainer`, and the training loops `TrainerX` and `TrainerXU`.
 
-The module attribute `SummaryWriter` is imported from torch at the first access.
+`TrainerX` trains on labelled images, `TrainerXU` on labelled and unlabelled images. The module
+attribute `SummaryWriter` is imported from torch at the first access.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class RAdam(torch.optim.Optimizer):
         m.mul_(beta1).add_(grad, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
 
-        # Length of the approximated simple moving average: at most (rho_inf), and at step t.
+        # rho_inf and rho_t of the paper: the maximum length of the moving average, and at step t
         longest = 2 / (1 - beta2) - 1
         length = longest - 2 * t * beta2**t / (1 - beta2**t)
         step_size = group["lr"] / (1 - beta1**t)

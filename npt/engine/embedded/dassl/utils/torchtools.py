@@ -50,7 +50,10 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _plain(value: Any) -> tuple[bool, Any]:
-    """Whether `value` can be saved as numbers, strings and tensors only, and as what."""
+    """Whether `value` consists of numbers, strings and tensors, and the form in which to save it.
+
+    Schedulers are replaced by their states, numpy numbers by Python numbers, tuples by lists.
+    """
     if isinstance(value, LRScheduler):
         return True, scheduler_state(value)
     if isinstance(value, np.generic):
