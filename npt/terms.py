@@ -69,7 +69,7 @@ class Run:
         """
         if self._encode_frozen is None:
             raise NPTError(
-                "There are no frozen text features: this run was made without a CLIP to compute them."
+                "There are no frozen text features: this run has no CLIP to compute them."
             )
         return self._encode_frozen()
 
