@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -39,19 +38,11 @@ def repository() -> Path:
     return ROOT
 
 
-def copy_tree(folder: Path) -> Path:
-    """Copy what is installed or run of the repository, links as links, without what runs leave."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("npt", "trainers", "datasets", "configs"):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
-    for name in ("train.py", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    return folder
-
-
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A second clone, which is not installed."""
+    from tree_kit import copy_tree
+
     folder = tmp_path / "clone"
     folder.mkdir()
     return copy_tree(folder)

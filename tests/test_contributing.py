@@ -44,7 +44,7 @@ def apply(file: Path, how: str, where: str, content: str) -> None:
         assert not file.exists()
         file.write_text(content)
     elif how == "at":
-        file.write_text(file.read_text().rstrip("\n") + content)
+        file.write_text(f"{file.read_text()}\n\n{content}")
     else:
         opening = re.compile(rf"^({where}\b.*[({{])$", re.M)
         lines = content.rstrip()

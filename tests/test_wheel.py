@@ -4,7 +4,7 @@ import importlib.metadata
 import zipfile
 
 import pytest
-from conftest import copy_tree
+from tree_kit import copy_tree
 
 LINKED = ("trainers", "datasets", "configs")
 PARTS = ("npt", *LINKED)
