@@ -4,8 +4,8 @@ import sys
 
 try:
     from npt.cli import main
-except ModuleNotFoundError as error:  # a dependency, or npt.trainers in a checkout without links
-    sys.exit(f"error: {error}: install the package with `pip install -e .`")
+except ImportError as error:  # a dependency is missing, or this checkout has no links
+    sys.exit(f"error: {error} (pip install -e . installs what is needed)")
 
 if __name__ == "__main__":
     sys.exit(main())

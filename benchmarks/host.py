@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import _checkout  # noqa: F401  first: npt of this checkout
 import torch
 from step import LAYERS, class_names
 from tabulate import tabulate

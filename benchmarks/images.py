@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _checkout  # noqa: F401  first: npt of this checkout
 import numpy as np
 import torch
 from PIL import Image

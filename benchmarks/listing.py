@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import _checkout  # noqa: F401  first: npt of this checkout
 from tabulate import tabulate
 
 import npt  # noqa: F401  makes `dassl` importable

@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import _checkout  # noqa: F401  first: npt of this checkout
 import torch
 from clip.model import CLIP
 from tabulate import tabulate

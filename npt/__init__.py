@@ -5,8 +5,7 @@ keys to the engine's defaults, registers the trainers `CoCoOpNPT`, `MaPLeNPT` an
 `<Name>NPT` for any other trainer, and lets `DATASET.IMBALANCE_RATIO` act on any data set.
 """
 
-import npt.trainers  # noqa: F401  adds the config keys of the methods, and imports none of them
-from npt import config, engine, terms
+from npt import config, engine, terms, tree  # noqa: F401
 from npt.host import registry, thinning
 from npt.host.acceleration import accelerate
 from npt.host.features import Features

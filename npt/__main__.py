@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from npt.errors import EXIT_BAD_INPUT, HINT
+from npt.version import __version__
 
 VERBS = {  # verb -> (module with main(argv) -> exit code, what it does)
     "data": ("npt.data.__main__", "check, download and show data sets"),
@@ -22,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] in (["-h"], ["--help"]):
         rows = "\n".join(f"  {verb:<12} {what}" for verb, (_, what) in VERBS.items())
         print(f"{USAGE}\n\n{rows}\n\nErrors are one sentence, exit code 2; {HINT}.")
+        return 0
+    if words == ["--version"]:
+        print(f"npt {__version__}")
         return 0
     if not words or words[0] not in VERBS:
         said = f"unknown verb {words[0]}" if words else "a verb is missing"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,15 @@ from torch import Tensor, nn
 
 from npt import results
 from npt.errors import NPTError
-from npt.host.features import Adapter, FeatureTap
+from npt.host.features import Adapter, FeatureTap, unwrap
 from npt.losses import unit_rows
 from npt.results import Results
-from npt.terms import MEASURES, Batch, Run, Split, measures_of
+from npt.terms import ACCURACIES, MEASURES, Batch, Measure, Run, Split, measures_of
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX
 else:
     TrainerX = object  # mixed into the trainers of whichever engine there is
-
-ACCURACIES = ("accuracy", "error_rate", "macro_f1", "class_mean_accuracy", "many", "medium", "few")
 
 
 class Recorder:
@@ -37,6 +35,7 @@ class Recorder:
     def __init__(self, tap: FeatureTap | None, run: Run, train_counts: Sequence[int] | None = None):
         self.run, self.train_counts = run, train_counts
         self.why_not = ""  # why features cannot be read, once a batch has shown it
+        self.failed: dict[str, str] = {}  # why single measures cannot be computed
         self._labels: list[Tensor] = []
         self._predictions: list[Tensor] = []
         self._images: list[Tensor] = []
@@ -73,21 +72,33 @@ class Recorder:
         unit_text = unit_rows(batch.text).double()  # (K, D) or (B, K, D)
         images = len(batch.image)
         if batch.text.dim() == 3:
-            of_texts = _summed_over_images(batch.text)
+            of_texts = self._computed("text", lambda m: _summed_over_images(m, batch.text))
             self._text_sum = self._text_sum + unit_text.sum(0)
         else:
             of_texts = {k: x * images for k, x in self._shared_text(batch.text).items()}
             self._text_sum = self._text_sum + unit_text * images
-        of_batch = {m.name: m.function(batch).double() * images for m in measures_of("batch")}
+        of_batch = self._computed("batch", lambda m: m.value(batch).double() * images)
         for name, value in {**of_texts, **of_batch}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._images.append(unit_rows(batch.image).cpu())
+
+    def _computed(self, kind: str, value: Callable[[Measure], Tensor]) -> dict[str, Tensor]:
+        """The measures of a kind by name, without those that have failed."""
+        found = {}
+        for measure in measures_of(kind):
+            if measure.name not in self.failed:
+                try:
+                    found[measure.name] = value(measure)
+                except NPTError as error:
+                    self.failed[measure.name] = str(error)
+                    self._sums.pop(measure.name, None)
+        return found
 
     def _shared_text(self, text: Tensor) -> dict[str, Tensor]:
         """The measures of texts (K, D) that all images share, computed again when they change."""
         last = self._of_last_text
         if last is None or not (last[0] is text or torch.equal(last[0], text)):
-            last = (text, {m.name: m.function(text).double() for m in measures_of("text")})
+            last = (text, self._computed("text", lambda m: m.value(text).double()))
             self._of_last_text = last
         return last[1]
 
@@ -112,7 +123,8 @@ class Recorder:
             out.update({name: float(x) / images for name, x in self._sums.items()})
             try:
                 split = self.split()
-                out.update({m.name: float(m.function(split)) for m in measures_of("split")})
+                of_split = self._computed("split", lambda m: m.value(split))
+                out.update({name: float(x) for name, x in of_split.items()})
             except NPTError as error:
                 self.why_not = str(error)
         return {k: v if v is not None and math.isfinite(v) else None for k, v in out.items()}
@@ -142,12 +154,9 @@ class Recorder:
         return out
 
 
-def _summed_over_images(text: Tensor) -> dict[str, Tensor]:
-    """The measures of (B, K, D) texts, image by image: the K x K cosines of a batch are large."""
-    return {
-        m.name: torch.stack([m.function(x) for x in text]).double().sum()
-        for m in measures_of("text")
-    }
+def _summed_over_images(measure: Measure, text: Tensor) -> Tensor:
+    """A measure of (B, K, D) texts, image by image: the K x K cosines of a batch are large."""
+    return torch.stack([measure.value(x) for x in text]).double().sum()
 
 
 def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
@@ -182,6 +191,7 @@ class Measured(TrainerX):
         self._measure_test_seconds = 0.0
         # The content of result.json before this process; None until it was read.
         self._measure_earlier: dict[str, Any] | None = None
+        self._measure_knowledge: Run | None = None  # of the current model
         results.reset_peak_memory()
         super().__init__(*args, **kwargs)
 
@@ -272,8 +282,26 @@ class Measured(TrainerX):
             return recorder
 
     def knowledge(self) -> Run:
-        """What measures and terms may use in addition to the features of a batch."""
-        return Run(self.cfg.TRAINER.get("NPT"))
+        """What terms and measures may use in addition to the features of a batch."""
+        model = getattr(self, "model", None)
+        if isinstance(model, nn.Module):
+            model = unwrap(model)
+        if self._measure_knowledge is None or self._measure_knowledge.model is not model:
+            parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+            device = next((p.device for p in parameters), torch.device("cpu"))
+            counts = self.count_training_images() if hasattr(self, "dm") else None
+            self._measure_knowledge = Run(
+                self.cfg.TRAINER.get("NPT"),
+                model,
+                None if counts is None else torch.tensor(counts, device=device),
+                lambda: self._frozen_text(device),
+            )
+        return self._measure_knowledge
+
+    def _frozen_text(self, device: torch.device) -> Tensor:
+        from npt.trainers.zsclip import frozen_text_features
+
+        return frozen_text_features(self.cfg.MODEL.BACKBONE.NAME, self.dm.dataset, device)
 
     @contextmanager
     def _measure_recording(self) -> Iterator[Recorder]:
@@ -317,8 +345,8 @@ class Measured(TrainerX):
         self.results[name] = figures
         if show:
             results.print_results(figures)
-            if recorder.why_not:
-                print(f"Some measures could not be computed: {recorder.why_not}")
+            for problem in filter(None, (recorder.why_not, *recorder.failed.values())):
+                print(f"Some measures could not be computed: {problem}")
         self.write_result()
         return figures
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from npt import files
+from npt.config import KEYS
 from npt.terms import MEASURES, headings
 from npt.version import __version__
 
@@ -43,13 +44,26 @@ def write(folder: Path, record: dict[str, Any]) -> None:
 def read_same_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """The content of `folder`/result.json if it belongs to the same run, else an empty dict.
 
-    Keys under TEST may differ.
+    Keys under TEST may differ; a key that one of both lacks has its default there.
     """
     found = _read(folder)
     if any(found.get(key) != record[key] for key in SAME_RUN):
         return {}
-    old, new = ({**x.get("config", {}), "TEST": None} for x in (found, record))
-    return found if old == json.loads(json.dumps(new)) else {}
+    old, new = (_flat(x.get("config", {})) for x in (found, json.loads(json.dumps(record))))
+    for key in old.keys() | new.keys():
+        default = KEYS[key].default if key in KEYS else None
+        if not key.startswith("TEST.") and old.get(key, default) != new.get(key, default):
+            return {}
+    return found
+
+
+def _flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """A nested config as full key -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        inside = isinstance(value, dict)
+        flat |= _flat(value, f"{above}{name}.") if inside else {f"{above}{name}": value}
+    return flat
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:

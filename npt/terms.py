@@ -36,36 +36,40 @@ from npt.geometry import (
 )
 from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
 
-NODE = "TRAINER.NPT"  # the config node that holds the weights
+NODE = "TRAINER.NPT"  # the config node of the weights
+ACCURACIES = ("accuracy", "error_rate", "macro_f1", "class_mean_accuracy", "many", "medium", "few")
+RESERVED = {*ACCURACIES, "seconds", "loss", "loss_clip"}  # other entries of log and result.json
 
 
 # --------------------------------------------------------------------------- arguments of functions
 class Run:
-    """Facts about the run, in addition to the features of a batch."""
+    """Facts about the run, in addition to the features of a batch.
+
+    settings: the config node TRAINER.NPT
+    class_counts: (K,) images of each class in the training data of this process, or None
+    """
 
     def __init__(
         self,
         settings: Any,
+        model: Any = None,
         class_counts: Tensor | None = None,
-        logit_scale: Tensor | None = None,
         encode_frozen: Callable[[], Tensor] | None = None,
     ):
-        """settings: the config node TRAINER.NPT
-
-        class_counts: (K,) training images of each class; None outside of a training
-        logit_scale: what multiplies the cosines; None where the model has no `logit_scale`
-        encode_frozen: computes `frozen_text`
-        """
-        self.settings = settings
-        self.class_counts = class_counts
-        self.logit_scale = logit_scale
+        self.settings, self.model, self.class_counts = settings, model, class_counts
         self._encode_frozen = encode_frozen
+
+    @property
+    def logit_scale(self) -> Tensor | None:
+        """What multiplies the cosines now; None if the model has no parameter `logit_scale`."""
+        scale = getattr(self.model, "logit_scale", None)
+        return scale.detach().exp() if isinstance(scale, Tensor) else None
 
     @cached_property
     def frozen_text(self) -> Tensor:
         """(K, D) features of length 1: hand-written prompts in the frozen CLIP. Computed once.
 
-        NPTError if the run has no CLIP to compute them, or it cannot be loaded.
+        The CLIP is that of MODEL.BACKBONE.NAME. NPTError if it cannot be loaded.
         """
         if self._encode_frozen is None:
             raise NPTError(
@@ -120,9 +124,22 @@ class Term:
     heading: str = ""
     reduces: bool = False
 
+    def __post_init__(self) -> None:
+        _check_name("term", self.name)
+        _check_name("weight of a term", self.weight)
+        if not config.WEIGHT.good(self.default):
+            raise NPTError(
+                f"The default weight of the term {self.name} is {self.default!r}, but it must be "
+                f"{config.WEIGHT.allowed}."
+            )
+
     def weight_in(self, settings: Any) -> float:
         """Its weight under the config node TRAINER.NPT."""
         return settings.get(self.weight, self.default)
+
+    def value(self, batch: Batch) -> Tensor:
+        """Its value for a batch. NPTError if the function does not return a scalar tensor."""
+        return _scalar(f"term {self.name}", self.function(batch))
 
 
 @dataclass(frozen=True)
@@ -146,15 +163,33 @@ class Measure:
     heading: str = ""
 
     def __post_init__(self) -> None:
+        _check_name("measure", self.name)
         if self.of not in ("text", "batch", "split") or (self.logged and self.of == "split"):
             raise NPTError(
                 f'The measure {self.name} must be of "text", "batch" or "split", and of one of the '
                 f'first two to be logged, but it is of "{self.of}".'
             )
 
+    def value(self, argument: Any) -> Tensor:
+        """Its value. NPTError if the function does not return a scalar tensor."""
+        return _scalar(f"measure {self.name}", self.function(argument))
+
     def of_one_batch(self, batch: Batch) -> Tensor:
         """Its value for a batch; not for measures of a split."""
-        return self.function(batch.text if self.of == "text" else batch)
+        return self.value(batch.text if self.of == "text" else batch)
+
+
+def _check_name(what: str, name: Any) -> None:
+    if not (isinstance(name, str) and name.isidentifier()) or name in RESERVED:
+        reason = "is taken" if name in RESERVED else "is not a name of letters, digits and _"
+        raise NPTError(f"The name {name!r} of a {what} {reason}: choose another.")
+
+
+def _scalar(what: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value
+    shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    raise NPTError(f"The {what} returned {shape}, where a scalar tensor is expected.")
 
 
 TERMS: dict[str, Term] = {}
@@ -164,16 +199,29 @@ MEASURES: dict[str, Measure] = {}
 def register(row: Term | Measure) -> None:
     """Add a term, with the config key of its weight, or a measure; it replaces one of its name.
 
-    Call it before the config is made. NPTError if another term has that weight.
+    Call it before the config is made. NPTError if the name, the weight's key or the heading belongs
+    to another row.
     """
+    if not isinstance(row, (Term, Measure)):
+        raise NPTError(f"register takes a Term or a Measure, not {row!r}.")
+    others: list[Term | Measure] = [*TERMS.values(), *MEASURES.values()]
+    for other in others:
+        same_kind = type(other) is type(row)
+        if other.name == row.name and not same_kind:
+            raise NPTError(f"{row.name} is the name of a term and of a measure: rename one.")
+        if row.heading and other.heading == row.heading and other.name != row.name:
+            raise NPTError(f'"{row.heading}" is the heading of {other.name} already.')
     if isinstance(row, Measure):
         MEASURES[row.name] = row
         return
-    for other in TERMS.values():
-        if other.weight == row.weight and other.name != row.name:
-            raise NPTError(f"{NODE}.{row.weight} is the weight of {other.name} already.")
+    path, before = f"{NODE}.{row.weight}", TERMS.get(row.name)
+    owner = next((t.name for t in TERMS.values() if t.weight == row.weight), "another setting")
+    if path in config.KEYS and owner != row.name:
+        raise NPTError(f"{path} is the weight of {owner} already: choose another.")
+    if before is not None and before.weight != row.weight:
+        raise NPTError(f"The weight of {row.name} is {NODE}.{before.weight}: keep that name.")
     TERMS[row.name] = row
-    config.add(f"{NODE}.{row.weight}", config.Key(row.default, config.WEIGHT))
+    config.add(path, config.Key(float(row.default), config.WEIGHT))
 
 
 # --------------------------------------------------------------------------- the paper's terms
@@ -244,6 +292,7 @@ class Evaluated(NamedTuple):
 
     values: dict[str, Tensor]
     weighted: Tensor  # the sum of weight times term, with gradient
+    without_gradient: list[str]  # terms with a weight that depend on nothing that is learned
 
 
 def evaluate(batch: Batch) -> Evaluated:
@@ -251,21 +300,19 @@ def evaluate(batch: Batch) -> Evaluated:
     settings = batch.run.settings
     weighted: Tensor | None = None
     values: dict[str, Tensor] = {}
+    without_gradient = []
     for term in active_terms(settings):
         weight = term.weight_in(settings)
         with torch.set_grad_enabled(weight > 0):
-            value = values[term.name] = term.function(batch)
-        if value.dim() != 0:
-            raise NPTError(
-                f"The term {term.name} gave a tensor of shape {tuple(value.shape)}, where a "
-                "scalar is expected."
-            )
+            value = values[term.name] = term.value(batch)
         if weighted is None:
             weighted = torch.zeros_like(value)
         if weight > 0:
             weighted = weighted + weight * value
+            if not value.requires_grad:
+                without_gradient.append(term.name)
     with torch.no_grad():
         values.update((m.name, m.of_one_batch(batch)) for m in logged_measures())
     if weighted is None:  # every row was taken away
         weighted = torch.zeros((), device=batch.text.device)
-    return Evaluated(values, weighted)
+    return Evaluated(values, weighted, without_gradient)

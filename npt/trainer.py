@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from npt import config
 from npt.errors import NPTError
 from npt.host.acceleration import accelerate
-from npt.host.features import HOW_TO_ADAPT, FeatureTap, PassFeatures, unwrap
+from npt.host.features import HOW_TO_ADAPT, FeatureTap, PassFeatures
 from npt.measure import Measured
 from npt.results import Results
 from npt.terms import Batch, Evaluated, Run, any_weight, evaluate
@@ -40,7 +40,6 @@ class NPTMixin(Measured):
     passes through that forward pass (ProGrad), they belong to the last one.
     """
 
-    _npt_run: Run | None = None  # created in the first step
     _npt_warned: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -79,9 +78,7 @@ class NPTMixin(Measured):
 
     def forward_backward(self, batch: dict[str, Any], *more: Any) -> dict[str, Any]:
         tap = self._measure_tap()
-        if self._npt_run is None:
-            self._npt_run = self.knowledge()
-        step = _Step(self._npt_run, batch, getattr(self, "num_classes", None), _scaler_of(self))
+        step = _Step(self.knowledge(), batch, getattr(self, "num_classes", None), _scaler_of(self))
         with tap:
             handle = tap.model.register_forward_hook(step.hook(tap))
             try:
@@ -95,24 +92,6 @@ class NPTMixin(Measured):
         summary = step.summary(summary or {})
         self._npt_last_epoch.add(getattr(self, "epoch", 0), step.own_entries(summary))
         return summary
-
-    def knowledge(self) -> Run:
-        """What terms and measures may use in addition to the features of a batch."""
-        model = unwrap(self.model)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        counts = self.count_training_images() if hasattr(self, "dm") else None
-        scale = getattr(model, "logit_scale", None)
-        return Run(
-            self.cfg.TRAINER.NPT,
-            None if counts is None else torch.tensor(counts, device=device),
-            scale.detach().exp() if isinstance(scale, Tensor) else None,
-            lambda: self._frozen_text(device),
-        )
-
-    def _frozen_text(self, device: torch.device) -> Tensor:
-        from npt.trainers.zsclip import frozen_text_features
-
-        return frozen_text_features(self.cfg.MODEL.BACKBONE.NAME, self.dm.dataset, device)
 
     def training_figures(self) -> Results:
         """The mean of the loss, each term and each logged measure over the last epoch trained."""
@@ -224,6 +203,9 @@ class _Step:
                 "the first value that the model returned was multiplied before the backward pass, "
                 "and the terms of NPT with it; a model should return its loss, or its logits, first"
             )
+        if self.evaluated is not None and self.evaluated.without_gradient:
+            names = ", ".join(self.evaluated.without_gradient)
+            found.append(f"{names} has a weight, but depends on nothing that is learned")
         return found
 
     def summary(self, host: dict[str, Any]) -> dict[str, Any]:
@@ -243,9 +225,21 @@ class _Step:
                 + ", so the terms of NPT had no effect; let it minimise a loss of the model's "
                 "output, and keep the graph (retain_graph) only if another backward pass follows."
             )
-        values, weighted = self.evaluated
+        values, weighted, _ = self.evaluated
         scalars = [x.detach().float() for x in (self.own_loss, weighted, *values.values())]
         own, added, *figures = torch.stack(scalars).tolist()  # one copy from the device
+        if not math.isfinite(added):
+            named = ", ".join(f"{k} {x:g}" for k, x in zip(values, figures, strict=True))
+            raise NPTError(
+                f"The terms of NPT are infinite or not a number ({named}): lower OPTIM.LR or the "
+                "weights under TRAINER.NPT, or use a higher precision."
+            )
+        taken = sorted(values.keys() & host.keys())
+        if taken:
+            raise NPTError(
+                f"The trainer reports {', '.join(taken)} itself: rename that term or measure of "
+                "npt.terms."
+            )
         if "loss" in host:  # with the terms if they were added to it
             total = float(host["loss"]) + (0.0 if self.to_loss else added)
             own = total - added

@@ -19,6 +19,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
+import _checkout  # noqa: F401  first: npt of this checkout
 import clip
 import numpy as np
 import torch

@@ -374,7 +374,32 @@ def test_one_image_a_class_and_one_class_leave_gaps_not_errors(capsys):
     with recorder.recording():
         recorder.add(model(torch.randn(2, 3, 8, 8)), torch.tensor([1, 1]))
     found = recorder.results()
-    assert found["lcd"] is not None and found["nc1"] is None and "one class" in recorder.why_not
+    assert (
+        found["lcd"] is not None and found["nc1"] is None and "one class" in recorder.failed["nc1"]
+    )
     assert found["many"] is None and found["few"] is not None
     print_results(found)
     assert "* nc1: -\n* nc2: -\n* nc3: -\n" in capsys.readouterr().out
+
+
+def test_a_key_that_only_one_side_has_is_the_same_run_if_it_has_its_default(tmp_path, monkeypatch):
+    from npt import config, results
+
+    record = {
+        "trainer": "T",
+        "dataset": "D",
+        "seed": 1,
+        "classnames": ["a"],
+        "results": {"val": {}},
+    }
+    weights = {"W1": 0.3}
+    tree = {"OPTIM": {"LR": 0.1}, "TEST": {"SPLIT": "test"}, "TRAINER": {"NPT": weights}}
+    results.write(tmp_path, {**record, "config": tree})
+    monkeypatch.setitem(config.KEYS, "TRAINER.NPT.W_LATE", config.Key(0.0))
+
+    def same(**npt):
+        new = {**tree, "TEST": {"SPLIT": "val"}, "TRAINER": {"NPT": {**weights, **npt}}}
+        return bool(results.read_same_run(tmp_path, {**record, "config": new}))
+
+    assert same() and same(W_LATE=0.0)
+    assert not same(W_LATE=0.5) and not same(W1=0.4) and not same(UNKNOWN=1)

@@ -119,8 +119,90 @@ def test_rows_that_cannot_be(registered):
     with pytest.raises(NPTError, match="first two to be logged"):
         Measure("m", "split", lambda split: split.text.sum(), logged=True)
     registered(Term("loss_shape", "W_SHAPE", lambda batch: batch.text.sum(-1), default=1.0))
-    with pytest.raises(NPTError, match=r"loss_shape gave a tensor of shape \(5,\)"):
+    with pytest.raises(NPTError, match=r"loss_shape returned a tensor of shape \(5,\)"):
         evaluate(batch_of())
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: Measure("accuracy", "text", torch.sum), "'accuracy' of a measure is taken"),
+        (lambda: Term("loss", "W_X", spread), "'loss' of a term is taken"),
+        (lambda: Term("lcd", "W_X", spread), "of a term and of a measure"),
+        (lambda: Measure("loss_lc", "text", torch.sum), "of a term and of a measure"),
+        (lambda: Term("loss x", "W_X", spread), "'loss x' of a term is not a name"),
+        (lambda: Term("", "W_X", spread), "is not a name"),
+        (lambda: Term("x", "W.X", spread), "'W.X' of a weight of a term is not a name"),
+        (lambda: Term("x", "E_W", spread), r"E_W is the weight of another setting already"),
+        (lambda: Term("x", "BASE", spread), r"BASE is the weight of another setting already"),
+        (lambda: Term("loss_lc", "W_NEW", spread), r"The weight of loss_lc is TRAINER\.NPT\.W1"),
+        (lambda: Term("x", "W_X", spread, default=-1), "default weight of the term x is -1"),
+        (lambda: Term("x", "W_X", spread, default="1"), "default weight of the term x is '1'"),
+        (lambda: Term("x", "W_X", spread, heading="LCD"), '"LCD" is the heading of lcd_abs'),
+        (lambda: spread, "takes a Term or a Measure"),
+    ],
+)
+def test_rows_that_collide_with_others_are_refused(registered, make, words):
+    with pytest.raises(NPTError, match=words):
+        registered(make())
+    assert KEYS["TRAINER.NPT.E_W"].default == 1.0
+
+
+def test_a_whole_number_as_default_weight_makes_a_key_of_floats(registered):
+    registered(Term("loss_spread", "W_SPREAD", spread, default=1))
+    assert type(KEYS["TRAINER.NPT.W_SPREAD"].default) is float
+
+
+def test_an_entry_that_the_trainer_reports_itself_is_refused(registered):
+    registered(Term("acc", "W_ACC", spread, default=0.1))  # as Host does
+    with pytest.raises(NPTError, match="reports acc itself: rename that term"):
+        wrapped(Host, config()).forward_backward(batches()[0])
+
+
+@pytest.mark.parametrize("returned", [1.0, None, torch.ones(2)])
+def test_a_value_that_is_not_a_scalar_tensor_is_named(registered, returned):
+    registered(Measure("m", "text", lambda text: returned, logged=True))
+    with pytest.raises(NPTError, match="The measure m returned"):
+        evaluate(batch_of())
+    terms.MEASURES.pop("m")
+    registered(Term("t", "W_T", lambda batch: returned, default=1.0))
+    with pytest.raises(NPTError, match="The term t returned"):
+        evaluate(batch_of())
+
+
+@pytest.mark.parametrize("style", ["loss", "logits"])
+def test_terms_that_are_not_finite_stop_the_training(registered, style):
+    registered(Term("loss_nan", "W_NAN", lambda b: b.text.sum() * float("nan"), default=0.1))
+    with pytest.raises(NPTError, match=r"not a number \(.*loss_nan nan"):
+        wrapped(Host, config(), style).forward_backward(batches()[0])
+
+
+def test_a_term_without_gradient_is_a_warning_once(registered):
+    registered(Term("loss_fixed", "W_FIXED", lambda b: b.text.detach().mean(), default=0.1))
+    trainer = wrapped(Host, config(0.0, 0.0))
+    with pytest.warns(UserWarning, match="loss_fixed has a weight, but depends on nothing") as all_:
+        for batch in batches(2):
+            trainer.forward_backward(batch)
+    assert len(all_) == 1
+
+
+def test_a_measure_that_fails_leaves_the_others(registered):
+    from npt.measure import Recorder
+
+    def fails(text):
+        raise NPTError("m_bad cannot be computed here")
+
+    class Tap:
+        def take(self, batch, classes):
+            return npt.Features(batch["image"], batch["text"])
+
+    registered(Measure("m_bad", "text", fails))
+    recorder = Recorder(Tap(), Run(None))  # type: ignore[arg-type]
+    for b in (batch_of(4), batch_of(2)):
+        recorder.add(b.image @ b.text.T, b.labels, {"image": b.image, "text": b.text})
+    found = recorder.results()
+    assert found["m_bad"] is None and "m_bad cannot" in recorder.failed["m_bad"]
+    assert all(found[name] is not None for name in ("lcd", "mid", "nc1"))
 
 
 def test_measures_of_texts_batches_and_splits_from_outside(registered):
@@ -155,17 +237,50 @@ def test_what_a_run_knows(registered):
 
     def uses(batch: Batch):
         assert batch.run.class_counts.tolist() == [3, 1, 1, 1, 1]
-        assert batch.run.logit_scale == 100
+        assert float(batch.run.logit_scale) == pytest.approx(100)
         return (batch.text - batch.run.frozen_text).abs().sum(-1).mean()
 
     registered(Term("loss_anchor", "W_ANCHOR", uses, default=0.1))
-    known = {"class_counts": torch.tensor([3, 1, 1, 1, 1]), "logit_scale": torch.tensor(100.0)}
+    model = SimpleNamespace(logit_scale=torch.tensor(100.0).log())
+    known = {"class_counts": torch.tensor([3, 1, 1, 1, 1]), "model": model}
     batch = batch_of(**known, encode_frozen=encode)
     assert evaluate(batch).values["loss_anchor"] > 0
     evaluate(batch)
     assert seen.calls == 1  # computed once, and only because the term asked
     with pytest.raises(NPTError, match="no frozen text features"):
         evaluate(batch_of(**known))
+
+
+def test_frozen_text_is_computed_once_and_changes_no_training(registered):
+    """For a plain trainer, too, by a measure; with autocast on and inside inference mode."""
+    from trainer_kit import build
+    from trainer_kit import config as full_config
+
+    def drift(batch: Batch):
+        return (batch.text - batch.run.frozen_text).norm()
+
+    def train(measured: bool):
+        if measured:
+            registered(Measure("drift", "batch", drift, logged=True))
+        torch.manual_seed(3)
+        trainer = build(full_config("MaPLe", "tiny"), ["a", "b", "c"])
+        if measured:
+            before = torch.get_rng_state()
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                text = trainer.knowledge().frozen_text
+            assert torch.equal(before, torch.get_rng_state())
+            assert text.dtype == torch.float32 and not text.is_inference()
+            assert trainer.knowledge().frozen_text is text
+            assert trainer.knowledge().class_counts.sum() > 0
+        trainer.num_batches, trainer.batch_idx = 2, 0
+        trainer.set_model_mode("train")
+        for batch in trainer.train_loader_x:
+            trainer.forward_backward(batch)
+        return trainer.measure("test"), trainer.model.prompt_learner.state_dict()
+
+    (_, plain), (found, measured) = train(False), train(True)
+    assert found["drift"] is not None
+    assert all(torch.equal(plain[key], measured[key]) for key in plain)
 
 
 # --------------------------------------------------------------------------- from a user's file

@@ -49,7 +49,7 @@ def test_without_links_and_without_an_install_there_is_a_sentence(python, clone,
     assert "pip install -e ." in done.stderr
 
 
-def test_linters_and_coverage_visit_each_file_once(repository, tmp_path):
+def test_the_linter_visits_each_file_once(repository, tmp_path):
     ruff = [sys.executable, "-m", "ruff", "check", "--show-files", "."]
     listed = subprocess.run(ruff, cwd=repository, capture_output=True, text=True, check=True)
     files = [Path(line).resolve() for line in listed.stdout.splitlines()]
@@ -59,3 +59,11 @@ def test_linters_and_coverage_visit_each_file_once(repository, tmp_path):
     tracked = subprocess.run(git, cwd=repository, capture_output=True, text=True)
     if tracked.returncode == 0:  # not in an unpacked archive
         assert {(repository / f).resolve() for f in tracked.stdout.split()} <= set(files)
+
+
+def test_a_checkout_without_links_does_not_mix_with_an_installed_one(python, clone):
+    for part in LINKED:
+        (clone / "npt" / part).unlink()
+        (clone / "npt" / part).write_text(f"../{part}")
+    done = python("-c", "import npt", cwd=clone)  # npt of the clone, npt.trainers of the other
+    assert done.returncode == 1 and "has no symbolic links" in done.stderr.splitlines()[-1]

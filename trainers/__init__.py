@@ -8,6 +8,7 @@ registers all of them. `npt.trainers.npt` defines the trainers that add NPT to t
 from __future__ import annotations
 
 import importlib
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ METHODS = {
     ),
 }
 
+_lock = threading.Lock()  # of `add_to_registry`, which any thread may call first
+
 for _method in METHODS.values():
     for _name, _key in _method.keys.items():
         config.add(f"TRAINER.{_method.node}.{_name}", _key)
@@ -79,9 +82,10 @@ def add_to_registry() -> None:
     """Register the trainers in the engine's registry, except names that are registered already."""
     from dassl.engine import TRAINER_REGISTRY
 
-    for name in METHODS:
-        if name not in TRAINER_REGISTRY.registered_names():
-            TRAINER_REGISTRY.register(__getattr__(name))
+    with _lock:
+        for name in METHODS:
+            if name not in TRAINER_REGISTRY.registered_names():
+                TRAINER_REGISTRY.register(__getattr__(name))
 
 
 def npt_class_of(trainer: type) -> type | None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from npt.encoders import ClassPrompts, TextEncoder, load_clip
 from npt.encoders.openai import CLIP
-from npt.losses import unit_rows
+from npt.losses import unit_rows, without_autocast
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import PromptLearner, readable, tokenize
 
@@ -36,16 +36,22 @@ def hand_written_prompts(template: str, classnames: list[str]) -> ClassPrompts:
     )
 
 
-@torch.no_grad()
 def frozen_text_features(backbone: str, dataset: Any, device: torch.device) -> Tensor:
     """Text features (K, E), of length 1, of a data set's hand-written prompts in a frozen CLIP.
 
     backbone: see `load_clip`. The CLIP is loaded for this call only. NPTError if it cannot be
     loaded.
     """
-    clip_model = load_clip(backbone, device)
     prompts = hand_written_prompts(template_of(dataset), list(dataset.classnames))
-    return unit_rows(TextEncoder(clip_model, prompts).to(device)())
+    # It may be called in the middle of a training step, which must not notice.
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_autocast(device),
+    ):
+        encoder = TextEncoder(load_clip(backbone, device), prompts).to(device)
+        return unit_rows(encoder())
 
 
 class ZeroshotCLIP(PromptTrainer):

@@ -10,6 +10,8 @@ is returned.
 
 from __future__ import annotations
 
+import copyreg
+import threading
 from typing import TYPE_CHECKING, Any
 
 from npt.errors import NPTError
@@ -27,6 +29,7 @@ SUFFIX = "NPT"
 _bases = {name: None for name, method in METHODS.items() if method.node}
 _adapters: dict[str, Adapter] = {}  # by trainer name
 _classes: dict[type, type[NPTMixin]] = {}  # trainer class -> its NPT class
+_lock = threading.RLock()  # a trainer gets one class, whichever threads ask for it
 
 
 def register(base: str, features: Adapter | None = None) -> None:
@@ -72,29 +75,29 @@ def npt_class(base: str) -> type[NPTMixin]:
             f"The trainer to wrap is {given}, but it must be one of {', '.join(names)}; for the "
             "trainer NPT, set it by TRAINER.NPT.BASE."
         )
-    wrapped = TRAINER_REGISTRY.get(base)
-    if wrapped not in _classes:
-        _classes[wrapped] = npt.trainers.npt_class_of(wrapped) or _wrap(wrapped)
-    cls = _classes[wrapped]
+    cls = around(TRAINER_REGISTRY.get(base))
     if base in _adapters:
         cls.features_adapter = staticmethod(_adapters[base])
     return cls
 
 
-def _wrap(wrapped: type) -> type:
-    """The NPT class around a trainer. It can be pickled by its name, see `__getattr__`."""
-    return type(wrapped.__name__ + SUFFIX, (NPTMixin, wrapped), {"__module__": __name__})
+def around(wrapped: type) -> type[NPTMixin]:
+    """The NPT class around a trainer class, the same in every call.
+
+    It can be pickled if `wrapped` can: another process imports `wrapped` and calls this function.
+    """
+    import npt.trainers
+
+    with _lock:
+        if wrapped not in _classes:
+            _classes[wrapped] = npt.trainers.npt_class_of(wrapped) or _wrap(wrapped)
+        return _classes[wrapped]
 
 
-def __getattr__(name: str) -> type:
-    """`KgCoOpNPT` and similar names, which unpickling looks up in this module."""
-    base = name.removesuffix(SUFFIX)
-    if name.startswith("_") or base in ("", name):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return npt_class(base)
-    except NPTError as error:
-        raise AttributeError(str(error)) from error
+def _wrap(wrapped: type) -> type[NPTMixin]:
+    kind: Any = type("NPTClass", (type(wrapped),), {})  # a metaclass, whose classes pickle so:
+    copyreg.pickle(kind, lambda cls: (around, (wrapped,)))
+    return kind(wrapped.__name__ + SUFFIX, (NPTMixin, wrapped), {"__module__": __name__})
 
 
 class FindsNPTTrainers(Registry):

@@ -1,5 +1,7 @@
 """The names under which the engine's registry finds NPT trainers."""
 
+import pickle
+
 import pytest
 import torch
 from small_host import D, Host, K, batches, config
@@ -69,3 +71,33 @@ def test_npt_s_own_trainers_are_wrapped_if_the_host_has_none():
     for base in ("CoCoOp", "MaPLe"):
         cls = registry.npt_class(base)
         assert issubclass(cls, TRAINER_REGISTRY.get(base)) and cls.__name__ == f"{base}NPT"
+
+
+def test_the_same_class_each_time_which_pickles_also_to_another_process(python, tmp_path):
+    """A host's module is imported by the other process, and nothing else."""
+    for name in ("CoCoOpNPT", "MaPLeNPT", "CoOpNPT"):
+        cls = TRAINER_REGISTRY.get(name)
+        assert cls is TRAINER_REGISTRY.get(name) and pickle.loads(pickle.dumps(cls)) is cls
+    (tmp_path / "hosts_trainer.py").write_text(
+        "import npt\nfrom dassl.engine import TRAINER_REGISTRY, TrainerX\n"
+        "@TRAINER_REGISTRY.register()\nclass Foreign(TrainerX): pass\n"
+    )
+    (tmp_path / "main.py").write_text(
+        "import multiprocessing, hosts_trainer\nfrom dassl.engine import TRAINER_REGISTRY as R\n"
+        "def name(cls): return cls.__name__, cls.__mro__[3].__module__\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        print(pool.apply(name, (R.get('ForeignNPT'),)))\n"
+    )
+    done = python("-W", "ignore", "main.py", cwd=tmp_path)
+    assert done.stdout.strip().startswith("('ForeignNPT', "), done.stderr
+
+
+def test_threads_may_ask_for_the_first_trainer_together(python):
+    code = (
+        "import npt, dassl.engine as e; from concurrent.futures import ThreadPoolExecutor as T\n"
+        "with T(8) as pool: found = set(pool.map(e.TRAINER_REGISTRY.get, ['MaPLeNPT'] * 8))\n"
+        "print(len(found))"
+    )
+    done = python("-W", "ignore", "-c", code)
+    assert done.stdout.strip() == "1", done.stderr
