@@ -17,7 +17,7 @@ __all__ = ["Features", "__version__", "accelerate", "put_in_place", "register", 
 
 def put_in_place() -> None:
     """Add keys, trainer names and thinning to the engine; repeating it changes nothing."""
-    import dassl  # noqa: F401  settles which engine, if nothing has imported it yet
+    import dassl  # noqa: F401  selects the engine, if it is the first import
 
     config.add_keys_to_defaults()
     registry.extend_registry()

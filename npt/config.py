@@ -3,8 +3,8 @@
 `KEYS` is the table. It holds the keys of the package itself; the methods of `npt.trainers` and the
 terms of `npt.terms` add theirs with `add`. The keys go into the engine's own default tree, where
 any host finds them. yacs compares the types of nodes when files are merged, so nodes stay plain
-`CfgNode`s; only the root gets a class of its own, whose `freeze()` checks values and whose merges
-take `1` for `1.0`.
+`CfgNode`s; only the root gets a class of its own, whose `freeze()` checks values and whose merging
+accepts `1` for `1.0`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from npt.losses import REDUCTIONS
 
 # --------------------------------------------------------------------------- keys
 class Check(NamedTuple):
-    """Whether a value may stand at a key, and in words which values may."""
+    """The test of a key's value, and the allowed values in words."""
 
     good: Callable[[Any], bool]
     allowed: str
@@ -81,8 +81,7 @@ OF_ANY_TRAINER = ("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE")
 def add(path: str, key: Key) -> None:
     """Add a config key, also to the engine's defaults if they are imported already.
 
-    A key added before gets the new default. A config that was copied from the defaults before does
-    not get it.
+    A key that exists gets the new default. Configs copied from the defaults earlier do not change.
     """
     before, KEYS[path] = KEYS.get(path), key
     defaults = sys.modules.get("dassl.config.defaults")
@@ -146,15 +145,15 @@ def _put(root: CfgNode, path: str, value: Any) -> CfgNode:
 
 # --------------------------------------------------------------------------- the default tree
 class BadConfig(NPTError, KeyError, ValueError, AssertionError):
-    """A key or value that yacs does not take; also each type that yacs raises, as hosts know it."""
+    """A key or value that yacs rejects; also of the types that yacs raises, which hosts catch."""
 
     __str__ = Exception.__str__  # KeyError's would put the sentence in quotes
 
 
 class CheckedRoot(CfgNode):
-    """The root of a config: checked when it is frozen, and 1 is taken where 1.0 is due.
+    """The root of a config. `freeze` checks values, and merging accepts 1 for 1.0.
 
-    What yacs rejects while it merges is raised as NPTError, since the user's file or pair is wrong.
+    Keys and values that yacs rejects while merging raise BadConfig.
     """
 
     def _immutable(self, is_immutable: bool) -> None:

@@ -1,7 +1,7 @@
 """Errors for users: `NPTError`, and the printing of an error as one sentence.
 
-A program of this package ends with one sentence on stderr and exit code 2 where the user can put
-the cause right, that is for
+A program of this package prints an error that the user can correct as one sentence on stderr, and
+ends with exit code 2. These are
 
 - NPTError, and the embedded engine's `dassl.utils.errors.UserError`;
 - an OSError that names its file;

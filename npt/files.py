@@ -1,4 +1,4 @@
-"""Files that are whole or not there, folders that one process holds at a time, and the cache."""
+"""Atomic writing of files, locks between processes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from npt.errors import NPTError
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that takes the place of `path` when the block ends without an error.
+    """Open a temporary file that replaces `path` if the `with` block ends without an error.
 
-    A reader, or a crash, meets the old content or the new one, never a part. The folder is made
-    where it is missing. mode: "w" (text, UTF-8) or "wb".
+    Readers see the complete old or the complete new content, also after a crash. A missing folder
+    is created. mode: "w" (text, UTF-8) or "wb".
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -39,9 +39,10 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def locked(file: Path, doing: str) -> Iterator[None]:
-    """Hold the lock `file`, which ends with the process. NPTError where another process has it.
+    """Hold a lock on `file` inside a `with` block. NPTError if another process holds it.
 
-    doing: what the other process is then said to do, as "preparing EuroSAT in DATA"
+    The system releases it when the process ends. doing: what a process that holds it does, for the
+    error message, such as "preparing EuroSAT in DATA"
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     try:

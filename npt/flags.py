@@ -13,7 +13,7 @@ from npt.errors import EXIT_BAD_INPUT, HINT, NPTError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one sentence, and whose help names NPT_TRACEBACK."""
+    """An argument parser that prints errors as one sentence; its help names NPT_TRACEBACK."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"error: {message} (--help lists the flags)\n")

@@ -55,7 +55,7 @@ def _system_info() -> str:
 
 @contextmanager
 def _warnings_logged() -> Iterator[None]:
-    """Write warnings to the log file as well, in each run of a process anew."""
+    """Write warnings to the log file as well, inside a `with` block."""
     log = getattr(sys.stdout, "file", None)
     with warnings.catch_warnings():
         show = warnings.showwarning

@@ -268,7 +268,7 @@ def active_terms(settings: Any) -> list[Term]:
 
 
 def any_weight(settings: Any) -> bool:
-    """Whether any term is added to the loss. If not, the wrapped trainer is what it was."""
+    """Whether any term is added to the loss. If not, the wrapped trainer runs unchanged."""
     return any(term.weight_in(settings) > 0 for term in TERMS.values())
 
 
@@ -313,6 +313,6 @@ def evaluate(batch: Batch) -> Evaluated:
                 without_gradient.append(term.name)
     with torch.no_grad():
         values.update((m.name, m.of_one_batch(batch)) for m in logged_measures())
-    if weighted is None:  # every row was taken away
+    if weighted is None:  # there are no rows
         weighted = torch.zeros((), device=batch.text.device)
     return Evaluated(values, weighted, without_gradient)

@@ -125,11 +125,11 @@ def test_a_loss_in_half_is_added_to_in_float32():
             self.model.forward = lambda *args: forward(*args).half()
 
     (batch,) = batches()
-    told = wrapped(Half, config(reduction="sum")).forward_backward(batch)
+    reported = wrapped(Half, config(reduction="sum")).forward_backward(batch)
     exact = wrapped(Host, config(reduction="sum")).forward_backward(batch)
-    assert told["loss_lc"] == exact["loss_lc"]
-    assert told["loss"] == pytest.approx(exact["loss"], rel=2e-3)
-    assert told["loss"] != torch.tensor(told["loss"]).half().item()
+    assert reported["loss_lc"] == exact["loss_lc"]
+    assert reported["loss"] == pytest.approx(exact["loss"], rel=2e-3)
+    assert reported["loss"] != torch.tensor(reported["loss"]).half().item()
 
 
 def test_a_first_pass_without_gradient_is_passed_over():
@@ -151,9 +151,9 @@ def test_a_host_that_reports_no_loss_gets_one():
 
     (batch,) = batches()
     for style in ("loss", "logits"):
-        told = wrapped(Host, config(), style).forward_backward(batch)
+        reported = wrapped(Host, config(), style).forward_backward(batch)
         silent = wrapped(Silent, config(), style).forward_backward(batch)
-        assert silent == pytest.approx({k: v for k, v in told.items() if k != "acc"})
+        assert silent == pytest.approx({k: v for k, v in reported.items() if k != "acc"})
 
 
 def test_no_hooks_stay_behind_even_after_an_error():
@@ -167,7 +167,7 @@ def test_no_hooks_stay_behind_even_after_an_error():
     assert not any(module._forward_hooks for module in trainer.model.modules())
 
 
-def test_what_cannot_be_wrapped_is_told_in_a_sentence():
+def test_models_that_cannot_be_wrapped_raise_a_sentence():
     (batch,) = batches()
     trainer = wrapped(Host, config())
     del trainer.model.text_encoder
@@ -318,7 +318,7 @@ def test_a_scaler_is_found_by_whatever_name():
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_a_scalar_that_is_not_the_loss_is_told():
+def test_a_scalar_that_is_not_the_loss_is_reported():
     """A learned scale that comes before the logits, say, or a loss that the trainer never uses."""
 
     class Scaled(Host):
@@ -331,10 +331,10 @@ def test_a_scalar_that_is_not_the_loss_is_told():
     model, forward = trainer.model, trainer.model.forward
     model.scale = nn.Parameter(torch.tensor(2.0))
     model.forward = lambda image: (model.scale * 1, forward(image))
-    with pytest.warns(UserWarning, match="multiplied before the backward pass") as told:
+    with pytest.warns(UserWarning, match="multiplied before the backward pass") as reported:
         trainer.forward_backward(batch)
         trainer.forward_backward(batch)
-    assert len(told) == 1
+    assert len(reported) == 1
     model.forward = lambda image: (torch.tensor(2.0), forward(image))  # not learned: no loss
     plain = wrapped(Host, config(), "logits")
     plain.model.load_state_dict({k: v for k, v in model.state_dict().items() if k != "scale"})
@@ -358,16 +358,16 @@ def test_a_scalar_that_is_not_the_loss_is_told():
         trainer.forward_backward(batch)
 
 
-def test_a_second_pass_with_gradients_is_told():
+def test_a_second_pass_with_gradients_is_reported():
     class Twice(Host):
         def loss(self, batch):
             return super().loss(batch) + super().loss(batch)
 
     trainer = wrapped(Twice, config())
-    with pytest.warns(UserWarning, match="only the first of these forward passes") as told:
+    with pytest.warns(UserWarning, match="only the first of these forward passes") as reported:
         trainer.forward_backward(batches()[0])
         trainer.forward_backward(batches()[0])
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 def test_logits_may_be_adjusted_in_place():

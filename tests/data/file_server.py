@@ -16,7 +16,7 @@ class Host:
     cuts: after how many bytes of an answer the connection ends, one for each request
     holds: as `cuts`, but the connection stays open and silent until `release`
     etags: the version that it names; without one it names none
-    deaf: paths for which it knows no ranges
+    no_ranges: paths for which it ignores Range headers
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Host:
     redirects: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, list[int]] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
-    deaf: set[str] = field(default_factory=set)
+    no_ranges: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)  # path, range
     release: threading.Event = field(default_factory=threading.Event)
     address: str = ""
@@ -55,7 +55,7 @@ def serving() -> Iterator[Host]:
                 return self.send_error(404)
             content, etag = host.files[path], host.etags.get(path, "")
             same = self.headers.get("If-Range") in (None, etag)
-            start = int(wanted[6:-1]) if wanted and same and path not in host.deaf else 0
+            start = int(wanted[6:-1]) if wanted and same and path not in host.no_ranges else 0
             if start >= len(content) > 0:
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(content)}")

@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """The last one that it told."""
+        """The accuracy printed last."""
         return float(re.findall(r"\* accuracy: ([\d.]+)%", self.done.stdout)[-1])
 
     @property

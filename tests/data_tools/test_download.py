@@ -98,7 +98,7 @@ def test_without_version_and_checksum_a_download_is_not_resumed(host, file, etag
 
 
 def test_a_host_without_range_requests_sends_the_whole_file_again(host, file):
-    host.deaf.add("a.zip")
+    host.no_ranges.add("a.zip")
     host.cuts["a.zip"] = [1000]
     fetch(host.url("a.zip"), file, MD5)
     assert ranges(host) == ["", "bytes=1000-"]
