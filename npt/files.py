@@ -37,6 +37,17 @@ def write_json(path: Path, content: Any) -> None:
         json.dump(content, file, indent=1, allow_nan=False)
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON object that a run has written. NPTError, naming the file, if it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NPTError(f"{path} cannot be read ({error}): delete it and run again.") from error
+    if not isinstance(content, dict):
+        raise NPTError(f"{path} does not contain a JSON object: delete it and run again.")
+    return content
+
+
 @contextmanager
 def locked(file: Path, doing: str) -> Iterator[None]:
     """Hold a lock on `file` inside a `with` block. NPTError if another process holds it.

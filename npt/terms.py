@@ -38,7 +38,12 @@ from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
 
 NODE = "TRAINER.NPT"  # the config node of the weights
 ACCURACIES = ("accuracy", "error_rate", "macro_f1", "class_mean_accuracy", "many", "medium", "few")
-RESERVED = {*ACCURACIES, "seconds", "loss", "loss_clip"}  # other entries of log and result.json
+# Other entries of the log and of result.json, and columns of tables.
+RESERVED = {
+    *(*ACCURACIES, "seconds", "loss", "loss_clip"),
+    *("dataset", "ratio", "label", "trainer", "seed", "seeds", "part", "split", "path", "position"),
+    *("train_seconds", "peak_memory_bytes", "base", "new", "source", "hm"),
+}
 
 
 # --------------------------------------------------------------------------- arguments of functions
@@ -180,8 +185,9 @@ class Measure:
 
 
 def _check_name(what: str, name: Any) -> None:
-    if not (isinstance(name, str) and name.isidentifier()) or name in RESERVED:
-        reason = "is taken" if name in RESERVED else "is not a name of letters, digits and _"
+    taken = isinstance(name, str) and (name in RESERVED or name.endswith("_std"))
+    if taken or not (isinstance(name, str) and name.isidentifier()):
+        reason = "is taken" if taken else "is not a name of letters, digits and _"
         raise NPTError(f"The name {name!r} of a {what} {reason}: choose another.")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from npt.errors import NPTError, report
-from npt.files import locked
+from npt.files import atomic_write, locked
 from npt.flags import Parser, add_flags
 
 EXIT_FAILED_RUNS = 1
@@ -153,7 +153,8 @@ def table_command(args: argparse.Namespace) -> int:
     frame = tables.collect(args.folder)
     print(tables.render(tables.summarise(frame, args.by, args.split), args.style))
     if args.csv:
-        frame.to_csv(args.csv, index=False)
+        with atomic_write(args.csv) as file:
+            frame.to_csv(file, index=False)
         print(f"\n{len(frame)} rows in {args.csv}")
     return 0
 

@@ -9,7 +9,6 @@ panels have the same scale.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import numpy as np
 
 from npt.errors import NPTError
 from npt.experiments.runner import RECORD, has_checkpoint
-from npt.files import atomic_write
+from npt.files import atomic_write, read_record
 from npt.flags import parse_args, setup_cfg
 from npt.measure import Measured
 from npt.results import read_results
@@ -90,7 +89,8 @@ def features_of(folder: Path, record: dict[str, Any], part: str) -> SplitFeature
     args = parse_args(shlex.split(record["commands"][part])[2:])
     cfg = setup_cfg(args)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        set_random_seed(cfg.SEED)
+        if cfg.SEED >= 0:
+            set_random_seed(cfg.SEED)
         trainer = build(cfg)
         load(trainer, str(folder / first) if record["train"] else "")
         features = collect_features(trainer)
@@ -111,10 +111,7 @@ def choose(
     All have the same data set, ratio and seed. The defaults are the first data set, the smallest
     ratio and the smallest seed.
     """
-    found = [
-        (path.parent, json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(folder.rglob(RECORD))
-    ]
+    found = [(path.parent, read_record(path)) for path in sorted(folder.rglob(RECORD))]
     if not found:
         raise NPTError(f"there are no runs in {folder}: run an experiment with --out {folder}")
     found.sort(key=lambda run: run[1]["position"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import io
-import json
 import multiprocessing
 import os
 import shutil
@@ -27,7 +26,7 @@ from typing import Any
 
 from npt.errors import NPTError, sentence
 from npt.experiments.plan import Evaluation, Run, dataset_name
-from npt.files import write_json
+from npt.files import read_record, write_json
 from npt.flags import parse_args, setup_cfg
 from npt.results import read_results
 from npt.session import build, check_names, load, session
@@ -74,7 +73,7 @@ def check_record(run: Run) -> None:
     path = run.folder / RECORD
     if not path.is_file() or not any(read_results(run.output(e)) for e in run.evaluations):
         return
-    old, new = json.loads(path.read_text(encoding="utf-8")), run.record()
+    old, new = read_record(path), run.record()
     for key in ("trainer", "config", "config_sha256", "train", "opts"):
         if old.get(key) != new[key]:
             changed = f"{key} {old.get(key)!r}, now {new[key]!r}"

@@ -7,7 +7,6 @@ seeds, as in parse_test_res.py. For averages over data sets, each seed is averag
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tabulate import tabulate
 
 from npt.errors import NPTError
 from npt.experiments.runner import RECORD
+from npt.files import read_record
 
 AVERAGE = "average"
 HEADINGS = {"lcd_abs": "LCD", "mid_abs": "MID"}  # for older result.json files without headings
@@ -32,11 +32,11 @@ def collect(folder: str | Path) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     headings: dict[str, str] = {}
     for record in sorted(Path(folder).rglob(RECORD)):
-        run = json.loads(record.read_text(encoding="utf-8"))
+        run = read_record(record)
         for part in run["commands"]:
             path = record.parent / part / "result.json"
             if path.is_file():
-                result = json.loads(path.read_text(encoding="utf-8"))
+                result = read_record(path)
                 headings |= result.get("headings", HEADINGS)
                 rows += _rows(run, part, result, path)
     if not rows:
@@ -113,12 +113,12 @@ def summarise(
     mean, deviation = seeds.mean(), seeds.std(ddof=0)
     if "hm" in mean:
         mean["hm"] = harmonic_mean(mean["base"], mean["new"])
-    result = mean.rename(columns=headings)
+    result = mean
     for column in [*parts, *(["hm"] if "hm" in mean else [])]:
         result[f"{column}_std"] = deviation[column]
     result["seeds"] = seeds.size()
     table = order.merge(result.reset_index(), on=group, how="inner").reset_index(drop=True)
-    table.attrs["headings"] = list(headings.values())
+    table.attrs["headings"] = headings
     return table
 
 
@@ -135,16 +135,23 @@ def grid(
     A row for each (ratio, trainer, *rows), a column for each value of `column`. Runs outside the
     grid are left out. NPTError if the frame has no column with one of these names.
     """
+    index = ["ratio", "trainer", *rows]
     for key in (value, *rows, column):
         if key not in frame:
             raise NPTError(f"there is no column {key}; use {', '.join(frame)}")
+    if len({value, column, *index}) < len(index) + 2:
+        raise NPTError(
+            f"--value {value}, --rows {' '.join(rows)} and --column {column} must differ"
+        )
+    for option, key in (("--value", value), ("--column", column)):
+        if not pd.api.types.is_numeric_dtype(frame[key]):
+            raise NPTError(f"{option} {key}: that column does not have numbers")
     chosen = frame[(frame["part"] == part) & (frame["split"] == split)]
     if chosen.empty:
         raise NPTError(
             f"there are no results of --part {part} and --split {split}; the parts are "
             f"{', '.join(dict.fromkeys(frame['part']))}"
         )
-    index = ["ratio", "trainer", *rows]
     return chosen.pivot_table(value, index, column, aggfunc="mean", sort=False)
 
 
@@ -176,7 +183,7 @@ def render(summary: pd.DataFrame, style: str = "simple") -> str:
             accuracies = [_accuracy(row[part], row[f"{part}_std"], row["seeds"]) for part in parts]
             measures = [_measure(row[name]) for name in headings]
             cells.append([*(row[key] for key in by), *accuracies, *measures])
-        head = [titles.get(key, key) for key in [*by, *parts]] + headings
+        head = [titles.get(key, key) for key in [*by, *parts]] + list(headings.values())
         align = ["left"] * len(by) + ["right"] * (len(head) - len(by))
         text = tabulate(cells, head, tablefmt=style, colalign=align, disable_numparse=True)
         blocks.append(f"{dataset}, tau {ratio:g}\n\n{text}")

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
 
+import fake_runs
 import pytest
 
 pytest.importorskip("pandas")
@@ -75,7 +76,7 @@ def test_mean_deviation_and_harmonic_mean_by_hand(folder):
     assert m["hm"] == pytest.approx(2 * 75 * 50 / 125)  # of the means: 60
     first, second = 2 * 70 * 60 / 130, 2 * 80 * 40 / 120
     assert m["hm_std"] == pytest.approx(abs(first - second) / 2)
-    assert m["LCD"] == pytest.approx(0.15)  # of base, the new classes' 9.0 left out
+    assert m["lcd_abs"] == pytest.approx(0.15)  # of base, the new classes' 9.0 left out
     assert m["seeds"] == 2
 
 
@@ -96,8 +97,8 @@ def test_results_name_the_columns_beside_accuracies(folder, capsys):
 
     change_results(folder, add)
     m = row(tables.summarise(tables.collect(folder)), "a", "M")
-    assert m["text length"] == pytest.approx(3.0)
-    assert m["anchor"] == pytest.approx(0.45)
+    assert m["length"] == pytest.approx(3.0)
+    assert m["loss_anchor"] == pytest.approx(0.45)
     assert headings(folder, capsys) == ["LCD", "text length", "anchor"]
     assert main(["table", str(folder), "--style", "github"]) == 0
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "|" in line]
@@ -120,7 +121,7 @@ def test_a_column_of_some_results_only(folder, capsys):
     change_results(folder, add)
     assert headings(folder, capsys) == ["LCD", "MID", "text length"]
     m = row(tables.summarise(tables.collect(folder)), "a", "M")
-    assert m["text length"] == pytest.approx(4.0) and m["MID"] == pytest.approx(0.5)
+    assert m["length"] == pytest.approx(4.0) and m["mid_abs"] == pytest.approx(0.5)
 
 
 def test_measures_that_could_not_be_computed(folder, capsys):
@@ -238,3 +239,41 @@ def test_grid_by_hand(tmp_path):
         arguments = {"value": "accuracy", "rows": [key], "column": other, **wrong}
         with pytest.raises(NPTError):
             tables.grid(frame, **arguments)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "\0\0", "{"])
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+def test_a_damaged_record_is_named(tmp_path, name, content):
+    (run,) = fake_runs.runs(tmp_path, seeds=1)
+    fake_runs.write(run)
+    file = next(tmp_path.rglob(name))
+    file.write_text(content)
+    with pytest.raises(NPTError, match=rf"{name} .*delete it and run again"):
+        tables.collect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "value, rows, column, words",
+    [
+        ("accuracy", ["label"], "label", "must differ"),
+        ("path", ["label"], "seed", "--value path: that column does not have numbers"),
+        ("accuracy", ["seed"], "label", "--column label: that column does not have numbers"),
+        ("accuracy", ["seed"], "ratio", "must differ"),
+    ],
+)
+def test_a_grid_of_columns_that_cannot_be_is_refused(tmp_path, value, rows, column, words):
+    for run in fake_runs.runs(tmp_path, seeds=2):
+        fake_runs.write(run)
+    with pytest.raises(NPTError, match=words):
+        tables.grid(tables.collect(tmp_path), value, rows, column)
+
+
+def test_headings_that_equal_other_columns_do_no_harm(tmp_path):
+    (run,) = fake_runs.runs(tmp_path, seeds=1)
+    fake_runs.write(run)
+    for file in tmp_path.rglob("result.json"):
+        result = json.loads(file.read_text())
+        result["headings"] = {"lcd_abs": "base", "mid_abs": "seeds"}
+        file.write_text(json.dumps(result))
+    text = tables.render(tables.summarise(tables.collect(tmp_path)))
+    assert text.splitlines()[2].split().count("base") == 2 and "0.1000" in text
