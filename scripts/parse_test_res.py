@@ -23,6 +23,10 @@ END_OF_TRAINING = ("Finish training", "Finished training")
 START_OF_RESULT = ("=> result",)
 
 
+class UserError(Exception):
+    """One sentence for the user."""
+
+
 def read_result(log: Path, keyword: str, signals: Sequence[str]) -> float | None:
     """The last result named `keyword` after a line in `signals`; None if there is none."""
     result = re.compile(rf"\* {re.escape(keyword)}: ([-+.\deE]+)%")
@@ -47,7 +51,7 @@ def natural(path: Path) -> list[int | str]:
 
 
 def read_run(directory: Path, keyword: str, test_log: bool) -> list[float]:
-    """The result of every seed of a run. ValueError if no seed has a result."""
+    """The result of every seed of a run. UserError if no seed has a result."""
     print(f"Parsing files in {directory}")
     signals = START_OF_RESULT if test_log else END_OF_TRAINING
     results = []
@@ -61,7 +65,7 @@ def read_run(directory: Path, keyword: str, test_log: bool) -> list[float]:
         else:
             print(f"file: {seed / 'log.txt'}. {keyword}: no result", file=sys.stderr)
     if not results:
-        raise ValueError(
+        raise UserError(
             f'no log in {directory}/seed*/ has "* {keyword}: ...%" after "{signals[0]}": check '
             "the folder and --keyword"
             + ("" if test_log else ", or use --test-log for logs of --eval-only runs")
@@ -97,12 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if not args.directory.is_dir():
-            raise ValueError(f"there is no folder {args.directory}: use the one with the seeds")
+            raise UserError(f"there is no folder {args.directory}: use the one with the seeds")
         runs = [args.directory]
         if args.multi_exp:
             runs = sorted((p for p in args.directory.iterdir() if p.is_dir()), key=natural)
             if not runs:
-                raise ValueError(f"{args.directory} has no folders: --multi-exp needs one per run")
+                raise UserError(f"{args.directory} has no folders: --multi-exp needs one per run")
         means = []
         for run in runs:
             results = read_run(run, args.keyword, args.test_log)
@@ -111,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.multi_exp:
             print("Average performance")
             print(f"* {args.keyword}: {statistics.fmean(means):.2f}%")
-    except ValueError as err:
+    except UserError as err:
         print(f"error: {err}", file=sys.stderr)
         return 2
     return 0

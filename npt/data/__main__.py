@@ -136,7 +136,7 @@ def _config(args: argparse.Namespace) -> Any:
     else:
         raise NPTError(
             f"there is no data set {args.name}: give a yaml file, or one of "
-            + ", ".join(sorted(known.values()))
+            + ", ".join(sorted(set(known.values())))
         )
     config.merge_pairs(
         cfg,

@@ -153,13 +153,19 @@ def table_command(args: argparse.Namespace) -> int:
     frame = tables.collect(args.folder)
     print(tables.render(tables.summarise(frame, args.by, args.split), args.style))
     if args.csv:
-        with atomic_write(args.csv) as file:
-            frame.to_csv(file, index=False)
+        try:
+            with atomic_write(args.csv) as file:
+                frame.to_csv(file, index=False)
+        except OSError as error:
+            reason = error.strerror or error
+            raise NPTError(f"--csv {args.csv} cannot be written ({reason})") from error
         print(f"\n{len(frame)} rows in {args.csv}")
     return 0
 
 
 def grid_command(args: argparse.Namespace) -> int:
+    if not 0 <= args.digits <= 20:
+        raise NPTError(f"--digits must be from 0 to 20, not {args.digits}")
     with _report_extra():
         from npt.experiments import tables
     frame = tables.collect(args.folder)

@@ -25,8 +25,9 @@ from npt.experiments.runner import RECORD, has_checkpoint
 from npt.files import atomic_write, read_record
 from npt.flags import parse_args, setup_cfg
 from npt.measure import Measured
-from npt.results import read_results
+from npt.results import RESULT
 from npt.session import build, load
+from npt.terms import headings
 
 matplotlib.use("Agg")  # works without a display; must be set before pyplot is imported
 from matplotlib import pyplot as plt
@@ -190,11 +191,17 @@ def plot(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: i
 
 
 def _title(folder: Path, label: str) -> str:
-    test = read_results(folder).get("test")
-    if not test or test["lcd_abs"] is None:
+    """The label and, below it, the accuracy and the measures of the test that have values."""
+    path = folder / RESULT
+    result = read_record(path) if path.is_file() else {}
+    test = result.get("results", {}).get("test")
+    if not test:
         return label
-    measures = f"LCD {test['lcd_abs']:.3f}  MID {test['mid_abs']:.3f}"
-    return f"{label}\n{test['accuracy']:.1f}%  {measures}"
+    values = (
+        (heading, test.get(name)) for name, heading in result.get("headings", headings()).items()
+    )
+    measures = [f"{heading} {value:.3f}" for heading, value in values if value is not None]
+    return "\n".join([label, "  ".join([f"{test['accuracy']:.1f}%", *measures])])
 
 
 def _plot_panel(panel: Any, features: SplitFeatures, classes: np.ndarray) -> float:

@@ -27,7 +27,7 @@ from npt.losses import REDUCTIONS
 from npt.measure import Measured
 from npt.results import Results
 from npt.session import build
-from npt.terms import Run, active_terms
+from npt.terms import Run, active_terms, headings
 from npt.trainer import batch_of
 
 PROMPT_VECTORS = ("ctx", "compound_prompts_text")
@@ -112,11 +112,12 @@ def study(args: argparse.Namespace, batches: int) -> tuple[list[dict[str, Any]],
 
 
 def render(rows: list[dict[str, Any]], before: Results, style: str = "simple") -> str:
-    """A table with the ratio of each gradient norm to that of L_CLIP; below it LCD and MID."""
+    """A table with the ratio of each gradient norm to that of L_CLIP; below it the measures."""
     clip = next(row for row in rows if row["term"] == "L_CLIP")
     table = [{**row, "ratio": row["gradient"] / (clip["gradient"] or float("nan"))} for row in rows]
     text = tabulate(table, headers="keys", floatfmt=".4g", tablefmt=style)
-    lcd, mid = before.get("lcd_abs"), before.get("mid_abs")
-    if lcd is not None and mid is not None:
-        text += f"\n\nBefore training, on the test images: LCD {lcd:.4f}, MID {mid:.4f}"
+    values = ((heading, before.get(name)) for name, heading in headings().items())
+    measures = [f"{heading} {value:.4f}" for heading, value in values if value is not None]
+    if measures:
+        text += f"\n\nBefore training, on the test images: {', '.join(measures)}"
     return text

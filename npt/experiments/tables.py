@@ -17,6 +17,7 @@ from tabulate import tabulate
 from npt.errors import NPTError
 from npt.experiments.runner import RECORD
 from npt.files import read_record
+from npt.terms import RESERVED
 
 AVERAGE = "average"
 HEADINGS = {"lcd_abs": "LCD", "mid_abs": "MID"}  # for older result.json files without headings
@@ -84,6 +85,11 @@ def summarise(
     for key in by:
         if key not in frame:
             raise NPTError(f"--by {key}: there is no such column; use {', '.join(frame)}")
+    if len({"dataset", "ratio", "part", *by}) < len(by) + 3:
+        raise NPTError(
+            f"--by {' '.join(by)}: name each column once, and not dataset, ratio or part, which "
+            "every table has"
+        )
     rows = frame[frame["split"] == split]
     if rows.empty:
         known = ", ".join(sorted(set(frame["split"])))
@@ -94,7 +100,12 @@ def summarise(
     # If `by` puts several runs of a seed in one row, average them first: std is over seeds only.
     cells = rows.groupby([*group, "seed", "part"], dropna=False)["accuracy"].mean()
     trained = rows[rows["part"] == parts[0]]
-    headings = {k: v for k, v in frame.attrs.get("headings", HEADINGS).items() if k in trained}
+    taken = {*RESERVED, *by, *parts}  # names of other columns
+    headings = {
+        name: heading
+        for name, heading in frame.attrs.get("headings", HEADINGS).items()
+        if name in trained and name not in taken and not name.endswith("_std")
+    }
     measures = trained.groupby([*group, "seed"], dropna=False)[list(headings)].mean()
     table = cells.unstack("part")[parts].join(measures)
     datasets = rows["dataset"].nunique()
@@ -141,7 +152,8 @@ def grid(
             raise NPTError(f"there is no column {key}; use {', '.join(frame)}")
     if len({value, column, *index}) < len(index) + 2:
         raise NPTError(
-            f"--value {value}, --rows {' '.join(rows)} and --column {column} must differ"
+            f"--value {value}, --rows {' '.join(rows)} and --column {column} must differ from each "
+            "other, and from ratio and trainer, which every row has"
         )
     for option, key in (("--value", value), ("--column", column)):
         if not pd.api.types.is_numeric_dtype(frame[key]):
@@ -152,7 +164,10 @@ def grid(
             f"there are no results of --part {part} and --split {split}; the parts are "
             f"{', '.join(dict.fromkeys(frame['part']))}"
         )
-    return chosen.pivot_table(value, index, column, aggfunc="mean", sort=False)
+    table = chosen.pivot_table(value, index, column, aggfunc="mean", sort=False)
+    if table.empty:
+        raise NPTError(f"no run has values of {', '.join((value, *rows, column))}")
+    return table
 
 
 def render_grid(table: pd.DataFrame, style: str = "simple", digits: int = 2) -> str:

@@ -95,6 +95,15 @@ def test_errors(parse, tmp_path, capsys):
     assert parse.main([str(tmp_path), "--multi-exp"]) == 2
 
 
+def test_other_errors_keep_their_traceback(parse, run, monkeypatch):
+    def fail(*args):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(parse, "read_result", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        parse.main([str(run)])
+
+
 def test_reads_what_the_evaluator_prints(parse, tmp_path, capsys):
     import torch
 

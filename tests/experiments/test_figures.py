@@ -83,3 +83,45 @@ def test_without_features_or_checkpoint_there_is_no_figure(folder):
         path.unlink()
     with pytest.raises(NPTError, match="keep_checkpoints"):
         figures.plot(figures.choose(folder, ["A"]), folder / "figure.png")
+
+
+def test_titles_have_the_measures_with_values(folder):
+    path = next(folder.rglob("result.json"))
+
+    def title(test, **content):
+        path.write_text(json.dumps({"results": {"test": {"accuracy": 50.0, **test}}, **content}))
+        return figures._title(path.parent, "A")
+
+    standard = {"lcd_abs": 0.1, "mid_abs": 0.2}
+    assert title(standard) == "A\n50.0%  LCD 0.100  MID 0.200"
+    assert title({}) == title({"lcd_abs": None}) == "A\n50.0%"
+    assert title({**standard, "own": 3.0}, headings={"own": "Own"}) == "A\n50.0%  Own 3.000"
+    path.unlink()
+    assert figures._title(path.parent, "A") == "A"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "\0\0"])
+def test_a_damaged_record_is_named(folder, content):
+    next(folder.rglob("run.json")).write_text(content)
+    with pytest.raises(NPTError, match=r"run\.json .*delete it and run again"):
+        figures.choose(folder)
+
+
+@pytest.mark.parametrize("seed", [-1, 3])
+def test_a_negative_seed_is_not_set(folder, monkeypatch, seed):
+    """As in training: dassl's set_random_seed is for seeds from 0."""
+    from types import SimpleNamespace
+
+    import dassl.utils
+
+    seeds = []
+    monkeypatch.setattr(dassl.utils, "set_random_seed", seeds.append)
+    monkeypatch.setattr(figures, "parse_args", lambda argv: None)
+    monkeypatch.setattr(figures, "setup_cfg", lambda args: SimpleNamespace(SEED=seed))
+    monkeypatch.setattr(figures, "build", lambda cfg: None)
+    monkeypatch.setattr(figures, "load", lambda trainer, folder: None)
+    monkeypatch.setattr(figures, "collect_features", lambda trainer: features())
+    path, record = figures.choose(folder, ["Z"])[0]
+    (path / "base" / "features.npz").unlink()
+    figures.features_of(path, record, "base")
+    assert seeds == ([] if seed < 0 else [seed])

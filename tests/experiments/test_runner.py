@@ -96,6 +96,15 @@ def test_results_of_another_configuration_are_not_mixed_in(tmp_path):
         runner.check_record(new)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "\0\0"])
+def test_a_damaged_record_of_a_run_is_named(tmp_path, content):
+    (run,) = fake_runs.runs(tmp_path, seeds=1)
+    fake_runs.write(run)
+    (run.folder / "run.json").write_text(content)
+    with pytest.raises(NPTError, match=r"run\.json .*delete it and run again"):
+        runner.check_record(run)
+
+
 def test_a_folder_is_for_one_experiment_at_a_time(tmp_path):
     other = pytest.raises(NPTError, match="another process")
     lock = tmp_path / ".lock"

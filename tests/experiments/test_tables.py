@@ -259,6 +259,7 @@ def test_a_damaged_record_is_named(tmp_path, name, content):
         ("path", ["label"], "seed", "--value path: that column does not have numbers"),
         ("accuracy", ["seed"], "label", "--column label: that column does not have numbers"),
         ("accuracy", ["seed"], "ratio", "must differ"),
+        ("accuracy", ["seed"], "part", "--column part: that column does not have numbers"),
     ],
 )
 def test_a_grid_of_columns_that_cannot_be_is_refused(tmp_path, value, rows, column, words):
@@ -277,3 +278,40 @@ def test_headings_that_equal_other_columns_do_no_harm(tmp_path):
         file.write_text(json.dumps(result))
     text = tables.render(tables.summarise(tables.collect(tmp_path)))
     assert text.splitlines()[2].split().count("base") == 2 and "0.1000" in text
+
+
+def test_headings_of_other_columns_are_left_out(tmp_path):
+    (run,) = fake_runs.runs(tmp_path, seeds=1)
+    fake_runs.write(run)
+    names = ("label", "base", "base_std", "seeds", "accuracy", "lcd_abs", "mid_abs")
+
+    def add(run, content):
+        content["headings"] = dict.fromkeys(names, "LCD")
+        content["results"]["test"].update(base=1.0, base_std=2.0, seeds=3.0)
+
+    change_results(tmp_path, add)
+    frame = tables.collect(tmp_path)
+    summary = tables.summarise(frame)
+    assert list(summary.attrs["headings"]) == ["lcd_abs", "mid_abs"]
+    assert (summary["base"][0], summary["base_std"][0], summary["seeds"][0]) == (50.0, 0.0, 1)
+    assert tables.render(summary).splitlines()[2].split().count("LCD") == 2
+    assert list(tables.summarise(frame, by=["lcd_abs"]).attrs["headings"]) == ["mid_abs"]
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["table", "--csv", "{}/file/x.csv"], "x.csv cannot be written ("),
+        (["table", "--by", "ratio"], "--by ratio: name each column once"),
+        (["table", "--by", "label", "label"], "--by label label: name each column once"),
+        (["grid", "--rows", "label", "--column", "label"], "must differ"),
+        (["grid", "--rows", "label", "--column", "seed", "--value", "path"], "--value path"),
+        (["grid", "--rows", "label", "--column", "seed", "--digits", "-1"], "--digits"),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_sentence(folder, capsys, argv, words):
+    (folder / "file").touch()
+    command, *options = (word.format(folder) for word in argv)
+    assert main([command, str(folder), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
