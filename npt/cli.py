@@ -13,17 +13,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from npt.errors import report
 from npt.flags import parse_args, setup_cfg
-from npt.session import build, load, session
+from npt.session import build, claimed, load, session
+from npt.stopping import EXIT_INTERRUPTED, exiting
 
 
 def run(args: argparse.Namespace) -> Any:
     """One run as the flags ask for; returns its trainer."""
     cfg = setup_cfg(args)
-    with session(args, cfg):
+    trains = not (args.eval_only or args.no_train)
+    with claimed(Path(cfg.OUTPUT_DIR), cfg, trains, args.overwrite), session(args, cfg):
         trainer = build(cfg)
         if args.eval_only:
             load(trainer, args.model_dir, args.load_epoch)
@@ -34,9 +37,14 @@ def run(args: argparse.Namespace) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code is 0, 2 (an error), 75 (stopped by a signal: run it again) or 130 (Ctrl-C)."""
     args = parse_args(argv)
     try:
-        run(args)
+        with exiting():
+            run(args)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last save", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except Exception as error:
         return report(error)
     return 0

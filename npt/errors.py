@@ -4,7 +4,7 @@ A program of this package prints an error that the user can correct as one sente
 ends with exit code 2. These are
 
 - NPTError, and the embedded engine's `dassl.utils.errors.UserError`;
-- an OSError that names its file;
+- an OSError that names its file, or is one of the device (no space left, read-only, ...);
 - a yaml file, an image or an address that cannot be read (see `FOREIGN`).
 
 Any other exception is a bug and keeps its traceback. NPT_TRACEBACK=1 shows the traceback of all.
@@ -12,6 +12,7 @@ Any other exception is a bug and keeps its traceback. NPT_TRACEBACK=1 shows the 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -26,6 +27,8 @@ FOREIGN = {
     "urllib.error.URLError",
     "yaml.error.YAMLError",
 }
+NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "EFBIG")  # not all of them exist everywhere
+OF_THE_DEVICE = {getattr(errno, name) for name in NAMES if hasattr(errno, name)}
 
 
 class NPTError(Exception):
@@ -34,6 +37,20 @@ class NPTError(Exception):
 
 class InvalidArgument(NPTError, ValueError):
     """An argument of a public function has a value or shape that the function does not take."""
+
+
+class UnwritableFile(NPTError, OSError):
+    """A file cannot be written, for example because the disk is full."""
+
+    __str__ = Exception.__str__
+
+
+class NotFinite(NPTError, FloatingPointError):
+    """A loss, a gradient or a learned weight is infinite or NaN."""
+
+
+class OtherRun(NPTError):
+    """A folder or checkpoint belongs to a run with another configuration or other data."""
 
 
 def sentence(error: BaseException) -> str | None:
@@ -46,6 +63,8 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         if error.filename is not None and error.strerror:
             return _one_line(f"{error.strerror}: '{error.filename}'")
+        if error.errno in OF_THE_DEVICE:  # while writing to a file that was open
+            return f"{error.strerror}: free space, or choose another output folder"
         in_worker = re.fullmatch(r"\[Errno \d+\] (.+: '.+')", _one_line(text))
         return in_worker.group(1) if in_worker else None
     return None

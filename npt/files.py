@@ -1,72 +1,197 @@
-"""Atomic writing of files, locks between processes, and the cache folder."""
+"""Writing files so that a crash damages none, records with checksums, locks, the cache folder."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+import secrets
+import socket
+import time
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from npt.errors import NPTError
+from npt.errors import NPTError, UnwritableFile
+
+CHECKSUM = "sha256"  # the entry of a record with the checksum of the others
+
+
+# --------------------------------------------------------------------------- writing
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file that replaces `path` if the `with` block ends without an error.
+
+    Readers see the complete old or the complete new content, also after a crash of the machine. A
+    missing folder is created. UnwritableFile if the system refuses. mode: "w" (text, UTF-8) or "wb".
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{_process()}-{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file that replaces `path` if the `with` block ends without an error.
-
-    Readers see the complete old or the complete new content, also after a crash. A missing folder
-    is created. mode: "w" (text, UTF-8) or "wb".
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError inside a `with` block into an UnwritableFile that names `path`."""
     try:
-        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except UnwritableFile:
+        raise
+    except OSError as error:
+        raise UnwritableFile(
+            f"{path} cannot be written ({error.strerror or error}): free space, or choose another "
+            "folder"
+        ) from error
 
 
+def _process() -> str:
+    """A name of this process that no other process has at the same time, on any machine."""
+    return f"{socket.gethostname()}~{os.getpid()}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name of a file in `folder` survive a crash of the machine."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):  # some network file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of `atomic_write` in `folder` and its folders whose process ended.
+
+    Those of other machines are deleted when they are a day old.
+    """
+    for pattern in (".*.tmp", "*/.*.tmp"):
+        for path in folder.glob(pattern):
+            with suppress(OSError):
+                if _is_left_over(path):
+                    path.unlink()
+
+
+def _is_left_over(path: Path) -> bool:
+    found = re.fullmatch(r"\..+\.([^~]+)~(\d+)-[0-9a-f]{8}\.tmp", path.name)
+    if found is None:
+        return False
+    host, process = found[1], int(found[2])
+    if host != socket.gethostname():
+        return time.time() - path.stat().st_mtime > 24 * 3600
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+# --------------------------------------------------------------------------- JSON
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically. ValueError where a number is infinite or NaN."""
     with atomic_write(path) as file:
         json.dump(content, file, indent=1, allow_nan=False)
 
 
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with a checksum, which `read_record` verifies."""
+    content = {key: value for key, value in content.items() if key != CHECKSUM}
+    write_json(path, {**content, CHECKSUM: _checksum(content)})
+
+
 def read_record(path: Path) -> dict[str, Any]:
-    """The JSON object that a run has written. NPTError, naming the file, if it is damaged."""
+    """The JSON object that a run has written. NPTError, naming the file, if it is damaged.
+
+    A record without a checksum, from an earlier version, is read as it is.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NPTError(f"{path} cannot be read ({error}): delete it and run again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise NPTError(f"{path} cannot be read ({reason}): delete it and run again.") from error
     if not isinstance(content, dict):
         raise NPTError(f"{path} does not contain a JSON object: delete it and run again.")
+    if content.pop(CHECKSUM, None) not in (None, _checksum(content)):
+        raise NPTError(f"{path} was changed after it was written: delete it and run again.")
     return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --------------------------------------------------------------------------- reading
+def check_zip(path: str | os.PathLike[str]) -> None:
+    """NPTError if a file is a zip archive (as torch.save writes) with a wrong checksum."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged directory leads to many types
+        raise NPTError(f'"{path}" is damaged ({error}): use another copy of it') from error
+    if damaged is not None:
+        raise NPTError(f'"{path}" is damaged (in {damaged}): use another copy of it')
+
+
+# --------------------------------------------------------------------------- locks
+_held: dict[Path, int] = {}  # the locks of this process, and the process that took them
 
 
 @contextmanager
 def locked(file: Path, doing: str) -> Iterator[None]:
-    """Hold a lock on `file` inside a `with` block. NPTError if another process holds it.
+    """Hold a lock on `file` inside a `with` block. NPTError if it is held already.
 
-    The system releases it when the process ends. doing: what a process that holds it does, for the
-    error message, such as "preparing EuroSAT in DATA"
+    The system releases it when this process ends, however it ends; child processes do not hold it.
+    doing: what a process that holds it does, for the error message, such as "preparing EuroSAT in
+    DATA"
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    with file.open("w", encoding="utf-8") as held:
+    key, busy = file.resolve(), f"another process is {doing}: wait for it, or stop it"
+    if _held.get(key) == os.getpid():
+        raise NPTError(busy)
+    # lockf, not flock: a lock of flock lives on in the children of a process that was killed.
+    with writing(file):
+        held = file.open("a", encoding="utf-8")
+    with held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise NPTError(f"another process is {doing}: wait for it, or stop it") from error
-        yield
+            raise NPTError(busy) from error
+        _held[key] = os.getpid()
+        try:
+            yield
+        finally:
+            del _held[key]
+
+
+def is_locked_here(file: Path) -> bool:
+    """Whether this process holds the lock of `locked` on `file`."""
+    return _held.get(file.resolve()) == os.getpid()
 
 
 def cache_folder() -> Path:

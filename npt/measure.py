@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from npt import results
-from npt.errors import NPTError
+from npt import engine, identity, results
+from npt.errors import NPTError, OtherRun
 from npt.host.features import Adapter, FeatureTap, unwrap
 from npt.losses import unit_rows
 from npt.results import Results
@@ -187,10 +189,14 @@ class Measured(TrainerX):
         self.results: dict[str, Results] = {}
         self.train_counts: list[int] | None = None  # images of each class that were trained on
         self._measure_trains = False  # whether this process trains or resumes
+        self._measure_finished = False  # whether the training has ended
         self._measure_train_seconds: float | None = None
+        self._measure_seconds_before = 0.0  # of training, in earlier processes
         self._measure_test_seconds = 0.0
-        # The content of result.json before this process; None until it was read.
-        self._measure_earlier: dict[str, Any] | None = None
+        self._measure_earlier: dict[str, Any] | None = None  # the record before this process
+        self._measure_wrote = False  # whether this trainer has written a record
+        self._measure_digest: str | None = None  # of the data
+        self._measure_model: Any = None  # the model that was loaded: folder, epoch, time
         self._measure_knowledge: Run | None = None  # of the current model
         results.reset_peak_memory()
         super().__init__(*args, **kwargs)
@@ -198,19 +204,74 @@ class Measured(TrainerX):
     # ---- the engine's life cycle
 
     def before_train(self) -> None:
+        self._measure_check_folder()
         super().before_train()
         self.train_counts = self.count_training_images()
         self._measure_trains = True
-        if self.start_epoch == 0:  # a new training, which keeps no results of an earlier one
-            self._measure_earlier = {}
+        going_on = self.start_epoch > 0 or getattr(self, "first_batch", 0) > 0
+        self._measure_finished = 0 < self.max_epoch <= self.start_epoch
+        self._measure_earlier = results.readable(self._measure_folder) if going_on else {}
         self._measure_test_seconds = 0.0
         self._measure_start = time.perf_counter()
+        self.write_result()  # so that the folder says from now on which run it has
 
     def after_train(self) -> None:
-        elapsed = time.perf_counter() - self._measure_start
-        self._measure_train_seconds = elapsed - self._measure_test_seconds
-        super().after_train()
+        self._measure_train_seconds = self._measure_seconds()
+        self._measure_finished = True
+        best = self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST
+        if best:  # the figures of the last epoch, which is not the model that is kept
+            self.results.pop("val", None)
+            (self._measure_earlier or {}).get("results", {}).pop("val", None)
         self.write_result()
+        super().after_train()
+        if best and self.val_loader is not None:
+            self.measure("val", store_as="val")
+        self.write_result()
+
+    def _measure_seconds(self) -> float:
+        """The time spent on training so far, in all processes of this run, without tests."""
+        here = time.perf_counter() - self._measure_start - self._measure_test_seconds
+        return self._measure_seconds_before + here
+
+    def progress_state(self) -> dict[str, Any]:
+        """What a checkpoint of the embedded engine keeps for a run that goes on."""
+        return {**super().progress_state(), "seconds": self._measure_seconds()}
+
+    def load_progress_state(self, state: dict[str, Any]) -> None:
+        super().load_progress_state(state)
+        self._measure_seconds_before = float(state.get("seconds", 0.0))
+
+    @property
+    def _measure_folder(self) -> Path:
+        return Path(self.cfg.OUTPUT_DIR)
+
+    def _measure_check_folder(self) -> None:
+        """OtherRun if the output folder is another run's; on an installed Dassl only a warning."""
+        if self._measure_wrote:
+            return  # the record there is this trainer's
+        try:
+            results.check_folder(self._measure_folder, self.cfg, self._measure_data())
+        except OtherRun as error:
+            if engine.describe().name == "embedded":
+                raise
+            warnings.warn(f"{error}. {type(self).__name__} writes there all the same", stacklevel=3)
+
+    def _measure_data(self) -> str | None:
+        """The checksum of the data set's lists; None if the trainer has none."""
+        if self._measure_digest is None and hasattr(self, "dm"):
+            self._measure_digest = identity.data_digest(self.dm.dataset)
+        return self._measure_digest
+
+    def _measure_loaded(self, directory: str, epoch: int | None) -> None:
+        """Note which model is loaded. Subclasses call it in `load_model`."""
+        if not isinstance(directory, (str, os.PathLike)):
+            return  # a host's own way of loading
+        models = Path(directory or ".").glob("*/model*")
+        self._measure_model = directory and {
+            "folder": os.path.abspath(directory),
+            "epoch": epoch,
+            "modified": max((path.stat().st_mtime_ns for path in models), default=None),
+        }
 
     def test(self, split: str | None = None) -> float:
         name = self._measure_split(split)
@@ -355,23 +416,27 @@ class Measured(TrainerX):
         return {}
 
     def write_result(self) -> None:
-        """Write OUTPUT_DIR/result.json; figures of earlier processes of this run are kept."""
-        folder = Path(self.cfg.OUTPUT_DIR)
+        """Write the record of the training, or of this evaluation, into OUTPUT_DIR.
+
+        Figures that earlier processes of the same run have written are kept. See
+        `results.place_of_evaluation` for the name of the file.
+        """
         record: dict[str, Any] = {
+            "task": results.TRAINING if self._measure_trains else results.EVALUATION,
             **results.describe(self.cfg, list(self.dm.dataset.classnames)),
+            "data": self._measure_data(),
             "train_counts": self.train_counts,
-            "train_seconds": self._measure_train_seconds,
-            "training": self.training_figures(),
-            **results.peak_memory(),
         }
-        if self._measure_earlier is None:
-            self._measure_earlier = results.read_same_run(folder, record)
-        earlier = self._measure_earlier
-        if not self._measure_trains:  # a test only, which keeps what training has recorded
-            for key in ("train_counts", "train_seconds", "training", *results.peak_memory()):
-                record[key] = earlier.get(key, record[key])
-        elif self._measure_train_seconds is not None:  # a resumed run counts all its processes
-            record["train_seconds"] += earlier.get("train_seconds") or 0.0
-        record["training"] = record["training"] or earlier.get("training", {})
+        path = self._measure_folder / results.RESULT
+        if self._measure_trains:
+            record["finished"] = self._measure_finished
+            record["train_seconds"] = self._measure_train_seconds
+        else:
+            record["model"] = self._measure_model
+            path, self._measure_earlier = results.place_of_evaluation(self._measure_folder, record)
+        earlier = self._measure_earlier or {}
+        record["training"] = self.training_figures() or earlier.get("training", {})
+        record.update(results.peak_memory())
         record["results"] = {**earlier.get("results", {}), **self.results}
-        results.write(folder, record)
+        results.write(path, record)
+        self._measure_wrote = True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
+import os
 import platform
 import sys
+import warnings
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -13,14 +15,14 @@ from typing import Any
 
 import torch
 
-from npt import files
-from npt.config import KEYS
+from npt import files, identity
+from npt.errors import NPTError, OtherRun
 from npt.terms import MEASURES, headings
 from npt.version import __version__
 
 RESULT = "result.json"
 Results = dict[str, float | None]  # figures of a split by name; None: not computed
-SAME_RUN = ("trainer", "dataset", "seed", "classnames")  # with the config, what makes it a run
+TRAINING, EVALUATION = "training", "evaluation"  # the two kinds of records
 
 
 def describe(cfg: Any, classnames: list[str]) -> dict[str, Any]:
@@ -29,54 +31,83 @@ def describe(cfg: Any, classnames: list[str]) -> dict[str, Any]:
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
         "seed": cfg.SEED,
-        "config": _plain(cfg),
+        "config": identity.plain(cfg),
         "versions": versions(),
         "classnames": classnames,
         "headings": headings(),
     }
 
 
-def write(folder: Path, record: dict[str, Any]) -> None:
-    """Write result.json atomically."""
-    files.write_json(folder / RESULT, record)
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write a result.json, atomically and with a checksum."""
+    files.write_record(path, record)
 
 
-def read_same_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The content of `folder`/result.json if it belongs to the same run, else an empty dict.
+def read(folder: Path) -> dict[str, Any]:
+    """The content of `folder`/result.json; empty if there is none. NPTError if it is damaged."""
+    path = folder / RESULT
+    return files.read_record(path) if os.path.lexists(path) else {}
 
-    Keys under TEST may differ; a key that one of both lacks has its default there.
-    """
-    found = _read(folder)
-    if any(found.get(key) != record[key] for key in SAME_RUN):
+
+def readable(folder: Path) -> dict[str, Any]:
+    """As `read`, but empty, with a warning that names the file, if it is damaged."""
+    try:
+        return read(folder)
+    except NPTError as error:
+        warnings.warn(f"{error} It counts as missing.", stacklevel=2)
         return {}
-    old, new = (_flat(x.get("config", {})) for x in (found, json.loads(json.dumps(record))))
-    for key in old.keys() | new.keys():
-        default = KEYS[key].default if key in KEYS else None
-        if not key.startswith("TEST.") and old.get(key, default) != new.get(key, default):
-            return {}
-    return found
 
 
-def _flat(config: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """A nested config as full key -> value."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        inside = isinstance(value, dict)
-        flat |= _flat(value, f"{above}{name}.") if inside else {f"{above}{name}": value}
-    return flat
+def is_trained(folder: Path) -> bool:
+    """Whether `folder` has the record of a training that has ended."""
+    try:
+        return read(folder).get("finished") is True
+    except NPTError:
+        return False
+
+
+def check_folder(folder: Path, cfg: Any, data: str | None = None) -> None:
+    """Raise OtherRun if `folder` has the record of a run that is not a training with `cfg`.
+
+    data: the checksum of its data (`identity.data_digest`), if it is known already
+    """
+    found = readable(folder)
+    if found.get("task") == EVALUATION:
+        raise OtherRun(f"{folder} has the results of an evaluation: {identity.WAYS_OUT}")
+    if found:
+        old = identity.flat({**found.get("config", {}), identity.DATA: found.get("data") or data})
+        new = identity.flat({**identity.plain(cfg), identity.DATA: data or found.get("data")})
+        identity.check(str(folder), old, new)
+
+
+def place_of_evaluation(folder: Path, record: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The file for the record of an evaluation, and what that file says already.
+
+    It is `folder`/result.json, unless that is the record of a training or of another evaluation:
+    then result-<data set>-<classes>-<checksum>.json beside it.
+    """
+    known = identity_of(record)
+    found = readable(folder)
+    if not found or identity_of(found) == known:
+        return folder / RESULT, found
+    checksum = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
+    classes = record["config"]["DATASET"].get("SUBSAMPLE_CLASSES", "all")
+    path = folder / f"result-{record['dataset']}-{classes}-{checksum}.json"
+    with suppress(NPTError):  # damaged: it is written anew
+        return path, files.read_record(path) if path.is_file() else {}
+    return path, {}
+
+
+def identity_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What the figures of a record depend on."""
+    config = identity.flat(record.get("config", {}))
+    kept = {key: value for key, value in config.items() if key not in identity.FREE}
+    return {**{key: record.get(key) for key in ("task", "data", "model")}, "config": kept}
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     """The figures in `folder`/result.json by split; empty if there are none."""
-    found = _read(folder).get("results")
-    return found if isinstance(found, dict) else {}
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    found = readable(folder).get("results")
     return found if isinstance(found, dict) else {}
 
 
@@ -136,12 +167,3 @@ def peak_memory() -> dict[str, int | None]:
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None
     return {"peak_memory_bytes": host, "peak_gpu_memory_bytes": gpu}
-
-
-def _plain(node: Any) -> Any:
-    """A config tree as plain values for JSON."""
-    if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_plain(value) for value in node]
-    return str(node) if isinstance(node, float) and not math.isfinite(node) else node

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
 from npt.errors import NPTError
+from npt.files import locked, remove_leftovers
+
+
+@contextmanager
+def claimed(folder: Path, cfg: CfgNode, trains: bool, overwrite: bool = False) -> Iterator[None]:
+    """Hold the lock of an output folder inside a `with` block: a folder is for one run.
+
+    OtherRun if it is to be trained there, and the folder has another run's record.
+    overwrite: delete what an earlier run has written there, instead
+    """
+    from npt import results
+
+    with locked(folder / ".lock", f"running in {folder}"):
+        remove_leftovers(folder)
+        if trains and overwrite:
+            remove_run(folder)
+        elif trains:
+            results.check_folder(folder, cfg)
+        yield
+
+
+def remove_run(folder: Path) -> None:
+    """Delete what a run has written into its output folder; other files and folders stay."""
+    for pattern in ("result*.json", "log.txt*"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    models = {path.parent for path in folder.glob("*/model*.pth.tar*")}
+    for path in {*models, folder / "resume", folder / "tensorboard"}:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

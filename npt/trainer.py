@@ -55,9 +55,11 @@ class NPTMixin(Measured):
         if self.cfg.MODEL.get("ACCELERATE", False) and isinstance(self.model, nn.Module):
             accelerate(self.model)
 
-    def load_model(self, *args: Any, **kwargs: Any) -> Any:
+    def load_model(self, directory: str, epoch: int | None = None, *args: Any, **more: Any) -> Any:
         with self._npt_fitting():
-            return super().load_model(*args, **kwargs)
+            loaded = super().load_model(directory, epoch, *args, **more)
+        self._measure_loaded(directory, epoch)
+        return loaded
 
     def resume_model_if_exist(self, *args: Any, **kwargs: Any) -> Any:
         with self._npt_fitting():
@@ -96,6 +98,13 @@ class NPTMixin(Measured):
     def training_figures(self) -> Results:
         """The mean of the loss, each term and each logged measure over the last epoch trained."""
         return self._npt_last_epoch.means()
+
+    def progress_state(self) -> dict[str, Any]:
+        return {**super().progress_state(), "last_epoch": dict(vars(self._npt_last_epoch))}
+
+    def load_progress_state(self, state: dict[str, Any]) -> None:
+        super().load_progress_state(state)
+        vars(self._npt_last_epoch).update(state.get("last_epoch", {}))
 
 
 class _EpochMeans:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint
+from npt import engine
 from npt.config import check, keys_of_method
 from npt.encoders import ClassPrompts, build_encoders, load_clip
 from npt.encoders.openai import CLIP, convert_weights
 from npt.errors import NPTError
 from npt.measure import Measured
-from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned
+from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned, read
 from npt.trainers.images import KeptImages
 from npt.trainers.prompts import PromptedCLIP, PromptLearner
 
@@ -83,7 +83,7 @@ class PromptTrainer(Measured, TrainerX):
         print(f"Parameters to be updated: {', '.join(names) or 'none'}")
         if cfg.MODEL.INIT_WEIGHTS:
             path = cfg.MODEL.INIT_WEIGHTS
-            load_learned(learner, load_checkpoint(path), path, f"TRAINER.{self.node}")
+            load_learned(learner, read(path), path, f"TRAINER.{self.node}")
         self.model.to(self.device)
         self.scaler = None
         if not names:
@@ -161,12 +161,16 @@ class PromptTrainer(Measured, TrainerX):
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Resume from `directory`; NPTError if its run has another backbone or other classes."""
-        for name in self.get_model_names():
-            folder = os.path.join(directory, name)
-            if os.path.isfile(os.path.join(folder, POINTER)):
-                path = checkpoint_file(folder)
-                check_origin(load_checkpoint(path), path, self.checkpoint_extra(), True)
+        if engine.describe().name != "embedded":  # the embedded one calls check_checkpoint
+            for name in self.get_model_names():
+                folder = os.path.join(directory, name)
+                if os.path.isfile(os.path.join(folder, POINTER)):
+                    path = checkpoint_file(folder)
+                    self.check_checkpoint(read(path), path)
         return super().resume_model_if_exist(directory)
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], fpath: str) -> None:
+        check_origin(checkpoint, fpath, self.checkpoint_extra(), True)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the prompt learner of `epoch`, else the best one, else the newest.
@@ -180,12 +184,13 @@ class PromptTrainer(Measured, TrainerX):
         specific = self.model.text_encoder.class_specific
         for name in self.get_model_names():
             path = checkpoint_file(os.path.join(directory, name), epoch)
-            checkpoint = load_checkpoint(path)
+            checkpoint = read(path)
             check_origin(checkpoint, path, self.checkpoint_extra(), specific)
             load_learned(learner, checkpoint, path, f"TRAINER.{self.node}")
             if checkpoint.get("classnames") == self.classnames:
                 self.train_counts = checkpoint.get("train_counts")
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint.get("epoch")})')
+        self._measure_loaded(directory, epoch)
 
 
 def grad_scaler() -> Any:

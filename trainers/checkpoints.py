@@ -1,11 +1,15 @@
 """Reading checkpoints of prompt learners, written by npt or by the original CoOp and MaPLe code."""
 
 import os
+import pickle
 from typing import Any
 
 from torch import Tensor, nn
 
+from dassl.utils import load_checkpoint
 from npt.errors import NPTError
+from npt.files import check_zip
+from npt.finite import not_finite
 
 BEST = "model-best.pth.tar"
 POINTER = "checkpoint"  # a file with the name of the newest checkpoint in its first line
@@ -21,11 +25,29 @@ def checkpoint_file(directory: str, epoch: int | None = None) -> str:
     path = os.path.join(directory, name)
     pointer = os.path.join(directory, POINTER)
     if epoch is None and not os.path.isfile(path) and os.path.isfile(pointer):
-        with open(pointer, encoding="utf-8") as file:
-            path = os.path.join(directory, file.readline().strip())
+        with open(pointer, encoding="utf-8", errors="replace") as file:
+            name = file.readline(1000).strip()
+        if "\0" in name or name != os.path.basename(name):
+            raise NPTError(
+                f'"{pointer}" does not contain the name of a checkpoint: give --load-epoch'
+            )
+        path = os.path.join(directory, name)
     if not os.path.isfile(path):
         raise NPTError(f'there is no model at "{path}"; check --model-dir and --load-epoch')
     return path
+
+
+def read(path: str) -> dict[str, Any]:
+    """The checkpoint in a file. NPTError if it is damaged, or has no state dict."""
+    check_zip(path)
+    try:
+        checkpoint = load_checkpoint(path)
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise NPTError(f'"{path}" is damaged or is not a checkpoint ({error})') from error
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict):
+        raise NPTError(f'"{path}" has no state dict of a prompt learner: choose another file')
+    return checkpoint
 
 
 def learned(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -39,7 +61,11 @@ def learned(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     inner = "prompt_learner."
     if any(key.startswith(inner) for key in state):
         state = {key.removeprefix(inner): v for key, v in state.items() if key.startswith(inner)}
-    return {key: value for key, value in state.items() if key not in DERIVED}
+    return {
+        key: value
+        for key, value in state.items()
+        if key not in DERIVED and isinstance(value, Tensor)
+    }
 
 
 def load_learned(learner: nn.Module, checkpoint: dict[str, Any], path: str, node: str) -> None:
@@ -49,6 +75,12 @@ def load_learned(learner: nn.Module, checkpoint: dict[str, Any], path: str, node
     determines the shapes, for the message
     """
     found, wanted = learned(checkpoint), learner.state_dict()
+    bad = not_finite(found, wanted)
+    if bad:
+        raise NPTError(
+            f'"{path}" has values that are infinite or NaN in {", ".join(bad)}: its training has '
+            "diverged, train again with a lower OPTIM.LR"
+        )
     hint = f"compare {node} here and in the training of that file"
     missing = sorted(wanted.keys() - found.keys())
     if missing:

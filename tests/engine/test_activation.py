@@ -189,8 +189,8 @@ def test_checkpoints_that_do_not_load_are_recognised(tmp_path, call, outdated):
     assert broken_on_this_torch(folder) == ("checkpoints" if outdated and strict else "")
 
 
-def test_the_embedded_engine_does_not_need_npt(tmp_path):
-    """A copy in another folder works, and none of its files imports npt."""
+def test_importing_the_embedded_engine_does_not_import_npt(tmp_path):
+    """Spawned processes may import it first; its functions import npt, which imports dassl."""
     shutil.copytree(EMBEDDED / "dassl", tmp_path / "dassl")
     code = "import sys, dassl.engine, dassl.evaluation; print('npt' in sys.modules)"
     result = subprocess.run(
@@ -198,7 +198,7 @@ def test_the_embedded_engine_does_not_need_npt(tmp_path):
     )
     assert result.stdout.strip() == "False"
     for file in (EMBEDDED / "dassl").rglob("*.py"):
-        assert not re.search(r"^\s*(from|import) npt\b", file.read_text(), re.MULTILINE), file
+        assert not re.search(r"^(from|import) npt\b", file.read_text(), re.MULTILINE), file
 
 
 def test_describe_here():

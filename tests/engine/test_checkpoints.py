@@ -89,12 +89,12 @@ def test_pointer_changes_last(tmp_path, monkeypatch):
     for epoch in (2, 3):
         with monkeypatch.context() as patch:
             if epoch == 2:  # ends before the model is renamed
-                patch.setattr(tools.os, "replace", replace)
+                patch.setattr(os, "replace", replace)
             else:  # ends before the pointer is renamed
                 patch.setattr(
-                    tools.os,
+                    os,
                     "replace",
-                    lambda s, t: replace(s, t) if t.endswith("checkpoint") else real(s, t),
+                    lambda s, t: replace(s, t) if t.name == "checkpoint" else real(s, t),
                 )
             with pytest.raises(SystemExit):
                 save_checkpoint({**state, "epoch": epoch}, str(tmp_path))

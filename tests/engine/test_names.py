@@ -79,9 +79,16 @@ DEFAULTS = {
         ALL_AS_UNLABELED=False,
     ),
     "DATALOADER": dict(NUM_WORKERS=4, K_TRANSFORMS=1, RETURN_IMG0=False),
-    "DATALOADER.TRAIN_X": dict(SAMPLER="RandomSampler", BATCH_SIZE=32, N_DOMAIN=0, N_INS=16),
+    "DATALOADER.TRAIN_X": dict(
+        SAMPLER="RandomSampler", BATCH_SIZE=32, N_DOMAIN=0, N_INS=16, DROP_LAST=True
+    ),
     "DATALOADER.TRAIN_U": dict(
-        SAME_AS_X=True, SAMPLER="RandomSampler", BATCH_SIZE=32, N_DOMAIN=0, N_INS=16
+        SAME_AS_X=True,
+        SAMPLER="RandomSampler",
+        BATCH_SIZE=32,
+        N_DOMAIN=0,
+        N_INS=16,
+        DROP_LAST=True,
     ),
     "DATALOADER.TEST": dict(SAMPLER="SequentialSampler", BATCH_SIZE=32),
     "MODEL": dict(INIT_WEIGHTS=""),

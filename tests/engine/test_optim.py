@@ -220,6 +220,7 @@ def test_radam_first_step():
         ("OPTIM.NAME", {"NAME": "lion"}),
         ("OPTIM.LR_SCHEDULER", {"LR_SCHEDULER": "exponential"}),
         ("OPTIM.WARMUP_TYPE", {"WARMUP_EPOCH": 1, "WARMUP_TYPE": "sudden"}),
+        ("OPTIM.WARMUP_EPOCH is 3.*OPTIM.MAX_EPOCH is 2", {"WARMUP_EPOCH": 3, "MAX_EPOCH": 2}),
         ("OPTIM.STEPSIZE", {"LR_SCHEDULER": "multi_step"}),
         ("OPTIM.STEPSIZE", {"LR_SCHEDULER": "single_step", "STEPSIZE": ()}),
         ("OPTIM.MAX_EPOCH", {"MAX_EPOCH": 0}),

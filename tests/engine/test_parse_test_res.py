@@ -87,6 +87,31 @@ def test_the_result_of_a_resumed_seed_is_in_a_later_log(parse, tmp_path, capsys)
     assert "seed2" in captured.err and "no result" in captured.err
 
 
+def test_the_last_result_counts(parse, tmp_path, capsys):
+    """A training may be started again after its end, and then anew."""
+    seed = tmp_path / "seed1"
+    write(seed, "log.txt", "Finish training\n" + result(10))
+    write(seed, "log.txt-2024-01-01-00-00-00", "Finish training\n" + result(20))
+    write(seed, "log.txt-2024-01-02-00-00-00", "Finish training\n")  # killed in its test
+    write(seed, "log.txt-2024-01-03-00-00-00", result(30))  # --eval-only
+    assert parse.main([str(tmp_path)]) == 0
+    assert "* accuracy: 20.00%" in capsys.readouterr().out
+    write(seed, "log.txt-2024-01-04-00-00-00", "epoch [1/5] batch [1/2]\n" + result(40))
+    assert parse.main([str(tmp_path)]) == 2
+
+
+def test_an_evaluation_in_the_folder_of_its_training(parse, tmp_path, capsys):
+    seed = tmp_path / "seed1"
+    write(seed, "log.txt", "eval_only: False\n" + result(10))  # killed after a first epoch
+    write(seed, "log.txt-2024-01-01-00-00-00", result(11) + "Finish training\n" + result(20))
+    assert parse.main([str(tmp_path), "--test-log"]) == 0
+    assert "* accuracy: 20.00%" in capsys.readouterr().out
+    write(seed, "log.txt-2024-01-02-00-00-00", "eval_only: True\n" + result(30))
+    write(seed, "log.txt-2024-01-02-00-00-01", "epoch [1/5] batch [1/2]\n" + result(40))
+    assert parse.main([str(tmp_path), "--test-log"]) == 0
+    assert "* accuracy: 30.00%" in capsys.readouterr().out
+
+
 def test_errors(parse, tmp_path, capsys):
     assert parse.main([str(tmp_path / "gone")]) == 2
     assert "error: there is no folder" in capsys.readouterr().err

@@ -71,12 +71,12 @@ def test_killed_and_resumed(host, root, tmp_path, capsys, step, pairs):
 
 
 def test_resume_from_another_folder(host, root, tmp_path, capsys):
-    host.main(root, str(tmp_path / "a"), "OPTIM.MAX_EPOCH", 1)
+    killed(root, tmp_path / "a", 6)
     capsys.readouterr()
-    host.main(root, str(tmp_path / "b"), "RESUME", str(tmp_path / "a"), "OPTIM.MAX_EPOCH", 2)
+    host.main(root, str(tmp_path / "b"), "RESUME", str(tmp_path / "a"))
     out = capsys.readouterr().out
     assert f"Found checkpoint at {tmp_path / 'a'} (will resume training)" in out
-    assert (tmp_path / "b" / "net" / "model.pth.tar-2").exists()
+    assert (tmp_path / "b" / "net" / "model.pth.tar-3").exists()
 
 
 def test_a_finished_run_is_only_tested(host, root, tmp_path, capsys):

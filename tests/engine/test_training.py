@@ -258,9 +258,7 @@ def test_check_cfg_comes_first(host, root):
         build_trainer(host.config(root, "unused", "TRAINER.PLAIN.PREC", "fp8"))
 
 
-def test_warnings_about_the_final_model(host, root, tmp_path, monkeypatch):
-    with pytest.warns(UserWarning, match="use last_step or best_val"):
-        host.main(root, str(tmp_path), "TEST.FINAL_MODEL", "best", "OPTIM.MAX_EPOCH", 1)
+def test_a_warning_about_the_final_model(host, root, tmp_path, monkeypatch):
     monkeypatch.setitem(host.SPLITS, "val", 0)
     monkeypatch.setattr(
         host.Colours,

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
-from collections.abc import Callable, Sequence
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from tabulate import tabulate
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from dassl.utils import read_image
 from dassl.utils.errors import InvalidValue
 
 from .datasets import Datum, build_dataset
 from .samplers import build_sampler
+from .seeding import SeededLoader, SeededSampler, current_seed, mixed, seeded
 from .transforms import build_transform
 
 
@@ -26,7 +31,12 @@ class DatasetWrapper(Dataset):
     With a list of transforms the images are "img", "img2", "img3", ..., one for each transform. In
     training with DATALOADER.K_TRANSFORMS = K above 1, each of them is a list of K random versions.
     DATALOADER.RETURN_IMG0 adds "img0", the image without augmentation.
+
+    The random numbers of the transforms follow from `seed`, which the loader sets in each epoch,
+    and the index. Without a seed they come from the global generators.
     """
+
+    seed: int | None = None
 
     def __init__(
         self,
@@ -76,16 +86,22 @@ class DatasetWrapper(Dataset):
             "index": idx,
         }
         image = self.read(item.impath)
-        if self.transform is None:
-            output["img"] = image
-        elif isinstance(self.transform, Sequence):
-            for i, transform in enumerate(self.transform, start=1):
-                output["img" if i == 1 else f"img{i}"] = self._transform_image(transform, image)
-        else:
-            output["img"] = self._transform_image(self.transform, image)
+        with contextlib.nullcontext() if self.seed is None else seeded(mixed(self.seed, idx)):
+            output.update(self._transformed(image))
         if self.return_img0:
             output["img0"] = self.to_tensor(image)
         return output
+
+    def _transformed(self, image) -> dict[str, Any]:
+        """The transformed image as "img", or one image for each of several transforms."""
+        if self.transform is None:
+            return {"img": image}
+        if not isinstance(self.transform, Sequence):
+            return {"img": self._transform_image(self.transform, image)}
+        return {
+            "img" if i == 1 else f"img{i}": self._transform_image(transform, image)
+            for i, transform in enumerate(self.transform, start=1)
+        }
 
     def read(self, path: str) -> Any:
         """The image at `path`, in RGB."""
@@ -98,10 +114,17 @@ class DatasetWrapper(Dataset):
 
 
 def seed_worker(worker_id: int) -> None:
-    """Seed Python and numpy in a worker process of a loader with the seed that torch gave it."""
+    """Prepare a worker process of a loader.
+
+    Python and numpy are seeded with the seed that torch gave it. Signals that stop a run are left
+    to the main process, which ends the workers when it has saved its state.
+    """
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def build_data_loader(
@@ -114,11 +137,14 @@ def build_data_loader(
     tfm: Callable | Sequence[Callable] | None = None,
     is_train: bool = True,
     dataset_wrapper: type | None = None,
+    drop_last: bool = True,
+    seed: int | None = None,
 ) -> DataLoader:
     """A data loader for a list of Datum.
 
-    In training it drops the last partial batch, unless that is the only batch. InvalidValue if the
-    list is empty, or if no batch can be made with the settings under DATALOADER.
+    drop_last: in training, leave out the last batch if it does not fill up and is not the only one
+    seed: of order and augmentation; by default, one from the state of torch's generator
+    InvalidValue if the list is empty, or if no batch can be made with the settings under DATALOADER.
     """
     if not data_source:
         raise InvalidValue(
@@ -139,15 +165,18 @@ def build_data_loader(
         n_domain=n_domain,
         n_ins=n_ins,
     )
+    if not isinstance(sampler, SequentialSampler):
+        sampler = SeededSampler(sampler)
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
-    loader = DataLoader(
+    loader = SeededLoader(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        drop_last=is_train and len(data_source) >= batch_size,
+        drop_last=is_train and drop_last and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         worker_init_fn=seed_worker,
+        seed=current_seed() if seed is None else seed,
     )
     if len(loader) == 0:
         raise InvalidValue(
@@ -155,6 +184,13 @@ def build_data_loader(
             f"{len(data_source)} images: lower the BATCH_SIZE under DATALOADER"
         )
     return loader
+
+
+def _shortened(names: Iterable[str], most: int = 10) -> str:
+    """The first names, and the number of the others."""
+    names = list(names)
+    more = f" and {len(names) - most} others" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class DataManager:
@@ -176,6 +212,8 @@ class DataManager:
         tfm_train = self._transform(cfg, custom_tfm_train, is_train=True)
         tfm_test = self._transform(cfg, custom_tfm_test, is_train=False)
 
+        seed, number = current_seed(), itertools.count()  # the loaders have different seeds
+
         def training(source: Sequence[Datum], o) -> DataLoader:
             return build_data_loader(
                 cfg,
@@ -187,6 +225,8 @@ class DataManager:
                 tfm=tfm_train,
                 is_train=True,
                 dataset_wrapper=dataset_wrapper,
+                drop_last=o.get("DROP_LAST", True),
+                seed=mixed(seed, next(number)),
             )
 
         def testing(source: Sequence[Datum]) -> DataLoader:
@@ -198,6 +238,7 @@ class DataManager:
                 tfm=tfm_test,
                 is_train=False,
                 dataset_wrapper=dataset_wrapper,
+                seed=mixed(seed, next(number)),
             )
 
         o_x, o_u = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U
@@ -254,3 +295,29 @@ class DataManager:
             if items:
                 rows.append([title, f"{len(items):,}"])
         print(tabulate(rows))
+        print("".join(f"{line}\n" for line in self._left_out()), end="")
+
+    def _left_out(self) -> Iterator[str]:
+        """What a training epoch leaves out because it does not fill a batch, in a sentence."""
+        for loader, key in ((self.train_loader_x, "TRAIN_X"), (self.train_loader_u, "TRAIN_U")):
+            if loader is None or not loader.drop_last:
+                continue
+            images, batch = len(loader.sampler), loader.batch_size
+            rest = images % batch
+            if not rest:
+                continue
+            items = loader.dataset.data_source
+            order = loader.order()
+            first = Counter(items[i].classname for i in order[len(order) - rest :])
+            total = Counter(item.classname for item in items)
+            yield (
+                f"Each epoch leaves out {rest} of {images} images that do not fill a batch of "
+                f"{batch}, in the first epoch of {_shortened(first)} (DATALOADER.{key}.DROP_LAST "
+                "False keeps them)"
+            )
+            rare = [name for name, count in total.items() if count <= rest]
+            if rare:
+                yield (
+                    f"Classes with so few images that an epoch can be without them: "
+                    f"{_shortened(rare)}"
+                )

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import glob
 import os.path as osp
+import time
+import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +19,14 @@ from dassl.utils import save_checkpoint, tolist_if_not
 from dassl.utils.errors import MissingFile, NotFinite, UnusableCheckpoint
 from dassl.utils.torchtools import (
     BEST,
+    check_finite,
     load_trainer_checkpoint,
-    newest_checkpoint,
     restore_from,
     scheduler_state,
     unwrap,
 )
 
-from .resume import run_state, set_random_state, set_run_state
+from . import resume
 from .writer import NoWriter, summary_writer
 
 
@@ -37,6 +42,8 @@ class TrainerBase:
     max_epoch = 0
     batch_idx: int  # set by run_epoch
     num_batches: int  # in an epoch, set by run_epoch
+    first_batch = 0  # of the current epoch: a run that goes on has done the ones before
+    output_dir = ""  # set by subclasses; without it, nothing is saved on the way
 
     def __init__(self):
         self._models: OrderedDict[str, Any] = OrderedDict()
@@ -44,6 +51,9 @@ class TrainerBase:
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer: Any = None
         self._resumed_random: dict[str, Any] | None = None
+        self._frozen: dict[str, dict[str, float]] = {}  # by model: see resume.frozen_sums
+        self._last_save = 0.0  # time of the last save of the progress
+        self._stop: Any = None  # npt.stopping.Deferred, while the epochs are trained
 
     # ------------------------------------------------------------------------------- models
 
@@ -94,7 +104,7 @@ class TrainerBase:
     ) -> None:
         """Save every model in `directory`/<its name>/ after epoch `epoch`, counted from 0."""
         extra = self.checkpoint_extra()
-        run = run_state(self)
+        run = resume.run_state(self)
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
             state = {
@@ -115,37 +125,79 @@ class TrainerBase:
         Returns 0 if there is no checkpoint. UnusableCheckpoint if it does not fit the models.
         """
         names = self.get_model_names()
-        newest = {name: newest_checkpoint(osp.join(directory, name)) for name in names}
-        files = {name: fpath for name, fpath in newest.items() if fpath is not None}
-        if not names or len(files) < len(names):
-            print("No checkpoint found, train from scratch")
-            return 0
-        print(f"Found checkpoint at {directory} (will resume training)")
-        checkpoints = self._same_epoch(files)
-        for name, checkpoint in checkpoints.items():
-            print(f'Loading checkpoint from "{files[name]}"')
+        failed = None
+        for point in resume.save_points(directory, names) if names else ():
             try:
-                restore_from(checkpoint, self._models[name], self._optims[name], self._scheds[name])
-            except (RuntimeError, ValueError, KeyError) as err:
-                raise _does_not_fit(files[name], name, err) from err
+                checkpoints = point.load()
+            except (UnusableCheckpoint, MissingFile) as err:
+                failed = failed or err
+                warnings.warn(f"{err}. Trying the checkpoint before it", stacklevel=2)
+                continue
+            print(f"Found checkpoint at {directory} (will resume training)")
+            return self._restore(point, checkpoints)
+        if failed is not None:
+            raise failed
+        print("No checkpoint found, train from scratch")
+        return 0
+
+    def _restore(self, point: resume.SavePoint, checkpoints: dict[str, dict[str, Any]]) -> int:
+        """Restore the checkpoints of all models; returns the next epoch, counted from 0."""
+        for name, checkpoint in checkpoints.items():
+            fpath = point.files[name]
+            self.check_checkpoint(checkpoint, fpath)
+            resume.check_same_run(self, fpath, checkpoint.get("run") or {})
+        for name, checkpoint in checkpoints.items():
+            print(f'Loading checkpoint from "{point.files[name]}"')
+            model = self._models[name]
+            try:
+                restore_from(checkpoint, model, self._optims[name], self._scheds[name])
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as err:
+                raise _does_not_fit(point.files[name], name, err) from err
+        checkpoint = next(iter(checkpoints.values()))
+        self.first_batch = checkpoint.get("batch", 0)
+        self.load_progress_state(checkpoint.get("progress") or {})
         run = checkpoint.get("run")
         if run is not None:
-            set_run_state(self, run)
+            resume.set_run_state(self, run)
             self._resumed_random = run["random"]
         return checkpoint["epoch"]
 
-    def _same_epoch(self, files: dict[str, str]) -> dict[str, dict[str, Any]]:
-        """Load the files. If the epochs differ, load the oldest epoch of all models.
+    def check_checkpoint(self, checkpoint: dict[str, Any], fpath: str) -> None:
+        """Raise an error if a run cannot go on from a checkpoint. Subclasses override it."""
 
-        They differ if a run ended after it saved one model and before it saved the next.
+    def progress_state(self) -> dict[str, Any]:
+        """Further values that a run needs to go on: plain values and tensors. For subclasses."""
+        return {}
+
+    def load_progress_state(self, state: dict[str, Any]) -> None:
+        """Restore the values of `progress_state`."""
+
+    def save_progress(self, epoch: int, batch: int = 0) -> None:
+        """Save what the run needs to go on after `epoch` epochs and `batch` batches of the next."""
+        if self.output_dir:
+            resume.save_progress(self, self.output_dir, epoch, batch, self._frozen)
+        self._last_save = time.monotonic()
+
+    def after_batch(self) -> None:
+        """Called after each training step: saves the progress if it is time, or the run must stop.
+
+        Raises SystemExit, with the exit codes of `npt.stopping`, after a signal to stop.
         """
-        checkpoints = {name: load_trainer_checkpoint(fpath) for name, fpath in files.items()}
-        epoch = min(checkpoint["epoch"] for checkpoint in checkpoints.values())
-        for name, checkpoint in checkpoints.items():
-            if checkpoint["epoch"] != epoch:
-                files[name] = osp.join(osp.dirname(files[name]), f"model.pth.tar-{epoch}")
-                checkpoints[name] = load_trainer_checkpoint(files[name])
-        return checkpoints
+        due = time.monotonic() - self._last_save > resume.SECONDS_BETWEEN_SAVES
+        if due or self.stop_requested:
+            self.save_progress(self.epoch, self.batch_idx + 1)
+        self.stop_if_requested()
+
+    @property
+    def stop_requested(self) -> bool:
+        return self._stop is not None and bool(self._stop.signal)
+
+    def stop_if_requested(self) -> None:
+        """Raise SystemExit if a signal has asked the run to stop; the progress must be saved."""
+        if self.stop_requested:
+            self.close_writer()
+            print(f"Stopped by {self._stop.signal}: the same command goes on from this point")
+            raise SystemExit(self._stop.exit_code)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load every model from `directory`: after epoch `epoch`, counted from 1, or the best one.
@@ -164,6 +216,7 @@ class TrainerBase:
             result = checkpoint.get("val_result")
             result = f"{result:.1f}" if isinstance(result, (int, float)) else "none"
             print(f"Load {fpath} to {name} (epoch={checkpoint['epoch']}, val_result={result})")
+            check_finite(fpath, checkpoint["state_dict"], self._models[name])
             try:
                 unwrap(self._models[name]).load_state_dict(checkpoint["state_dict"])
             except RuntimeError as err:
@@ -233,21 +286,55 @@ class TrainerBase:
     # ------------------------------------------------------------------------ steps of a run
 
     def train(self, start_epoch: int, max_epoch: int) -> None:
-        """Train from `start_epoch`, or the epoch of the resumed checkpoint, to `max_epoch`."""
+        """Train from `start_epoch`, or the epoch of the resumed checkpoint, to `max_epoch`.
+
+        SIGTERM, SIGUSR1 and Ctrl-C end the run after the current step, when its state is saved.
+        """
+        from npt.stopping import Deferred  # not at the top: npt imports dassl
+
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
-        self.before_train()
-        if self._resumed_random is not None:
-            # before_train of a subclass may have used the generators after the state was restored.
-            set_random_state(self._resumed_random)
-            self._resumed_random = None
-        self.epoch = max(self.start_epoch - 1, 0)  # if no epoch is left to train
-        for epoch in range(self.start_epoch, self.max_epoch):
-            self.epoch = epoch
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
-        self.after_train()
+        with self._folder_locked():
+            self.before_train()
+            if self._resumed_random is not None:
+                # before_train of a subclass may have used the generators after they were restored.
+                resume.set_random_state(self._resumed_random)
+                self._resumed_random = None
+            self.epoch = max(self.start_epoch - 1, 0)  # if no epoch is left to train
+            self._frozen = {name: resume.frozen_sums(m) for name, m in self._models.items()}
+            self._last_save = time.monotonic()
+            with Deferred() as self._stop:
+                for epoch in range(self.start_epoch, self.max_epoch):
+                    self._train_epoch(epoch)
+            self._stop = None
+            self.after_train()
+
+    def _train_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        for loader in resume.seeded_loaders(self).values():
+            loader.start_epoch(epoch)
+        for name in ("train_loader_x", "train_loader_u"):
+            loader = resume.seeded_loaders(self).get(name)
+            if loader is not None:
+                loader.start_epoch(epoch, self.first_batch)
+        self.before_epoch()
+        self.run_epoch()
+        self.after_epoch()
+        self.first_batch = 0
+        self.save_progress(epoch + 1)
+        self.stop_if_requested()
+
+    @contextmanager
+    def _folder_locked(self) -> Iterator[None]:
+        """Hold a lock on the output folder inside a `with` block: a folder is for one run."""
+        from npt.files import is_locked_here, locked
+
+        lock = Path(self.output_dir) / ".lock"
+        if not self.output_dir or is_locked_here(lock):
+            yield
+        else:
+            with locked(lock, f"running in {self.output_dir}"):
+                yield
 
     def before_train(self) -> None:
         pass

@@ -1,15 +1,45 @@
-"""The state of a run besides models and optimizers, so that a resumed run gives equal results."""
+"""The state from which a run goes on to the same bits, and the files that contain it.
+
+After every epoch, and every two minutes within a long one, everything that the rest of the run
+depends on is saved in `OUTPUT_DIR/resume/`: what is learned, optimizers, schedules, scalers, random
+generators, the place in the epoch, and the configuration. The newest two files are kept. The named
+checkpoints, `<model>/model.pth.tar-<epoch>`, contain the same for the end of an epoch.
+"""
 
 from __future__ import annotations
 
+import glob
+import os
+import os.path as osp
 import random
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
+
+from dassl.data.seeding import SeededLoader
+from dassl.utils.errors import MissingFile, UnusableCheckpoint
+from dassl.utils.torchtools import (
+    load_checkpoint,
+    load_trainer_checkpoint,
+    newest_checkpoint,
+    save_file,
+    scheduler_state,
+    unwrap,
+)
 
 # Since torch 2.3, torch.amp.GradScaler is the base class of torch.cuda.amp.GradScaler.
 GradScaler: Any = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler
+
+FOLDER = "resume"
+KEPT = 2
+SECONDS_BETWEEN_SAVES = 120.0  # within an epoch
+
+
+# ----------------------------------------------------------------------- state of a run
 
 
 def random_state() -> dict[str, Any]:
@@ -39,7 +69,11 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def run_state(trainer: Any) -> dict[str, Any]:
-    """Random generators, the trainer's loss scalers, and the best validation result."""
+    """The state of a run besides models, optimizers and schedules, with its configuration."""
+    from npt import identity  # not at the top: npt imports dassl
+
+    here = run_identity(trainer)
+    data = here.pop(identity.DATA, None)
     return {
         "random": random_state(),
         "scalers": {
@@ -48,6 +82,9 @@ def run_state(trainer: Any) -> dict[str, Any]:
             if isinstance(value, GradScaler)
         },
         "best_result": float(getattr(trainer, "best_result", -np.inf)),
+        "loaders": {name: loader.seed for name, loader in seeded_loaders(trainer).items()},
+        "config": here,
+        "data": data,
     }
 
 
@@ -58,4 +95,159 @@ def set_run_state(trainer: Any, state: dict[str, Any]) -> None:
         if isinstance(scaler, GradScaler) and scaler_state:
             scaler.load_state_dict(scaler_state)
     trainer.best_result = state["best_result"]
+    loaders = seeded_loaders(trainer)
+    for name, seed in state.get("loaders", {}).items():
+        if name in loaders:
+            loaders[name].seed = seed
     set_random_state(state["random"])
+
+
+def seeded_loaders(trainer: Any) -> dict[str, SeededLoader]:
+    """The trainer's loaders whose order follows from a seed, by attribute."""
+    return {name: x for name, x in vars(trainer).items() if isinstance(x, SeededLoader)}
+
+
+def check_same_run(trainer: Any, path: str, state: dict[str, Any]) -> None:
+    """OtherRun if a checkpoint is of another configuration, or of other data, than the trainer's.
+
+    A checkpoint that does not say, such as one of Dassl, is accepted.
+    """
+    from npt import identity
+
+    here = run_identity(trainer)
+    if state.get("config") and here:
+        data = state.get("data") or here[identity.DATA]
+        identity.check(path, {**state["config"], identity.DATA: data}, here)
+
+
+def run_identity(trainer: Any) -> dict[str, Any]:
+    """The flat config that figures depend on, and the checksum of the data; {} without a config."""
+    from npt import identity
+
+    cfg, manager = getattr(trainer, "cfg", None), getattr(trainer, "dm", None)
+    if cfg is None:
+        return {}
+    known = vars(trainer).setdefault("_data_digest", {})  # computed once
+    if manager is not None and not known:
+        known[identity.DATA] = identity.data_digest(manager.dataset)
+    config = identity.flat(identity.plain(cfg))
+    kept = {key: value for key, value in config.items() if key not in identity.FREE}
+    return {**kept, identity.DATA: known.get(identity.DATA)}
+
+
+# ----------------------------------------------------------------------- what is not learned
+
+
+def frozen_sums(model: nn.Module) -> dict[str, float]:
+    """A sum over each parameter without gradient, by name, which shows whether it has changed."""
+    frozen = {name: p for name, p in unwrap(model).named_parameters() if not p.requires_grad}
+    if not frozen:
+        return {}
+    sums = torch.stack([p.detach().sum(dtype=torch.float64).cpu() for p in frozen.values()])
+    return dict(zip(frozen, sums.tolist(), strict=True))
+
+
+def changed_state(model: nn.Module, before: Mapping[str, float]) -> dict[str, Any]:
+    """The state dict without the frozen parameters that are as `frozen_sums` found them before."""
+    same = {name for name, total in frozen_sums(model).items() if before.get(name) == total}
+    return {k: v for k, v in unwrap(model).state_dict().items() if k not in same}
+
+
+# ----------------------------------------------------------------------- files
+
+
+class SavePoint(NamedTuple):
+    """Files from which a run can go on, by model. All models may be in the same file."""
+
+    files: dict[str, str]
+
+    def load(self) -> dict[str, dict[str, Any]]:
+        """The checkpoint of each model. UnusableCheckpoint or MissingFile if a file is not good."""
+        loaded: dict[str, dict[str, Any]] = {}
+        for name, fpath in self.files.items():
+            if osp.basename(osp.dirname(fpath)) == FOLDER:
+                whole = load_checkpoint(fpath)
+                if not isinstance(whole, Mapping) or name not in whole.get("models", {}):
+                    raise UnusableCheckpoint(f'"{fpath}" does not contain the model "{name}"')
+                rest = {k: v for k, v in whole.items() if k != "models"}
+                loaded[name] = {**rest, **whole["models"][name]}
+            else:
+                loaded[name] = load_trainer_checkpoint(fpath)
+        return loaded
+
+    def __str__(self) -> str:
+        return ", ".join(sorted(set(self.files.values())))
+
+
+def save_points(directory: str, names: list[str]) -> list[SavePoint]:
+    """What a run in `directory` can go on from, the newest first."""
+    found = [
+        SavePoint(dict.fromkeys(names, fpath))
+        for fpath in sorted(glob.glob(osp.join(glob.escape(directory), FOLDER, "*.pth.tar")))[::-1]
+    ]
+    by_pointer = _by_pointer(directory, names)
+    named = [by_pointer] if by_pointer else []
+    for epoch in sorted(_named_epochs(directory, names), reverse=True):
+        point = SavePoint({n: osp.join(directory, n, f"model.pth.tar-{epoch}") for n in names})
+        if point not in named:
+            named.append(point)
+    return found + named
+
+
+def _by_pointer(directory: str, names: list[str]) -> SavePoint | None:
+    """The files that the pointers name; the older epoch of all models if they differ in it.
+
+    They differ if a run ended after it saved one model and before it saved the next.
+    """
+    try:
+        files = {name: newest_checkpoint(osp.join(directory, name)) for name in names}
+    except MissingFile:
+        return None
+    if any(fpath is None for fpath in files.values()):
+        return None
+    found = {name: str(fpath) for name, fpath in files.items()}
+    epochs = {name: _epoch_of(fpath) for name, fpath in found.items()}
+    if len(set(epochs.values())) > 1 and all(epoch is not None for epoch in epochs.values()):
+        oldest = min(epoch for epoch in epochs.values() if epoch is not None)
+        return SavePoint({n: osp.join(directory, n, f"model.pth.tar-{oldest}") for n in names})
+    return SavePoint(found)
+
+
+def _named_epochs(directory: str, names: list[str]) -> set[int]:
+    """The epochs of which there is a named checkpoint of every model."""
+    found = []
+    for name in names:
+        files = glob.glob(osp.join(glob.escape(osp.join(directory, name)), "model.pth.tar-*"))
+        found.append({epoch for f in files if (epoch := _epoch_of(f)) is not None})
+    return set.intersection(*found) if found else set()
+
+
+def _epoch_of(fpath: str) -> int | None:
+    match = re.fullmatch(r"model\.pth\.tar-(\d+)", osp.basename(fpath))
+    return int(match[1]) if match else None
+
+
+def save_progress(trainer: Any, directory: str, epoch: int, batch: int, frozen: Any) -> None:
+    """Save everything to go on from after `epoch` epochs and `batch` batches of the next one.
+
+    frozen: `frozen_sums` of each model at the start of the training
+    """
+    models = {}
+    for name in trainer.get_model_names():
+        optim, sched = trainer._optims[name], trainer._scheds[name]
+        models[name] = {
+            "state_dict": changed_state(trainer._models[name], frozen[name]),
+            "optimizer": optim.state_dict() if optim is not None else None,
+            "scheduler": scheduler_state(sched) if sched is not None else None,
+        }
+    state = {
+        **trainer.checkpoint_extra(),
+        "models": models,
+        "run": run_state(trainer),
+        "progress": trainer.progress_state(),
+    }
+    folder = osp.join(directory, FOLDER)
+    name = f"epoch{epoch:06d}-batch{batch:08d}.pth.tar"
+    save_file({**state, "epoch": epoch, "batch": batch}, osp.join(folder, name))
+    for old in sorted(glob.glob(osp.join(glob.escape(folder), "*.pth.tar")))[:-KEPT]:
+        os.remove(old)

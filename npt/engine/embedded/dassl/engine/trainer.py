@@ -26,6 +26,7 @@ from dassl.utils.torchtools import BEST
 
 from .base import TrainerBase
 from .build import TRAINER_REGISTRY, build_trainer
+from .resume import GradScaler
 from .simple_net import SimpleNet
 from .writer import summary_writer
 
@@ -52,9 +53,12 @@ class SimpleTrainer(TrainerBase):
     """Builds data, model and evaluator from the config; saves checkpoints and tests at the end."""
 
     model: Any  # set by build_model
+    _watch: Any = None  # npt.finite.FiniteWatch, from the first training step on
+    _meters: MetricMeter | None = None  # the averages of the current epoch
 
     def __init__(self, cfg):
         super().__init__()
+        self._meters_before: dict[str, list] = {}  # sums of an epoch that another process began
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")
@@ -105,14 +109,8 @@ class SimpleTrainer(TrainerBase):
 
     def before_train(self) -> None:
         """Resume if there is a checkpoint, open TensorBoard, start measuring the time."""
-        final = self.cfg.TEST.FINAL_MODEL
-        if final not in ("last_step", "best_val"):
-            warnings.warn(
-                f'TEST.FINAL_MODEL is "{final}", which is unknown, so the last model is tested: '
-                "use last_step or best_val",
-                stacklevel=2,
-            )
-        if final == "best_val" and self.val_loader is None and not self.cfg.TEST.NO_TEST:
+        best = self.cfg.TEST.FINAL_MODEL == "best_val"
+        if best and self.val_loader is None and not self.cfg.TEST.NO_TEST:
             warnings.warn(
                 "TEST.FINAL_MODEL is best_val, but there are no validation images, so the best "
                 "model is selected on the test images: use last_step",
@@ -170,6 +168,9 @@ class SimpleTrainer(TrainerBase):
         for batch in tqdm(data_loader, disable=None):  # None: show a bar only on a terminal
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
+            if self.stop_requested:  # between two epochs: the next process tests again
+                self.save_progress(self.epoch, self.num_batches)
+                self.stop_if_requested()
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
@@ -188,6 +189,41 @@ class SimpleTrainer(TrainerBase):
         return next(optim for optim in optims if optim is not None).param_groups[0]["lr"]
 
     # ------------------------------------------------------ shared by TrainerX and TrainerXU
+
+    def _resume_meters(self, losses: MetricMeter) -> None:
+        """Make `losses` the averages of this epoch, also of the part that an earlier process did."""
+        for name, (total, count) in self._meters_before.items():
+            losses.meters[name].sum, losses.meters[name].count = total, count
+        self._meters_before = {}
+        self._meters = losses
+
+    def progress_state(self) -> dict[str, Any]:
+        meters = {} if self._meters is None else self._meters.meters
+        sums = {name: [float(meter.sum), meter.count] for name, meter in meters.items()}
+        return {**super().progress_state(), "meters": sums}
+
+    def load_progress_state(self, state: dict[str, Any]) -> None:
+        super().load_progress_state(state)
+        self._meters_before = state.get("meters", {}) if self.first_batch else {}
+
+    def _check_step(self, loss_summary: dict[str, Any] | None, batch: Any) -> None:
+        """NotFinite if the loss, the gradients or what is learned are infinite or NaN."""
+        if self._watch is None:
+            from npt.finite import FiniteWatch  # not at the top: npt imports dassl
+
+            scaled = any(isinstance(x, GradScaler) for x in vars(self).values())
+            self._watch = FiniteWatch(self._optims.values(), scaled)
+        where = f"epoch {self.epoch + 1}, batch {self.batch_idx + 1}"
+        files = batch.get("impath", ()) if isinstance(batch, dict) else ()
+        self._watch.step(where, loss_summary, files)
+
+    def _check_last_step(self) -> None:
+        if self._watch is not None:
+            self._watch.finish()
+
+    def save_progress(self, epoch: int, batch: int = 0) -> None:
+        self._check_last_step()
+        super().save_progress(epoch, batch)
 
     def _report(
         self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
@@ -228,15 +264,19 @@ class TrainerX(SimpleTrainer):
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
+        self._resume_meters(losses)
         end = time.time()
-        for batch_idx, batch in enumerate(self.train_loader_x):
+        for batch_idx, batch in enumerate(self.train_loader_x, self.first_batch):
             self.batch_idx = batch_idx
             data_time.update(time.time() - end)
             loss_summary = self.forward_backward(batch)
             batch_time.update(time.time() - end)
             losses.update(loss_summary)
+            self._check_step(loss_summary, batch)
             self._report(losses, batch_time, data_time)
+            self.after_batch()
             end = time.time()
+        self._check_last_step()
 
     def parse_batch_train(self, batch: dict[str, Any]):
         """Images, labels and domain labels on the device."""
@@ -267,16 +307,20 @@ class TrainerXU(SimpleTrainer):
             )
         self.num_batches = lengths[self.cfg.TRAIN.COUNT_ITER]
         batches_x, batches_u = _endless(self.train_loader_x), _endless(self.train_loader_u)
+        self._resume_meters(losses)
         end = time.time()
-        for batch_idx in range(self.num_batches):
+        for batch_idx in range(self.first_batch, self.num_batches):
             self.batch_idx = batch_idx
             batch_x, batch_u = next(batches_x), next(batches_u)
             data_time.update(time.time() - end)
             loss_summary = self.forward_backward(batch_x, batch_u)
             batch_time.update(time.time() - end)
             losses.update(loss_summary)
+            self._check_step(loss_summary, batch_x)
             self._report(losses, batch_time, data_time)
+            self.after_batch()
             end = time.time()
+        self._check_last_step()
 
     def parse_batch_train(self, batch_x: dict[str, Any], batch_u: dict[str, Any]):
         """Labelled images, their labels, and unlabelled images, on the device."""

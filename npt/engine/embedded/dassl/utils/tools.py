@@ -10,8 +10,8 @@ import os.path as osp
 import platform
 import random
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import IO, Any
 
 import numpy as np
@@ -56,32 +56,14 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
     return sorted(names) if sort else names
 
 
-@contextmanager
-def atomic_write(fpath: str, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(fpath: str, mode: str = "wb") -> AbstractContextManager[IO[Any]]:
     """Open a temporary file that replaces `fpath` when the `with` block ends without an error.
 
     So `fpath` always has its complete old content or its complete new content.
     """
-    folder, name = osp.split(osp.abspath(fpath))
-    mkdir_if_missing(folder)
-    temporary = osp.join(folder, f".{name}.tmp")
-    encoding = None if "b" in mode else "utf-8"
-    try:
-        with open(temporary, mode, encoding=encoding) as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, fpath)
-    except BaseException:
-        if osp.exists(temporary):
-            os.remove(temporary)
-        raise
-    if os.name == "posix":  # the new name is on disk only after an fsync of the folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    from npt.files import atomic_write as write  # not at the top: npt imports dassl
+
+    return write(fpath, mode)
 
 
 def read_json(fpath: str) -> Any:
@@ -89,7 +71,7 @@ def read_json(fpath: str) -> Any:
     with open(fpath, encoding="utf-8") as f:
         try:
             return json.load(f)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise InvalidValue(
                 f'The file "{fpath}" is not valid JSON ({err}): replace or delete it'
             ) from err

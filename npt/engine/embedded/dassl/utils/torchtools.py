@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os.path as osp
 import pickle
 import warnings
@@ -19,6 +20,7 @@ from .salvage import Placeholder, salvage
 from .tools import atomic_write, mkdir_if_missing
 
 __all__ = [
+    "check_finite",
     "count_num_param",
     "init_network_weights",
     "load_checkpoint",
@@ -31,6 +33,7 @@ __all__ = [
     "restore_from",
     "resume_from_checkpoint",
     "save_checkpoint",
+    "save_file",
     "scheduler_state",
     "unwrap",
 ]
@@ -120,19 +123,23 @@ def save_checkpoint(
         state["scheduler"] = scheduler_state(state["scheduler"])
 
     fpath = osp.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
-    _save(state, fpath)
+    save_file(state, fpath)
     print(f"Checkpoint saved to {fpath}")
     if is_best:
         best = osp.join(save_dir, BEST)
-        _save(state, best)
+        save_file(state, best)
         print(f"Best checkpoint saved to {best}")
     with atomic_write(osp.join(save_dir, POINTER), "w") as f:
         f.write(osp.basename(fpath) + "\n")
 
 
-def _save(state: dict[str, Any], fpath: str) -> None:
-    with atomic_write(fpath) as f:
-        torch.save(state, f)
+def save_file(state: dict[str, Any], fpath: str) -> None:
+    """torch.save, atomically. UnwritableFile (an OSError) if, for example, the disk is full."""
+    # torch.save into a file hides the system's reason for a failed write.
+    content = io.BytesIO()
+    torch.save(state, content)
+    with atomic_write(fpath, "wb") as f:
+        f.write(content.getbuffer())
 
 
 def _without_module(state_dict: Mapping[str, Any]) -> OrderedDict:
@@ -146,15 +153,20 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     replaced by inert placeholders. MissingFile if there is no file, UnusableCheckpoint if it is
     damaged.
     """
+    from npt.files import check_zip  # not at the top: npt imports dassl
+
     if fpath is None:
         raise ValueError("load_checkpoint needs the path of a checkpoint, not None")
     if not osp.isfile(fpath):
         raise MissingFile(f'There is no checkpoint at "{fpath}": check the folder and epoch')
     try:
+        check_zip(fpath)  # torch.load does not compare checksums
         return torch.load(fpath, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         pass  # the file contains other objects than tensors and plain values
-    except (RuntimeError, EOFError, ValueError, KeyError) as err:
+    except MemoryError:
+        raise
+    except Exception as err:  # damaged bytes lead to many types
         raise _damaged(fpath) from err
     try:
         content, replaced = salvage(fpath)
@@ -168,12 +180,29 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
 def load_trainer_checkpoint(fpath: str) -> dict[str, Any]:
     """`load_checkpoint`, but UnusableCheckpoint if a trainer did not save the file."""
     checkpoint = load_checkpoint(fpath)
-    if not isinstance(checkpoint, Mapping) or not {"state_dict", "epoch"} <= set(checkpoint):
+    good = (
+        isinstance(checkpoint, Mapping)
+        and isinstance(checkpoint.get("state_dict"), Mapping)
+        and isinstance(checkpoint.get("epoch"), int)
+    )
+    if not good:
         raise UnusableCheckpoint(
             f'"{fpath}" is not a checkpoint of a trainer, it has no state_dict or no epoch: '
             "choose another file"
         )
-    return checkpoint
+    return dict(checkpoint)
+
+
+def check_finite(fpath: str, state: Mapping[str, Any], model: nn.Module) -> None:
+    """UnusableCheckpoint if a state dict has values of the model that are infinite or NaN."""
+    from npt.finite import not_finite
+
+    bad = not_finite(state, {name for name, _ in unwrap(model).named_parameters()})
+    if bad:
+        raise UnusableCheckpoint(
+            f'"{fpath}" has values that are infinite or NaN in {", ".join(bad[:3])}: its training '
+            "has diverged, train again with a lower OPTIM.LR"
+        )
 
 
 def _damaged(fpath: str) -> UnusableCheckpoint:
@@ -185,15 +214,15 @@ def _damaged(fpath: str) -> UnusableCheckpoint:
 def newest_checkpoint(fdir: str) -> str | None:
     """The file named by the pointer in `fdir`; None if there is no pointer.
 
-    MissingFile if the pointer names a file that does not exist.
+    MissingFile if the pointer does not name a file in that folder.
     """
     pointer = osp.join(fdir, POINTER)
     if not osp.isfile(pointer):
         return None
-    with open(pointer, encoding="utf-8") as f:
-        name = f.readline().strip()
+    with open(pointer, encoding="utf-8", errors="replace") as f:
+        name = f.readline(1000).strip()
     fpath = osp.join(fdir, name)
-    if not name or not osp.isfile(fpath):
+    if not name or name != osp.basename(name) or "\0" in name or not osp.isfile(fpath):
         raise MissingFile(
             f'"{pointer}" names the checkpoint "{name}", which does not exist: '
             "restore it, or write the name of another checkpoint into that file"
@@ -207,8 +236,15 @@ def restore_from(
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: LRScheduler | None = None,
 ) -> int:
-    """Load a checkpoint into model, optimizer and scheduler; returns its epoch."""
-    unwrap(model).load_state_dict(checkpoint["state_dict"])
+    """Load a checkpoint into model, optimizer and scheduler; returns its epoch.
+
+    A checkpoint with an entry `batch`, of an unfinished run, may lack frozen parameters.
+    """
+    target, state = unwrap(model), checkpoint["state_dict"]
+    if "batch" in checkpoint:
+        frozen = {k: p.detach() for k, p in target.named_parameters() if not p.requires_grad}
+        state = {**frozen, **state}
+    target.load_state_dict(state)
     print("Loaded model weights")
     if optimizer is not None and checkpoint.get("optimizer") is not None:
         optimizer.load_state_dict(checkpoint["optimizer"])

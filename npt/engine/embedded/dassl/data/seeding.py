@@ -1,0 +1,110 @@
+"""Data loading that depends on the seed, the epoch and the image, and on nothing else.
+
+The order of the images follows from (seed, epoch), the augmentation of an image from (seed, epoch,
+index). So a run has the same figures with any number of workers, the global random generators are
+not used, and an epoch can be continued at any batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+__all__ = ["SeededLoader", "SeededSampler", "current_seed", "mixed", "seeded"]
+
+
+def current_seed() -> int:
+    """A seed that follows from the state of torch's generator, which it does not change."""
+    state = torch.get_rng_state().numpy().tobytes()
+    return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "big")
+
+
+def mixed(*numbers: int) -> int:
+    """A seed of 64 bits that depends on all of the numbers."""
+    text = " ".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python, numpy and torch (CPU) inside a `with` block; their states are restored."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class SeededSampler(Sampler):
+    """The order of another sampler, with its random numbers from `seed`, without the first `skip`.
+
+    The loader sets `seed` and `skip` before each pass through the data.
+    """
+
+    def __init__(self, sampler: Sampler):
+        self.sampler = sampler
+        self.seed = 0
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[int]:
+        with seeded(self.seed):
+            order = list(self.sampler)
+        return iter(order[self.skip :])
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
+
+
+class SeededLoader(DataLoader):
+    """A DataLoader whose order and augmentations follow from `seed` and the number of the epoch.
+
+    An epoch begins with `start_epoch`; every further pass through the loader, within the epoch or
+    without an epoch, has another order. Only a sampler that is a SeededSampler, and a data set with
+    an attribute `seed`, take part.
+    """
+
+    def __init__(self, *args: Any, seed: int, **kwargs: Any):
+        super().__init__(*args, generator=torch.Generator(), **kwargs)
+        self.seed = seed
+        self.epoch = 0
+        self.passes = 0  # in this epoch
+        self.first_batch = 0  # of the next pass
+
+    def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Begin epoch `epoch` with its batch `first_batch`, both counted from 0.
+
+        first_batch may be larger than the number of batches of a pass: then the passes before it
+        are complete.
+        """
+        self.epoch = epoch
+        self.passes, self.first_batch = divmod(first_batch, len(self)) if first_batch else (0, 0)
+
+    def order(self) -> list[int]:
+        """The order of the images in the pass that begins next. Changes nothing."""
+        if isinstance(self.sampler, SeededSampler):
+            self.sampler.seed = mixed(self.seed, self.epoch, self.passes)
+        return list(self.sampler)
+
+    def __iter__(self) -> Any:
+        seed = mixed(self.seed, self.epoch, self.passes)
+        assert self.generator is not None and self.batch_size is not None
+        self.generator.manual_seed(seed)  # workers get their seeds from it
+        if isinstance(self.sampler, SeededSampler):
+            self.sampler.seed = seed
+            self.sampler.skip = self.first_batch * self.batch_size
+        if hasattr(self.dataset, "seed"):
+            self.dataset.seed = seed
+        self.passes, self.first_batch = self.passes + 1, 0
+        return super().__iter__()

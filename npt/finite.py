@@ -1,0 +1,90 @@
+"""Checks that loss, gradients and learned weights are finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from npt.errors import NotFinite
+
+ADVICE = (
+    "lower OPTIM.LR, OPTIM.MOMENTUM or the weights under TRAINER.NPT, or use a higher precision"
+)
+
+
+def not_finite(state: Mapping[str, Any], parameters: Collection[str]) -> list[str]:
+    """The names in a state dict whose values are NaN, or, for `parameters`, infinite.
+
+    Buffers may be infinite, as attention masks are.
+    """
+    found = []
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            good = value.isfinite() if name in parameters else ~value.isnan()
+            if not bool(good.all()):
+                found.append(name)
+    return found
+
+
+class FiniteWatch:
+    """Checks every training step: `step` after it, `finish` before anything is saved.
+
+    The loss is a number that the trainer has read from the device already. Weights and gradients
+    are reduced to one number; on a GPU it is copied while the next step runs and checked after
+    that, so that no step waits for it.
+    """
+
+    def __init__(self, optimizers: Iterable[torch.optim.Optimizer | None], scaled: bool):
+        """scaled: a GradScaler is in use, which skips steps with infinite gradients itself"""
+        groups = (group for x in optimizers if x is not None for group in x.param_groups)
+        self._parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+        self._scaled = scaled
+        self._pending: tuple[str, Tensor, Any] | None = None  # step, norm, event of its copy
+
+    def step(self, where: str, summary: Mapping[str, Any] | None, files: Iterable[str]) -> None:
+        """Check a step. NotFinite names `where`, the epoch and batch, and the batch's `files`."""
+        shown = list(files)
+        where = f"{where} ({', '.join(shown[:4])}{', ...' if len(shown) > 4 else ''})"
+        loss = (summary or {}).get("loss")
+        if isinstance(loss, (int, float)) and not math.isfinite(loss):
+            raise NotFinite(f"the loss is infinite or NaN in {where}: {ADVICE}")
+        self.finish()
+        tensors = [p.detach() for p in self._parameters]
+        if not self._scaled:
+            tensors += [p.grad for p in self._parameters if p.grad is not None]
+        if tensors:
+            self._pending = (where, *_to_host(_norm(tensors)))
+            if self._pending[2] is None:
+                self.finish()
+
+    def finish(self) -> None:
+        """Check the step before, if it is not checked yet."""
+        if self._pending is None:
+            return
+        (where, norm, event), self._pending = self._pending, None
+        if event is not None:
+            event.synchronize()
+        if not math.isfinite(norm.item()):
+            raise NotFinite(
+                f"the learned weights or their gradients are infinite, NaN or too large after "
+                f"{where}: {ADVICE}"
+            )
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """The sum of the tensors' L2 norms in float32, which is infinite or NaN if a value is."""
+    return torch.stack([norm.float() for norm in torch._foreach_norm(tensors)]).sum()
+
+
+def _to_host(value: Tensor) -> tuple[Tensor, Any]:
+    """A copy on the host, and the event after which it is complete (None: at once)."""
+    if not value.is_cuda:
+        return value, None
+    copy = torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return copy, event

@@ -1,0 +1,106 @@
+"""What makes a run: the configuration and the data that its figures depend on.
+
+A folder and a checkpoint carry the configuration of their run. A command with another one is
+refused there, so that a figure on record is always the figure of its command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from npt.config import KEYS
+from npt.errors import OtherRun
+
+# Keys that change no figure. DATASET.ROOT: the data are compared instead (`data_digest`).
+FREE = {
+    "OUTPUT_DIR",
+    "RESUME",
+    "VERBOSE",
+    "DATASET.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.PRINT_FREQ",
+    "TEST.COMPUTE_CMAT",
+    "TEST.PER_CLASS_RESULT",
+    "TEST.SPLIT",  # every split has figures of its own
+}
+DATA = "DATA"  # an entry beside the keys: the checksum of the data
+WAYS_OUT = "use another --output-dir, or --overwrite to delete what is there and start anew"
+UNSET = "(unset)"
+
+
+def plain(node: Any) -> Any:
+    """A config tree as values that JSON and checkpoints can hold."""
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [plain(value) for value in node]
+    if isinstance(node, float) and not math.isfinite(node):
+        return str(node)
+    return node if isinstance(node, (bool, int, float, str, type(None))) else str(node)
+
+
+def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A nested config of plain values as full key -> value."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        inside = isinstance(value, Mapping)
+        found |= flat(value, f"{above}{name}.") if inside else {f"{above}{name}": value}
+    return found
+
+
+def data_digest(dataset: Any) -> str:
+    """A checksum of the lists of a data set: labels, class names, and files relative to its folder.
+
+    It does not depend on where the data are. The content of the images is not part of it.
+    """
+    items = [
+        (part, item) for part in ("train_x", "train_u", "val", "test")
+        for item in getattr(dataset, part, None) or ()
+    ]  # fmt: skip
+    paths = [os.path.abspath(getattr(item, "impath", "")) for _, item in items]
+    folder = os.path.commonpath({os.path.dirname(path) for path in paths}) if paths else ""
+    digest = hashlib.sha256(repr(list(getattr(dataset, "classnames", ()))).encode())
+    for (part, item), path in zip(items, paths, strict=True):
+        name = getattr(item, "classname", "")
+        line = f"{part}\0{path[len(folder) :]}\0{item.label}\0{name}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys on which two flat configs differ, as "KEY old there, new here".
+
+    Keys that change no figure are not compared. A key that one of both lacks has its default there.
+    """
+    found = []
+    for key in [*new, *(key for key in old if key not in new)]:
+        default = plain(KEYS[key].default) if key in KEYS else UNSET
+        before, now = old.get(key, default), new.get(key, default)
+        if key in FREE or before == now:
+            continue
+        if key == DATA:
+            found.append("other images or classes")
+        else:
+            found.append(f"{key} {_shown(before)} there, {_shown(now)} here")
+    return found
+
+
+def check(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise OtherRun if the flat config `old`, of the run at `where`, is another one than `new`."""
+    found = differences(old, new)
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise OtherRun(
+            f"{where} is of a run with another configuration ({'; '.join(found[:3])}{more}): "
+            f"{WAYS_OUT}"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if value != "" else '""'
+    return text if len(text) <= 60 else text[:57] + "..."

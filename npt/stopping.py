@@ -1,0 +1,77 @@
+"""Signals that ask a run to stop: Ctrl-C, and a cluster's SIGTERM and SIGUSR1.
+
+A training finishes its step, saves its state and ends with an exit code that a launcher can tell:
+75 after SIGTERM or SIGUSR1 (run the same command again), 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL, a temporary failure: the same command goes on
+EXIT_INTERRUPTED = 130
+PREEMPTION = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+@contextmanager
+def exiting() -> Iterator[None]:
+    """Inside a `with` block, SIGTERM and SIGUSR1 end the program with EXIT_STOPPED."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _exit) for number in PREEMPTION}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit(number: int, frame: Any) -> None:
+    raise SystemExit(EXIT_STOPPED)
+
+
+class Deferred:
+    """Inside a `with` block, a signal to stop only sets `signal`; a second one stops at once.
+
+    Handlers can be set in the main thread only, so in another thread nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.signal = ""  # the name of the first signal received
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Deferred:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, *PREEMPTION):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        again = bool(self.signal)
+        self.signal = self.signal or signal.Signals(number).name
+        if again:
+            raise SystemExit(self.exit_code)
+        # print() cannot be used here: the signal may have interrupted another print().
+        with suppress(OSError):
+            os.write(2, f"{self.signal}: the run stops after this step.\n".encode())
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_INTERRUPTED if self.signal == "SIGINT" else EXIT_STOPPED
