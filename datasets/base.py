@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import reprlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +17,8 @@ from dassl.data.datasets import DatasetBase, Datum
 from npt.errors import NPTError
 
 PARTS = ("train", "val", "test")
+CHECKSUM = "sha256"  # entry of a split file made by NPT
+LARGEST = 10**9  # labels are below it
 
 
 class Image(NamedTuple):
@@ -28,25 +32,29 @@ class Image(NamedTuple):
 Lists = dict[str, list[Image]]  # by part
 
 
+def read_json(file: Path) -> Any:
+    """The content of a JSON file. ValueError if it is none or nested too deep, OSError."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def read_split(file: Path) -> Lists:
     """Read a split file {"train" | "val" | "test": [[path, label, class name], ...]}.
 
-    Raises NPTError if the file is missing, has another form, or has an empty list. Warns if the
-    file contains a note that it is not the published split (see `splits.save`).
+    Raises NPTError if the file is missing, has another form, or has an empty list, or was made by
+    NPT (see `splits.save`) and then changed. Warns if it contains a note that it is not the
+    published split.
     """
-    if not file.is_file():
+    try:
+        listed = read_json(file)
+        lists = {part: _images(listed[part]) for part in PARTS}
+    except FileNotFoundError as error:
         raise NPTError(
             f"{file} is missing: DATASET.ROOT must be the folder that contains the data sets."
-        )
-    try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
-        lists = {
-            part: [
-                Image(os.fspath(path), int(label), str(name or "")) for path, label, name in rows
-            ]
-            for part, rows in ((part, listed[part]) for part in PARTS)
-        }
-    except (KeyError, TypeError, ValueError) as error:
+        ) from error
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise NPTError(
             f"{file} is not a split file ({error}): it must contain lists train, val and test of "
             "[path, label, class name]; download it again."
@@ -54,9 +62,67 @@ def read_split(file: Path) -> Lists:
     for part in PARTS:
         if not lists[part]:
             raise NPTError(f"{file} lists no images under {part}; download it again.")
+    if CHECKSUM in listed and listed[CHECKSUM] != checksum(lists):
+        raise NPTError(
+            f"{file} was changed after NPT had made it: delete it, and it is made again, or delete "
+            f'its entry "{CHECKSUM}", and it is used as it is.'
+        )
     if listed.get("note"):
-        warnings.warn(f"{file}: {listed['note']}", stacklevel=2)
+        warnings.warn(readable(f"{file}: {listed['note']}"), stacklevel=2)
     return lists
+
+
+def _images(rows: Any) -> list[Image]:
+    """The entries of a list. ValueError or TypeError if it has another form."""
+    if not isinstance(rows, list):
+        raise ValueError(f"{reprlib.repr(rows)} is not a list")
+    return [_image(row) for row in rows]
+
+
+def _image(row: Any) -> Image:
+    if not isinstance(row, list) or len(row) != 3:
+        raise ValueError(f"{reprlib.repr(row)} is not [path, label, class name]")
+    path, label, name = row
+    if not isinstance(path, str) or not isinstance(name, str | None):
+        raise ValueError(f"the path or the class name in {reprlib.repr(row)} is not a text")
+    if "\0" in path:
+        raise ValueError(f"the path {reprlib.repr(path)} contains the character NUL")
+    os.fsencode(path)  # UnicodeEncodeError, a ValueError, if no file can have this name
+    return Image(path, whole(label), name or "")
+
+
+def whole(value: Any) -> int:
+    """A label as an integer. ValueError, TypeError or OverflowError if it is no whole number."""
+    number = int(value)
+    if isinstance(value, bool) or (not isinstance(value, str) and number != value):
+        raise ValueError(f"the label {value!r} is not a whole number")
+    if abs(number) >= LARGEST:
+        raise ValueError(f"the label {reprlib.repr(number)} is too large")
+    return number
+
+
+def checksum(lists: Lists) -> str:
+    """The sha256 of the lists of a split."""
+    return hashlib.sha256(json.dumps([lists[part] for part in PARTS]).encode()).hexdigest()
+
+
+def readable(text: str) -> str:
+    """The text with escapes in place of bytes and characters that cannot be printed."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def data_root(root: str) -> Path:
+    """DATASET.ROOT (--root) as a full path. NPTError if it cannot be the path of a folder."""
+    try:
+        if "\0" in root:
+            raise ValueError("it contains the character NUL")
+        root.encode()  # it is printed and written into records
+        return Path(root).expanduser().absolute()
+    except (ValueError, RuntimeError) as error:  # the second: of a user without a home folder
+        raise NPTError(
+            f"the folder {readable(root)!r} (DATASET.ROOT, --root) cannot be used ({error}): give "
+            "another one."
+        ) from error
 
 
 def check_classes(lists: Lists, where: Path) -> Counter[int]:
@@ -67,9 +133,16 @@ def check_classes(lists: Lists, where: Path) -> Counter[int]:
     without any would shift the names of all classes after it.
     """
     names: dict[int, str] = {}
+    if any(image.label < 0 for part in PARTS for image in lists[part]):
+        raise NPTError(f"A label in {where} is below 0: labels must be 0, 1, 2, ... without gaps.")
     for label, name in {(image.label, image.classname) for part in PARTS for image in lists[part]}:
         if not name.strip():
             raise NPTError(f"Label {label} has no class name in {where}: add one.")
+        if readable(name) != name:
+            raise NPTError(
+                f"The name {readable(name)} of label {label} in {where} is not a text that CLIP "
+                "can read: rename the class."
+            )
         if names.setdefault(label, name) != name:
             both = " and ".join(sorted(f'"{n}"' for n in (name, names[label])))
             raise NPTError(f"Label {label} has the names {both} in {where}: keep one of them.")
@@ -85,8 +158,6 @@ def check_classes(lists: Lists, where: Path) -> Counter[int]:
                 f'Class {label} ("{names[label]}") has no training image in {where}: add one, or '
                 "remove the class."
             )
-    if min(names, default=0) < 0:
-        raise NPTError(f"A label in {where} is below 0: labels must be 0, 1, 2, ... without gaps.")
     return frequency
 
 
@@ -98,7 +169,7 @@ def warn_of_duplicates(lists: Lists, where: Path) -> None:
         if both:
             warnings.warn(
                 f"{len(both):,} images are in both {one} and {other} of {where}, such as "
-                f"{min(both)}: results on {other} will be too good.",
+                f"{readable(min(both))}: results on {other} will be too good.",
                 stacklevel=2,
             )
 
@@ -170,8 +241,8 @@ class ListedDataset(DatasetBase):
                 data.append(Datum(path, numbers[item.label], classname=item.classname))
             except (FileNotFoundError, AssertionError) as error:  # the second: upstream Dassl
                 raise NPTError(
-                    f"{path} is missing, although {type(self).__name__} lists it: unpack its "
-                    "images again (`python -m npt.data check` finds all missing images)."
+                    f"{readable(path)} is missing, although {type(self).__name__} lists it: unpack "
+                    "its images again (`python -m npt.data check` finds all missing images)."
                 ) from error
         return data
 
@@ -181,7 +252,7 @@ class ListedDataset(DatasetBase):
             raise NPTError(
                 f"{cfg.DATASET.NAME} needs DATASET.ROOT (--root): the folder of the data sets."
             )
-        folder = Path(cfg.DATASET.ROOT).expanduser().absolute() / self.folder
+        folder = data_root(cfg.DATASET.ROOT) / self.folder
         if not folder.is_dir():
             raise NPTError(f"{folder} is missing: put {cfg.DATASET.NAME} there, or correct --root.")
         return folder

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-from npt.datasets.base import PARTS, ListedDataset, Lists
+from npt.datasets.base import PARTS, ListedDataset, Lists, data_root, read_json
 from npt.datasets.catalog import CLASSNAMES
 from npt.datasets.listing import class_folders, labelled, numbered, scan
 from npt.datasets.splits import divided
@@ -27,7 +26,7 @@ class CustomFolder(ListedDataset):
     def locate(self, cfg: Any) -> Path:
         if not cfg.DATASET.ROOT:
             raise NPTError("CustomFolder needs DATASET.ROOT (--root): the folder with your images.")
-        folder = Path(cfg.DATASET.ROOT).expanduser().absolute()
+        folder = data_root(cfg.DATASET.ROOT)
         if not folder.is_dir():
             raise NPTError(f"{folder} is missing: set --root to the folder of your images.")
         return folder
@@ -80,8 +79,8 @@ def class_names(folder: Path, classes: list[str]) -> dict[str, str]:
         if not file.is_file():
             continue
         try:
-            names = read(file.read_text(encoding="utf-8"), classes)
-        except ValueError as error:
+            names = read(file, classes)
+        except (ValueError, OSError) as error:
             raise NPTError(
                 f"{file} cannot be read ({error}): it must contain the name of each class folder."
             ) from error
@@ -92,16 +91,16 @@ def class_names(folder: Path, classes: list[str]) -> dict[str, str]:
     return {name: name.replace("_", " ") for name in classes}
 
 
-def _from_json(text: str, classes: list[str]) -> dict[str, str]:
-    names = json.loads(text)
+def _from_json(file: Path, classes: list[str]) -> dict[str, str]:
+    names = read_json(file)
     if not isinstance(names, dict):
         raise ValueError("it is not a table")
     return names
 
 
-def _from_text(text: str, classes: list[str]) -> dict[str, str]:
+def _from_text(file: Path, classes: list[str]) -> dict[str, str]:
     names = {}
-    for line in text.splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         spaced = line.replace("\t", " ") + " "
         matches = [name for name in classes if spaced.startswith(f"{name} ")]
         if matches:  # the longest one: the name of a folder may start with that of another

@@ -26,8 +26,8 @@ def read_classnames(file: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise NPTError(f"{file} is not a text file ({error}): download it again.") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise NPTError(f"{file} cannot be read as a text ({error}): download it again.") from error
     for number, line in enumerate(lines, start=1):
         wnid, _, name = line.strip().partition(" ")
         if wnid and not name.strip():

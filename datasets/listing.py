@@ -3,14 +3,14 @@
 Listing a tree of 1.28 million files takes minutes on a network disk. The list is therefore cached
 in a JSON file beside the tree, or in the user's cache if that folder cannot be written. The file
 contains the modification time of each class folder, which the system updates when a file is added,
-removed or renamed; only folders that changed are listed again.
+removed or renamed; only folders that changed are listed again. It also contains a checksum: a
+damaged file is not used.
 """
 
 from __future__ import annotations
 
 import gc
 import hashlib
-import json
 import os
 import time
 import warnings
@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from npt.datasets.base import Image
+from npt.datasets.base import Image, read_json, readable
 from npt.datasets.catalog import CLASSNAMES
 from npt.errors import NPTError
 from npt.files import cache_folder, write_json
@@ -51,8 +51,11 @@ def class_folders(tree: Path) -> list[str]:
     """The names of the folders in `tree`, sorted. NPTError if there are none."""
     if not tree.is_dir():
         raise NPTError(f"{tree} is missing: it must contain one folder of images for each class.")
-    with os.scandir(tree) as entries:
-        folders = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    try:
+        with os.scandir(tree) as entries:
+            folders = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    except OSError as error:
+        raise _not_listed(tree, error) from error
     if not folders:
         raise NPTError(f"{tree} has no folders: sort the images into one folder for each class.")
     return folders
@@ -130,20 +133,24 @@ def _images(folder: Path, others: list[str]) -> list[str]:
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
-        raise NPTError(
-            f"{folder} cannot be listed ({error.strerror}): check the folder and its permissions."
-        ) from error
+        raise _not_listed(folder, error) from error
     images = [name for name in names if name.lower().endswith(SUFFIXES)]
     if len(images) < len(names):
         others += [f"{folder.name}/{n}" for n in names if not n.lower().endswith(SUFFIXES)]
     return images
 
 
+def _not_listed(folder: Path, error: OSError) -> NPTError:
+    return NPTError(
+        f"{folder} cannot be listed ({error.strerror}): check the folder and its permissions."
+    )
+
+
 def _warn(others: list[str], tree: Path) -> None:
     if others:
         warnings.warn(
-            f"{len(others):,} files in {tree} have no image suffix, such as {others[0]}: they are "
-            "ignored.",
+            f"{len(others):,} files in {tree} have no image suffix, such as "
+            f"{readable(others[0])}: they are ignored.",
             stacklevel=3,
         )
 
@@ -151,11 +158,9 @@ def _warn(others: list[str], tree: Path) -> None:
 def _read(file: Path) -> Listing:
     """The content of a cache file; empty if the file is missing or damaged."""
     try:
-        listing = json.loads(file.read_text(encoding="utf-8"))["folders"]
-        valid = all(
-            isinstance(changed, int) and isinstance(images, str)
-            for changed, images in listing.values()
-        )
+        content = read_json(file)
+        listing = content["folders"]
+        valid = content["sha256"] == _checksum(listing)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return listing if valid else {}
@@ -165,5 +170,12 @@ def _write(folders: Listing, files: list[Path]) -> None:
     """Write the first of the files that can be written; do nothing if none can."""
     for file in files:
         with suppress(OSError):
-            write_json(file, {"folders": folders})
+            write_json(file, {"folders": folders, "sha256": _checksum(folders)})
             return
+
+
+def _checksum(folders: Listing) -> str:
+    value = hashlib.sha256()
+    for name, (changed, images) in folders.items():
+        value.update(os.fsencode(f"{name}\0{changed}\0{images}\0"))
+    return value.hexdigest()

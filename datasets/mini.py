@@ -3,6 +3,9 @@
 There are six data sets for base-to-new generalisation, one source for transfer (MiniNet), and four
 variants of it with shifted conditions. They are image files with a split file and are read like
 any other data set. `ROWS` has one row for each, with everything that differs.
+
+The files are verified at each start (20 to 50 ms), because a replaced or damaged one would change
+the figures of a run in silence.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +26,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from npt.datasets.base import PARTS, SplitDataset
+from npt.datasets.base import PARTS, SplitDataset, data_root
 from npt.datasets.conditions import render
 from npt.datasets.worlds import LAYOUTS, WORLDS
 from npt.errors import NPTError
-from npt.files import cache_folder
+from npt.files import atomic_write, cache_folder
 
 VERSION = 1  # of the pictures; any change of a picture requires a new version
-STAMP = "sha256"  # file with the checksum of the pictures in a folder
+STAMP = "sha256"  # file with the checksum of the pixels of all pictures in a folder
+MANIFEST = "files.sha256"  # file with the checksum of each picture, as `sha256sum` writes it
+SPLIT = "split.json"
+ABANDONED = 600  # seconds after which an unfinished folder is deleted; making one takes a few
 
 
 @dataclass(frozen=True)
@@ -162,53 +170,134 @@ def pictures(name: str) -> Iterator[tuple[str, int, str, np.ndarray]]:
                 yield part, label, class_name, picture
 
 
+def places(name: str) -> Iterator[tuple[str, str, int, str]]:
+    """Every (part, path, label, class name) in the split file, in the order of `pictures`."""
+    row = ROWS[name]
+    number = dict.fromkeys(PARTS, 0)
+    for label, (_, class_name) in enumerate(row.classes):
+        for part, count in zip(PARTS, row.counts, strict=True):
+            for _ in range(count):
+                path = f"{class_name.replace(' ', '_')}/{part}_{number[part]:05d}.png"
+                number[part] += 1
+                yield part, path, label, class_name
+
+
 def make(name: str, root: Path) -> Path:
     """Make the data set in root/<folder> (atomically) if it does not exist, and return the folder.
 
-    Raises NPTError if the pictures drawn on this machine, or found there, have another checksum
-    than the suite's, or the folder cannot be written.
+    Raises NPTError if the pictures drawn on this machine have another checksum than the suite's,
+    if the folder cannot be written, or if a file in it is not the one that was written.
     """
     folder = root / folder_name(name)
     if folder.is_dir():
-        stamp = folder / STAMP
-        if not stamp.is_file() or stamp.read_text(encoding="ascii") != ROWS[name].sha256:
-            raise NPTError(
-                f"{folder} is not {name} of this version: delete it, or use another --root."
-            )
+        verify(name, folder)
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(root, f".{folder.name}-")
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
+        try:
+            print(f"Making {name} in {folder}")
+            _write(name, work)
+            _move_into_place(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise NPTError(
             f"{name} cannot be made in {root} ({error}): use a writable --root."
         ) from error
-    try:
-        print(f"Making {name} in {folder}")
-        _write(name, work)
-        _move_into_place(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
+def _remove_abandoned(root: Path, prefix: str) -> None:
+    """Delete the folders of processes that were killed while they made a data set."""
+    for folder in root.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):  # another process has deleted it
+            if time.time() - folder.stat().st_mtime > ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def _write(name: str, folder: Path) -> None:
-    split: dict[str, list[Any]] = {part: [] for part in PARTS}
-    digest = hashlib.sha256()
-    for part, label, class_name, picture in pictures(name):
-        digest.update(picture.tobytes())
-        path = f"{class_name.replace(' ', '_')}/{part}_{len(split[part]):05d}.png"
+    pixels = hashlib.sha256()
+    for (_, path, *_), (*_, picture) in zip(places(name), pictures(name), strict=True):
+        pixels.update(picture.tobytes())
         file = folder / "images" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(file)
-        split[part].append([path, label, class_name])
-    if digest.hexdigest() != ROWS[name].sha256:
+    if pixels.hexdigest() != ROWS[name].sha256:
         raise NPTError(
             f"the pictures of {name} differ from version {VERSION} of the mini suite "
-            f"(sha256 {digest.hexdigest()}): please report your numpy version and processor."
+            f"(sha256 {pixels.hexdigest()}): please report your numpy version and processor."
         )
-    (folder / STAMP).write_text(digest.hexdigest(), encoding="ascii")
-    (folder / "split.json").write_text(json.dumps(split), encoding="utf-8")
+    (folder / STAMP).write_bytes(pixels.hexdigest().encode())
+    (folder / SPLIT).write_bytes(_split(name))
+    _write_manifest(folder, name)
+
+
+def _split(name: str) -> bytes:
+    """The content of the split file."""
+    split: dict[str, list[Any]] = {part: [] for part in PARTS}
+    for part, *entry in places(name):
+        split[part].append(entry)
+    return json.dumps(split).encode()
+
+
+def _write_manifest(folder: Path, name: str) -> None:
+    with atomic_write(folder / MANIFEST) as file:
+        for _, path, *_ in places(name):
+            digest = hashlib.sha256((folder / "images" / path).read_bytes()).hexdigest()
+            file.write(f"{digest}  images/{path}\n")
+
+
+def verify(name: str, folder: Path) -> None:
+    """NPTError, naming the file, unless the folder contains what `make` wrote."""
+    if _content(folder / STAMP) != ROWS[name].sha256.encode():
+        raise NPTError(f"{folder} is not {name} of this version: delete it, or use another --root.")
+    if _content(folder / SPLIT) != _split(name):
+        raise _changed(folder / SPLIT, folder)
+    if not (folder / MANIFEST).exists():  # made by an earlier version
+        _verify_pixels(name, folder)
+        with suppress(OSError):
+            _write_manifest(folder, name)
+        return
+    lines = _content(folder / MANIFEST).decode("utf-8", "replace").splitlines()
+    digests = {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+    for _, path, *_ in places(name):
+        file = folder / "images" / path
+        if hashlib.sha256(_content(file)).hexdigest() != digests.get(f"images/{path}"):
+            raise _changed(file, folder)
+
+
+def _verify_pixels(name: str, folder: Path) -> None:
+    """NPTError unless the pixels of all pictures have the checksum of the suite."""
+    found: dict[Path, bytes] = {}
+    for _, path, *_ in places(name):
+        file = folder / "images" / path
+        try:
+            with Image.open(file) as picture:
+                found[file] = picture.tobytes()
+        except Exception as error:  # Pillow raises many types on broken files
+            raise _changed(file, folder) from error
+    if hashlib.sha256(b"".join(found.values())).hexdigest() != ROWS[name].sha256:
+        for (file, pixels), (*_, drawn) in zip(found.items(), pictures(name), strict=True):
+            if pixels != drawn.tobytes():
+                raise _changed(file, folder)
+        raise _changed(folder / "images", folder)
+
+
+def _content(file: Path) -> bytes:
+    """The bytes of a file; none if it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def _changed(file: Path, folder: Path) -> NPTError:
+    return NPTError(
+        f"{file} was changed, damaged or removed after it had been made: delete {folder}, and the "
+        "next run makes it again."
+    )
 
 
 def _move_into_place(work: Path, folder: Path) -> None:
@@ -224,8 +313,8 @@ class MiniDataset(SplitDataset):
     """A data set of the mini suite. It is made below DATASET.ROOT, or in the user's cache."""
 
     def locate(self, cfg: Any) -> Path:
-        root = Path(cfg.DATASET.ROOT).expanduser() if cfg.DATASET.ROOT else cache_root()
-        return make(type(self).__name__, root.absolute())
+        root = data_root(cfg.DATASET.ROOT) if cfg.DATASET.ROOT else cache_root().absolute()
+        return make(type(self).__name__, root)
 
 
 DATASETS = {name: type(name, (MiniDataset,), {"__doc__": f"{name}: see `ROWS`."}) for name in ROWS}

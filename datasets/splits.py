@@ -9,14 +9,27 @@ the same split and the random state of a run does not change.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from npt.datasets.base import PARTS, Image, Lists
+from npt.datasets.base import (
+    CHECKSUM,
+    PARTS,
+    Image,
+    Lists,
+    check_classes,
+    checksum,
+    read_json,
+    whole,
+)
 from npt.datasets.catalog import Row
 from npt.datasets.listing import labelled, numbered, scan
 from npt.errors import NPTError
@@ -37,7 +50,7 @@ def make(row: Row, folder: Path) -> Lists:
             raise NPTError(f"{folder / name} is missing: download {row.name}'s {name}{instead}.")
     try:
         lists = MAKERS[row.made_from](row, folder)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, OSError) as error:
         raise NPTError(
             f"The official files of {row.name} in {folder} cannot be read "
             f"({type(error).__name__}: {error}): download {', '.join(row.needs)} again."
@@ -45,24 +58,24 @@ def make(row: Row, folder: Path) -> Lists:
     for part in PARTS:
         if not lists[part]:
             raise NPTError(f"There are no images for {part} of {row.name} in {folder}: add some.")
+    check_classes(lists, folder)
     return lists
 
 
 def save(row: Row, folder: Path, lists: Lists) -> None:
     """Save lists made by `make` as the split file (atomically). Warns if it cannot be written.
 
-    The file contains a note that this is not the published split; `read_split` warns about it.
+    The file contains a note that this is not the published split, about which `read_split` warns,
+    and a checksum, which it verifies.
     """
     file = folder / row.split
     address = next(source.address for source in row.sources if source.place == row.split)
     note = f"{NOTE} The published split is at {address}."
     try:
-        write_json(file, {"note": note, **lists})
+        write_json(file, {"note": note, **lists, CHECKSUM: checksum(lists)})
         print(f"Made {file}")
     except OSError as error:
-        warnings.warn(
-            f"{file} is missing and cannot be written ({error.strerror}): {note}", stacklevel=2
-        )
+        warnings.warn(f"{file} is missing and cannot be written ({error}): {note}", stacklevel=2)
 
 
 # --------------------------------------------------------------------------- splitting
@@ -121,7 +134,7 @@ def _pets(row: Row, folder: Path) -> Lists:
             if not line.startswith("#"):
                 stem, number, *_ = line.split()
                 breed = stem.rpartition("_")[0].lower()
-                found.append(Image(f"{stem}.jpg", int(number) - 1, breed))
+                found.append(Image(f"{stem}.jpg", whole(number) - 1, breed))
         return found
 
     trainval, test = map(read, row.needs)
@@ -137,10 +150,8 @@ def _cars(row: Row, folder: Path) -> Lists:
         names.append(" ".join([words[-1], *words[:-1]]))
 
     def read(file: Path, images: str) -> list[Image]:
-        return [
-            Image(f"{images}/{car['fname']}", int(car["class"]) - 1, names[int(car["class"]) - 1])
-            for car in _mat(file, "annotations")
-        ]
+        labels = ((car["fname"], whole(car["class"]) - 1) for car in _mat(file, "annotations"))
+        return [Image(f"{images}/{name}", label, names[label]) for name, label in labels]
 
     return held_out(read(train, "cars_train"), read(test, "cars_test"))
 
@@ -148,9 +159,9 @@ def _cars(row: Row, folder: Path) -> Lists:
 def _flowers(row: Row, folder: Path) -> Lists:
     """imagelabels.mat has the labels (from 1) of image_00001.jpg, image_00002.jpg, ..."""
     labels, names = (folder / name for name in row.needs)
-    class_names = json.loads(names.read_text(encoding="utf-8"))
+    class_names = read_json(names)
     return divided(
-        Image(f"image_{k:05d}.jpg", int(label) - 1, class_names[str(int(label))])
+        Image(f"image_{k:05d}.jpg", whole(label) - 1, class_names[str(whole(label))])
         for k, label in enumerate(_mat(labels, "labels"), start=1)
     )
 
@@ -187,7 +198,7 @@ def _ucf(row: Row, folder: Path) -> Lists:
     """Lines "<ActionName>/<video>.avi"; the middle frame is Action_Name/<video>.jpg."""
     actions, train, test = (folder / name for name in row.needs)
     pairs = (line.split() for line in _lines(actions))
-    labels = {action: int(number) - 1 for number, action in pairs}
+    labels = {action: whole(number) - 1 for number, action in pairs}
 
     def read(file: Path) -> list[Image]:
         found = []
@@ -206,19 +217,29 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
+# In a process of its own, because scipy may crash on a damaged file.
+_READ_MAT = """
+import json, sys
+from scipy.io import loadmat
+value = loadmat(sys.argv[1], simplify_cells=True)[sys.argv[2]]
+json.dump(value, sys.stdout, default=lambda x: x.tolist())
+"""
+
+
 def _mat(file: Path, name: str) -> list[Any]:
-    """The variable `name` of a MATLAB file, as a list."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
+    """The variable `name` of a MATLAB file, as a list. ValueError if it cannot be read."""
+    if importlib.util.find_spec("scipy") is None:
         raise NPTError(
             f"Reading {file} requires scipy: `pip install scipy`, or download the split file."
-        ) from error
-    try:
-        value = loadmat(file, simplify_cells=True)[name]
-    except Exception as error:  # scipy raises many types on a damaged file
-        raise ValueError(f"{file.name}: {error}") from error
-    return list(value) if getattr(value, "ndim", 0) or isinstance(value, list) else [value]
+        )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", _READ_MAT, str(file), name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip() or "scipy crashed").splitlines()[-1]
+        raise ValueError(f"{file.name}: {reason}")
+    value = json.loads(done.stdout)
+    return value if isinstance(value, list) else [value]
 
 
 MAKERS: dict[str, Callable[[Row, Path], Lists]] = {

@@ -2,61 +2,55 @@
 
 `KEYS` is the table. It holds the keys of the package itself; the methods of `npt.trainers` and the
 terms of `npt.terms` add theirs with `add`. The keys go into the engine's own default tree, where
-any host finds them. yacs compares the types of nodes when files are merged, so nodes stay plain
-`CfgNode`s; only the root gets a class of its own, whose `freeze()` checks values and whose merging
-accepts `1` for `1.0`.
+any host finds them. The embedded engine has a table like it (`dassl.config.defaults.KEYS`); keys of
+an installed Dassl are not checked, because a fork may give them another meaning. yacs compares the
+types of nodes when files are merged, so nodes stay plain `CfgNode`s; only the root gets a class of
+its own, whose `freeze()` checks values and whose merging accepts `1` for `1.0`.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
-import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from yacs.config import CfgNode
 
+from npt import engine
+from npt.checks import LARGEST, SHOWN, TEXT, Check, is_text, like, number, one_of, shown, whole
 from npt.errors import NPTError
 from npt.imbalance import ORDERS
 from npt.losses import REDUCTIONS
+from npt.yaml_file import read_yaml
 
 
 # --------------------------------------------------------------------------- keys
-class Check(NamedTuple):
-    """The test of a key's value, and the allowed values in words."""
-
-    good: Callable[[Any], bool]
-    allowed: str
-
-
 class Key(NamedTuple):
     """A config key. Without a check, any value of the default's type is good."""
 
     default: Any
     check: Check | None = None
 
+    def accepts(self, value: Any) -> bool:
+        return self._check().good(value) or (value is None and self.default is None)
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; True and False are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    def allowed(self) -> str:
+        """The allowed values in words."""
+        return self._check().allowed
+
+    def _check(self) -> Check:
+        return self.check or like(self.default)
 
 
-def one_of(*allowed: str) -> Check:
-    return Check(lambda value: value in allowed, "one of " + ", ".join(allowed))
-
-
-WEIGHT = Check(lambda v: is_number(v) and v >= 0, "a finite number, 0 or more")
-LENGTH = Check(lambda v: is_number(v) and v > 0, "a finite number above 0")
-COUNT = Check(lambda v: type(v) is int and v >= 1, "a whole number, 1 or more")
-COUNT_OR_ZERO = Check(lambda v: type(v) is int and v >= 0, "a whole number, 0 or more")
-RATIO = Check(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
+WEIGHT = number(0, LARGEST)
+LENGTH = number(0, LARGEST, "(]")
+RATIO = Check(number(0, 1, "(]").good, "a number in (0, 1]")
 
 KEYS: dict[str, Key] = {
     "TRAINER.NPT.E_W": Key(1.0, LENGTH),  # squared length of text features
@@ -65,17 +59,22 @@ KEYS: dict[str, Key] = {
     "TRAINER.NPT.REDUCTION": Key("mean", one_of(*REDUCTIONS)),
     "TRAINER.NPT.BASE": Key(""),  # the trainer that the trainer `NPT` wraps
     # classes that a training step takes at a time; 0: as many as memory allows
-    "MODEL.CLASS_CHUNK": Key(0, COUNT_OR_ZERO),
+    "MODEL.CLASS_CHUNK": Key(0, whole(0)),
     "MODEL.PLAIN_ENCODERS": Key(False),  # the usual 77-token computation, to compare with
     "MODEL.ACCELERATE": Key(False),  # compute a host's text encoder as npt.accelerate does
     "DATASET.SUBSAMPLE_CLASSES": Key("all", one_of("all", "base", "new")),
     # tau: images of the rarest class over those of the largest
     "DATASET.IMBALANCE_RATIO": Key(1.0, RATIO),
     "DATASET.IMBALANCE_ORDER": Key("label", one_of(*ORDERS)),  # which classes are the rare ones
+    # keys of the engine, with what our trainers take of them
+    "INPUT.NO_TRANSFORM": Key(False, Check(lambda v: v is False, "False: CLIP takes tensors")),
+    "DATALOADER.K_TRANSFORMS": Key(1, Check(lambda v: v == 1, "1: CLIP takes one version")),
 }
 # Only these are checked for every trainer. The others belong to our own trainers, which check
 # them: a host may give the same name another meaning.
 OF_ANY_TRAINER = ("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE")
+MISSING = object()
+LONGEST_LITERAL = 10_000  # characters of a value on the command line that is read as Python
 
 
 def add(path: str, key: Key) -> None:
@@ -104,29 +103,49 @@ def keys_of_method(node: str) -> list[str]:
     return [path for path in KEYS if not path.startswith("TRAINER.") or path.startswith(others)]
 
 
+class BadValue(NPTError, ValueError):
+    """A value that a config key does not take."""
+
+
 def check(cfg: CfgNode, required: str = "", keys: Iterable[str] | None = None) -> None:
     """Raise NPTError for a bad value, or for a missing key whose name begins with `required`.
 
     Other missing keys are accepted: a host may have replaced a node of ours by its own.
     """
     for path in KEYS if keys is None else keys:
-        rule = KEYS[path].check
-        value = _find(cfg, path)
-        if rule is None:
-            continue
-        if value is None:
-            if required and path.startswith(required):
-                raise NPTError(f"The config has no key {path}; set it to {rule.allowed}.")
-        elif not rule.good(value):
-            raise NPTError(f"{path} is {value!r}, but it must be {rule.allowed}.")
+        key = KEYS[path]
+        needed = bool(required) and path.startswith(required) and key.check is not None
+        if needed and _find(cfg, path) is MISSING:
+            raise NPTError(f"The config has no key {path}; set it to {key.allowed()}.")
+        _check_value(cfg, path, key)
+
+
+def check_engine(cfg: CfgNode) -> None:
+    """Raise the embedded engine's InvalidValue for a bad value of one of its keys.
+
+    An installed Dassl has no table of its keys.
+    """
+    if engine.describe().name != "embedded":
+        return
+    from dassl.config.defaults import KEYS as engine_keys
+    from dassl.utils.errors import InvalidValue
+
+    for path, row in engine_keys.items():
+        _check_value(cfg, path, Key(row.default, like(*row)), InvalidValue)
+
+
+def _check_value(cfg: CfgNode, path: str, key: Key, error: type[Exception] = BadValue) -> None:
+    value = _find(cfg, path)
+    if value is not MISSING and not key.accepts(value):
+        raise error(f"{path} is {shown(value)}, but it must be {key.allowed()}.")
 
 
 def _find(cfg: CfgNode, path: str) -> Any:
-    """The value at a dotted key, or None where the tree has no such key."""
+    """The value at a dotted key, or MISSING where the tree has no such key."""
     node: Any = cfg
     for part in path.split("."):
         if not isinstance(node, dict) or part not in node:
-            return None
+            return MISSING
         node = node[part]
     return node
 
@@ -158,6 +177,7 @@ class CheckedRoot(CfgNode):
 
     def _immutable(self, is_immutable: bool) -> None:
         if is_immutable:
+            check_engine(self)
             check(self, keys=keys_of_any_trainer())
             _warn_of_no_acceleration(self)
         super()._immutable(is_immutable)
@@ -177,8 +197,11 @@ class CheckedRoot(CfgNode):
 
     @classmethod
     def _decode_cfg_value(cls, value: Any) -> Any:
-        """As in yacs, except that nodes below the root become plain ones, as the tree has them."""
-        return CfgNode._decode_cfg_value(value)
+        """As in yacs, except that nodes below the root become plain ones, as the tree has them.
+
+        Text that Python cannot read as a value, however long or deep, stays text.
+        """
+        return CfgNode(value) if isinstance(value, dict) else literal(value)
 
 
 @contextmanager
@@ -202,8 +225,9 @@ def add_keys_to_defaults() -> None:
 
 
 def _warn_of_no_acceleration(cfg: CfgNode) -> None:
-    name = str(_find(cfg, "TRAINER.NAME") or "")
-    if _find(cfg, "MODEL.ACCELERATE") is True and name and not name.endswith("NPT"):
+    name = _find(cfg, "TRAINER.NAME")
+    named = isinstance(name, str) and name
+    if _find(cfg, "MODEL.ACCELERATE") is True and named and not name.endswith("NPT"):
         warnings.warn(
             f"MODEL.ACCELERATE acts on NPT trainers and not on {name}: for {name} itself name "
             f"{name}NPT with TRAINER.NPT.W1 0 TRAINER.NPT.W2 0, or call npt.accelerate.",
@@ -214,7 +238,20 @@ def _warn_of_no_acceleration(cfg: CfgNode) -> None:
 # --------------------------------------------------------------------------- merging
 def as_float(old: Any, new: Any) -> Any:
     """`new`, as a float where it is a whole number and `old` is a float."""
-    return float(new) if isinstance(old, float) and type(new) is int else new
+    fits = isinstance(old, float) and type(new) is int and abs(new) <= LARGEST
+    return float(new) if fits else new
+
+
+def literal(text: Any) -> Any:
+    """The Python value that a text writes out, or the text itself if it is none, or not a text."""
+    if not isinstance(text, str) or len(text) > LONGEST_LITERAL:
+        return text
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that Python does not know
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
 
 
 def _with_floats(node: CfgNode, like: CfgNode) -> CfgNode:
@@ -234,6 +271,8 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise NPTError(f"'{name}' is a folder: name a config file in it")
     if not path.is_absolute():
         import npt.configs
 
@@ -243,17 +282,6 @@ def find_config(name: str | os.PathLike[str]) -> Path:
             if installed.is_file():
                 return installed
     raise NPTError(f"there is no config file '{name}', neither from {Path.cwd()} nor among npt's")
-
-
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a yaml file; empty where the file is. `what` it should hold, for the error."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise NPTError(f"the file {path} is not valid yaml: {error}") from error
-    if values is not None and not isinstance(values, dict):
-        raise NPTError(f"the file {path} has no {what} at its top level")
-    return values or {}
 
 
 def merge_file(cfg: CfgNode, name: str | os.PathLike[str]) -> None:
@@ -298,26 +326,30 @@ def _typed(old: Any, new: Any, path: str, where: str) -> Any:
     for a tuple. NPTError where the type is another.
     """
     if isinstance(old, CfgNode):
-        raise NPTError(f"config key {path} in {where} is a section, give its keys, not {new!r}")
+        raise NPTError(
+            f"config key {path} in {where} is a section, give its keys, not {shown(new)}"
+        )
     if isinstance(new, str):
-        try:
-            literal = ast.literal_eval(new)
-        except (ValueError, SyntaxError):
-            literal = new  # a bare word
-        if isinstance(literal, str) or not isinstance(old, str):
-            new = literal
+        value = literal(new)
+        if isinstance(value, str) or not isinstance(old, str):
+            new = value
     new = as_float(old, new)
     if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         return type(old)(new)
-    if type(new) is not type(old) and old is not None and new is not None:
+    if isinstance(new, str) and not is_text(new):
+        raise NPTError(f"config key {path} in {where} is {shown(new)}, which is not {TEXT.allowed}")
+    if type(new) is not type(old) and old is not None:
         kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
         kind = kinds.get(type(old), "a list")
-        raise NPTError(f"config key {path} in {where} takes {kind} such as {old!r}, not {new!r}")
+        raise NPTError(
+            f"config key {path} in {where} takes {kind} such as {old!r}, not {shown(new)}"
+        )
     return new
 
 
 def _unknown_key(cfg: CfgNode, path: str, where: str) -> NPTError:
     known = list(_paths(cfg))
+    path = path[:SHOWN]
     close = difflib.get_close_matches(path.upper(), known, n=1, cutoff=0.6)
     if not close:  # the same last word under another node
         last = path.upper().rpartition(".")[2]

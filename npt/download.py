@@ -127,8 +127,7 @@ def _complete(url: str, part: Path, checked: bool) -> None:
 
 def _attempt(url: str, part: Path, checked: bool) -> None:
     """Request the missing bytes of `part`. Raises Interrupted if not all of them arrive."""
-    version = _version(part)
-    have, known = _size(part), version.read_text("utf-8") if version.is_file() else ""
+    have, known, version = _size(part), _known_version(part), _version(part)
     headers = {"User-Agent": "npt-clip", "Accept-Encoding": "identity"}
     if have and (known or checked):
         headers["Range"] = f"bytes={have}-"
@@ -198,11 +197,20 @@ def _save_version(version: Path, response: Any) -> None:
     """Save the ETag or date. A weak ETag is not used: it does not guarantee identical bytes."""
     etag = response.headers.get("ETag", "")
     value = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-    version.write_text(value, "utf-8")
+    version.write_text(value if value.isascii() else "", "ascii")
 
 
 def _version(part: Path) -> Path:
     return part.with_name(f"{part.name}.of")
+
+
+def _known_version(part: Path) -> str:
+    """The saved ETag or date; "" if there is none or it is damaged."""
+    try:
+        text = _version(part).read_text("ascii")
+    except (FileNotFoundError, ValueError):
+        return ""
+    return text if text.isprintable() else ""
 
 
 def _discard(part: Path) -> None:

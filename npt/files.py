@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from npt.errors import NPTError, UnwritableFile
 
+OTHER_COPY = "use another copy of it, or run the command that made it again"
 CHECKSUM = "sha256"  # the entry of a record with the checksum of the others
 
 
@@ -26,7 +27,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     """Open a temporary file that replaces `path` if the `with` block ends without an error.
 
     Readers see the complete old or the complete new content, also after a crash of the machine. A
-    missing folder is created. UnwritableFile if the system refuses. mode: "w" (text, UTF-8) or "wb".
+    missing folder is created. UnwritableFile if that is not possible. mode: "w" (UTF-8) or "wb".
     """
     path = Path(path)
     with writing(path):
@@ -128,13 +129,14 @@ def read_record(path: Path) -> dict[str, Any]:
         raise NPTError(f"{path} cannot be read ({reason}): delete it and run again.") from error
     if not isinstance(content, dict):
         raise NPTError(f"{path} does not contain a JSON object: delete it and run again.")
-    if content.pop(CHECKSUM, None) not in (None, _checksum(content)):
+    found = content.pop(CHECKSUM, None)
+    if found is not None and found != _checksum(content):
         raise NPTError(f"{path} was changed after it was written: delete it and run again.")
     return content
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -147,9 +149,9 @@ def check_zip(path: str | os.PathLike[str]) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # a damaged directory leads to many types
-        raise NPTError(f'"{path}" is damaged ({error}): use another copy of it') from error
+        raise NPTError(f'"{path}" is damaged ({error}): {OTHER_COPY}') from error
     if damaged is not None:
-        raise NPTError(f'"{path}" is damaged (in {damaged}): use another copy of it')
+        raise NPTError(f'"{path}" is damaged (in {damaged}): {OTHER_COPY}')
 
 
 # --------------------------------------------------------------------------- locks

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from yacs.config import CfgNode
 
+from npt.checks import TEXT, is_text, shown
 from npt.config import merge_file, merge_pairs
 from npt.errors import EXIT_BAD_INPUT, HINT, NPTError
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that prints errors as one sentence; its help names NPT_TRACEBACK."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As in argparse, which all its parsing goes through; arguments must be text."""
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
+            if not is_text(word):
+                self.error(f"the argument {shown(word)} is not {TEXT.allowed}")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"error: {message} (--help lists the flags)\n")
@@ -41,6 +52,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--model-dir", default="", help="folder of the run whose checkpoint is tested")
     add("--load-epoch", type=int, help="epoch of that checkpoint; without it the best or the last")
     add("--no-train", action="store_true", help="build everything and stop")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="delete what an earlier run has written to the output folder, and start anew",
+    )
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, last")
 
 
@@ -81,4 +97,16 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if not cfg[key].NAME:
             raise NPTError(f"no {key.lower()} is named: give {flag}, or {key}.NAME as a pair")
     cfg.freeze()
+    if cfg.RESUME:
+        _check_checkpoints(Path(cfg.RESUME))
     return cfg
+
+
+def _check_checkpoints(folder: Path) -> None:
+    """Raise NPTError where there is nothing to continue from."""
+    if not folder.is_dir():
+        raise NPTError(f"there is no folder '{folder}' to continue from: correct --resume (RESUME)")
+    if not any(folder.glob("*/checkpoint")) and not any(folder.glob("resume/*")):
+        raise NPTError(
+            f"the folder '{folder}' has no checkpoint to continue from: correct --resume (RESUME)"
+        )

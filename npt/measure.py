@@ -262,12 +262,12 @@ class Measured(TrainerX):
             self._measure_digest = identity.data_digest(self.dm.dataset)
         return self._measure_digest
 
-    def _measure_loaded(self, directory: str, epoch: int | None) -> None:
+    def _measure_loaded(self, directory: Any, epoch: int | None) -> None:
         """Note which model is loaded. Subclasses call it in `load_model`."""
-        if not isinstance(directory, (str, os.PathLike)):
-            return  # a host's own way of loading
-        models = Path(directory or ".").glob("*/model*")
-        self._measure_model = directory and {
+        if not directory or not isinstance(directory, (str, os.PathLike)):
+            return  # nothing was loaded, or in a host's own way
+        models = Path(directory).glob("*/model*")
+        self._measure_model = {
             "folder": os.path.abspath(directory),
             "epoch": epoch,
             "modified": max((path.stat().st_mtime_ns for path in models), default=None),

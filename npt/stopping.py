@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -38,13 +39,16 @@ def _exit(number: int, frame: Any) -> None:
 
 
 class Deferred:
-    """Inside a `with` block, a signal to stop only sets `signal`; a second one stops at once.
+    """Inside a `with` block, a signal to stop only sets `signal`; a later one stops at once.
 
-    Handlers can be set in the main thread only, so in another thread nothing changes.
+    Signals that come within a second of the first are the same request: a cluster signals all
+    processes of a job, and their parents pass the signal on. Handlers can be set in the main thread
+    only, so in another thread nothing changes.
     """
 
     def __init__(self) -> None:
         self.signal = ""  # the name of the first signal received
+        self._first = 0.0  # time of that signal
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Deferred:
@@ -64,10 +68,12 @@ class Deferred:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        again = bool(self.signal)
-        self.signal = self.signal or signal.Signals(number).name
-        if again:
-            raise SystemExit(self.exit_code)
+        now = time.monotonic()
+        if self.signal:
+            if now - self._first > 1:
+                raise SystemExit(self.exit_code)
+            return
+        self.signal, self._first = signal.Signals(number).name, now
         # print() cannot be used here: the signal may have interrupted another print().
         with suppress(OSError):
             os.write(2, f"{self.signal}: the run stops after this step.\n".encode())

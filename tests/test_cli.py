@@ -61,6 +61,16 @@ def refused(capsys):
         ([*MAPLE, *DATA, "--root", "/nowhere", "DATASET.NAME", "EuroSAT"], ["/nowhere"]),
         ([*MAPLE, *DATA, "DATASET.NAME", "EuroSAT"], ["--root"]),
         ([*MAPLE, *DATA, *QUICK, "OPTIM.NAME", "lion"], ["OPTIM.NAME", "lion"]),
+        ([*MAPLE, *DATA, *QUICK, "OPTIM.WARMUP_EPOCH", "2"], ["OPTIM.WARMUP_EPOCH", "MAX_EPOCH"]),
+        ([*MAPLE, *DATA, *QUICK, "INPUT.SIZE", "(32, 16)"], ["INPUT.SIZE", "(32, 32)"]),
+        ([*MAPLE, *DATA, *QUICK, "INPUT.NO_TRANSFORM", "True"], ["NO_TRANSFORM", "False"]),
+        ([*MAPLE, *DATA, *QUICK, "DATALOADER.K_TRANSFORMS", "2"], ["K_TRANSFORMS"]),
+        ([*MAPLE, *DATA, *QUICK, "TRAINER.MAPLE.N_CTX", "1000000000"], ["N_CTX", "75"]),
+        ([*MAPLE, *DATA, *QUICK, "--resume", "no/run"], ["--resume", "before"]),
+        ([*MAPLE, *DATA, "--resume", "no/run", *QUICK], ["--resume", "no/run"]),
+        ([*MAPLE, *DATA, *QUICK, "RESUME", "no/run"], ["--resume", "no/run"]),
+        ([*MAPLE, *DATA, *QUICK, "OUTPUT_DIR", "a\udcff"], ["a\\udcff", "UTF-8"]),
+        (["--seed", "4294967296", *MAPLE, *DATA, *QUICK], ["SEED", "4294967295"]),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(refused, tmp_path, argv, words):

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from npt import config
-from npt.config import COUNT, Check, Key, one_of
+from npt.checks import one_of, whole
+from npt.config import Key
 
 if TYPE_CHECKING:
     from npt.trainers.cocoop import CoCoOp
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "CoCoOp", "CoOp", "MaPLe", "ZeroshotCLIP", "add_to_registry"]
 
 PREC = Key("fp16", one_of("fp16", "fp32", "amp"))  # precision of the frozen CLIP
-DEPTH = Check(lambda v: type(v) is int and 1 <= v <= 12, "a whole number from 1 to 12")
+CONTEXT = whole(1, 75)  # tokens: CLIP takes 77, with two of its own
+DEPTH = whole(1, 12)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ METHODS = {
         "coop",
         "COOP",
         {
-            "N_CTX": Key(16, COUNT),  # context tokens
+            "N_CTX": Key(16, CONTEXT),  # context tokens
             "CSC": Key(False),  # class-specific contexts: context vectors for each class
             "CTX_INIT": Key(""),  # words that initialise the context vectors; "": random
             "PREC": PREC,
@@ -50,13 +52,13 @@ METHODS = {
         },
     ),
     "CoCoOp": Method(
-        "cocoop", "COCOOP", {"N_CTX": Key(16, COUNT), "CTX_INIT": Key(""), "PREC": PREC}
+        "cocoop", "COCOOP", {"N_CTX": Key(16, CONTEXT), "CTX_INIT": Key(""), "PREC": PREC}
     ),
     "MaPLe": Method(
         "maple",
         "MAPLE",
         {
-            "N_CTX": Key(2, COUNT),
+            "N_CTX": Key(2, CONTEXT),
             "CTX_INIT": Key("a photo of a"),
             "PREC": PREC,
             "PROMPT_DEPTH": Key(9, DEPTH),  # number of layers with prompts

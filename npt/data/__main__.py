@@ -25,13 +25,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="what is there, what is missing, where it comes from")
     check.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all)")
-    check.add_argument("--root", required=True, type=Path, help="folder of the data sets")
+    check.add_argument("--root", required=True, help="folder of the data sets")
     check.add_argument("--deep", action="store_true", help="decode every image")
     check.set_defaults(do=check_command)
 
     prepare = commands.add_parser("prepare", help="download, verify and unpack data sets")
     prepare.add_argument("names", nargs="+", metavar="NAME", help="data sets, or CLIP models")
-    prepare.add_argument("--root", type=Path, help="folder of the data sets")
+    prepare.add_argument("--root", help="folder of the data sets")
     prepare.set_defaults(do=prepare_command)
 
     show = commands.add_parser("show", help="class counts before and after imbalance")
@@ -61,15 +61,17 @@ def find_row(name: str) -> Row:
 
 def check_command(args: argparse.Namespace) -> int:
     from npt.data import check
+    from npt.datasets.base import data_root
     from npt.datasets.catalog import CATALOG
 
-    if not args.root.is_dir():
+    root = data_root(args.root)
+    if not root.is_dir():
         raise NPTError(f"--root {args.root} is not a folder: give the folder of the data sets")
     rows = [find_row(name) for name in args.names] or list(CATALOG.values())
-    reports = [check.survey(row, args.root.absolute(), args.deep) for row in rows]
+    reports = [check.survey(row, root, args.deep) for row in rows]
     print(check.table(reports, args.deep))
     for found in reports:
-        lines = check.explain(found, args.root)
+        lines = check.explain(found, Path(args.root))
         if lines:
             print("\n" + "\n".join(lines))
     return 0 if all(found.complete for found in reports) else EXIT_INCOMPLETE
@@ -86,13 +88,14 @@ def prepare_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare_data(row: Row, root: Path | None) -> None:
+def _prepare_data(row: Row, folder: str | None) -> None:
     from npt.data import check
     from npt.data.prepare import prepare
+    from npt.datasets.base import data_root
 
-    if root is None:
+    if folder is None:
         raise NPTError(f"{row.name} needs --root: the folder in which to put the data sets")
-    root = root.expanduser().absolute()
+    root = data_root(folder)
     problems = prepare(row, root)
     report = check.survey(row, root)
     if not report.usable:

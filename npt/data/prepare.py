@@ -7,18 +7,18 @@ files in that folder. Existing files of the data set are never changed.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 
 from npt.data.sources import Piece, pieces
-from npt.data.unpack import BadArchive, unpack
+from npt.data.unpack import BadArchive, allowance, unpack
+from npt.datasets.base import read_json
 from npt.datasets.catalog import CATALOG, Row
 from npt.download import digest, fetch
 from npt.errors import NPTError
-from npt.files import locked, write_json
+from npt.files import locked, read_record, write_record
 
 RECORD = "prepared.json"  # addresses, sizes and checksums of the downloads of a data set
 
@@ -101,7 +101,8 @@ def _unpack(piece: Piece, file: Path, ready: Path, missing: dict[str, str]) -> N
         unpack(file, outer, [piece.nested])
         if not (outer / piece.nested).is_file():
             raise BadArchive(f"{file} does not contain {piece.nested}: is it the right archive?")
-        unpack(outer / piece.nested, ready, list(missing))
+        allowed = allowance(file.stat().st_size)
+        unpack(outer / piece.nested, ready, list(missing), allowed)
     else:
         unpack(file, ready, list(missing))
     for member in missing:
@@ -124,14 +125,14 @@ def _check_form(file: Path, piece: Piece) -> None:
     if piece.checksum:
         return
     try:
-        text = file.read_text(encoding="utf-8")
         if file.suffix == ".json":
-            content = json.loads(text)
+            content = read_json(file)
             valid = isinstance(content, dict) and (
                 not file.name.startswith("split_") or {"train", "val", "test"} <= set(content)
             )
         else:  # ImageNet's class names
-            valid = all(re.match(r"n\d{8} \S", line) for line in text.splitlines()) and bool(text)
+            lines = file.read_text(encoding="utf-8").splitlines()
+            valid = bool(lines) and all(re.match(r"n\d{8} \S", line) for line in lines)
     except ValueError:
         valid = False
     if not valid:
@@ -142,9 +143,9 @@ def _check_form(file: Path, piece: Piece) -> None:
 
 
 def _record(path: Path, missing: dict[str, str], entry: dict[str, object]) -> None:
-    """Add an entry for each file that was moved into place."""
+    """Add an entry for each file that was moved into place. A damaged record is replaced."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_record(path)
+    except NPTError:
         record = {}
-    write_json(path, {**record, **{place: entry for place in missing.values()}})
+    write_record(path, {**record, **{place: entry for place in missing.values()}})

@@ -4,7 +4,9 @@
 values of the file (`build_model` of the package clip rounds them to float16).
 """
 
+import io
 import os
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ import torch
 from torch import Tensor
 
 from npt.download import fetch, has_checksum
+from npt.encoders.archive import is_archive, read_archive
 from npt.encoders.openai import CLIP, build_model, clip
 from npt.errors import NPTError
 from npt.files import atomic_write
 
 TINY_FILE = Path(__file__).with_name("tiny_clip.npz")
 VOCABULARY = 49408
+LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first number in files of torch before 1.6
 SCALARS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's files, not weights
 NEEDED = (
     "visual.conv1.weight",
@@ -35,12 +39,14 @@ def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
     """A frozen CLIP in float32, in eval mode.
 
     name: one of clip.available_models(), the path of a JIT archive or of a state dict, or "tiny".
+    Nothing in a file is executed (see `npt.encoders.archive`), and its checksums are verified.
     Raises NPTError if there is no such model, or it cannot be read or downloaded.
     """
     if name == "tiny":
-        model = build(read_tiny(TINY_FILE), name)
+        model = build(read_tiny(TINY_FILE), str(TINY_FILE))
     elif name in clip.available_models():
-        model = download(name)
+        file = str(download(name))
+        model = build(read_file(file), file)
     elif os.path.isfile(name):
         model = build(read_file(name), name)
     else:
@@ -66,12 +72,11 @@ def fetch_openai(name: str) -> Path:
     return fetch(url, file, checksum)
 
 
-def download(name: str) -> CLIP:
-    """One of OpenAI's models, from the cache ~/.cache/clip or the network."""
+def download(name: str) -> Path:
+    """The file of one of OpenAI's models, in the cache ~/.cache/clip or from the network."""
     try:
-        fetch_openai(name)
-        return clip.load(name, device="cpu", jit=False)[0]
-    except (NPTError, OSError, RuntimeError) as error:
+        return fetch_openai(name)
+    except (NPTError, OSError) as error:
         reason = str(error).rstrip(".")
         raise NPTError(
             f"CLIP {name} is not in ~/.cache/clip and cannot be downloaded ({reason}); copy its "
@@ -79,32 +84,41 @@ def download(name: str) -> CLIP:
         ) from error
 
 
-def read_file(path: str) -> dict[str, Tensor]:
-    """The state dict in a JIT archive or in a file that torch.save wrote."""
+def read_file(path: str) -> dict[str, Any]:
+    """The state dict in a JIT archive or in a file that torch.save wrote; nothing is executed.
+
+    NPTError if the file is neither, or a checksum in it is wrong.
+    """
     try:
-        if is_jit_archive(path):
-            return torch.jit.load(path, map_location="cpu").state_dict()
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return read_archive(path) if is_archive(path) else _read_legacy(path)
     except Exception as error:  # zipfile, pickle and torch raise many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
         raise NPTError(
-            f"cannot read {path} (MODEL.BACKBONE.NAME) as a JIT archive or a state dict: {reason}"
+            f"cannot read {path} (MODEL.BACKBONE.NAME) as a JIT archive or a state dict: {reason}; "
+            "get the file again"
         ) from error
+
+
+def _read_legacy(path: str) -> dict[str, Any]:
+    """The state dict in a file of torch before 1.6, which has no checksums."""
+    content = Path(path).read_bytes()
+    if LEGACY not in content[:32]:
+        raise ValueError("it is not a file of torch")
+    stream = io.BytesIO(content)
+    state = torch.load(stream, map_location="cpu", weights_only=True)
+    if stream.tell() < len(content):
+        raise ValueError("it continues after its end")
     if not isinstance(state, dict):
-        raise NPTError(
-            f"{path} (MODEL.BACKBONE.NAME) contains a {type(state).__name__}, not a state dict"
-        )
+        raise ValueError(f"it contains a {type(state).__name__}, not a state dict")
+    warnings.warn(
+        f"{path} has the format of torch before 1.6, in which damage cannot be noticed: save the "
+        "state dict again with torch.save.",
+        stacklevel=4,
+    )
     return state
 
 
-def is_jit_archive(path: str) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def build(state: dict[str, Tensor], source: str) -> CLIP:
+def build(state: dict[str, Any], source: str) -> CLIP:
     """A CLIP in float32 with exactly the values of `state`; `source` is named in errors."""
     missing = [key for key in NEEDED if key not in state]
     if missing:
@@ -112,14 +126,21 @@ def build(state: dict[str, Tensor], source: str) -> CLIP:
             f"{source} (MODEL.BACKBONE.NAME) is not a CLIP's state dict: it has no {missing[0]}"
         )
     weights = {key: value for key, value in state.items() if key not in SCALARS}
+    where = f"{source} (MODEL.BACKBONE.NAME)"
+    for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise NPTError(f"{where} is not a CLIP's state dict: its entry {key!r} is no tensor")
+        if not torch.isfinite(value).all():
+            raise NPTError(
+                f"{where} has infinite numbers or NaN in {key}: it is damaged, or its training "
+                "failed; get the file again"
+            )
     try:
         model = build_model(dict(weights)).float()
         model.load_state_dict(weights)  # build_model has rounded the values
-    except (RuntimeError, AssertionError, KeyError, AttributeError) as error:
+    except Exception as error:  # the constructors of clip and torch raise many types
         reason = " ".join(str(error).split())[:300]
-        raise NPTError(
-            f"{source} (MODEL.BACKBONE.NAME) is not a CLIP's state dict: {reason}"
-        ) from error
+        raise NPTError(f"{where} is not a CLIP's state dict: {reason}") from error
     return model
 
 
@@ -132,20 +153,21 @@ def base_embedding(width: int) -> np.ndarray:
 def read_tiny(path: Path) -> dict[str, Tensor]:
     """The state dict in a file that `pack_tiny` wrote."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # numpy does not read all that is needed for the checksums
+        if damaged:
+            raise ValueError(f"{damaged} is damaged")
         with np.load(path, allow_pickle=False) as arrays:
-            state = {key: arrays[key] for key in arrays.files}
-        ids, rows = state.pop("token_ids"), state.pop("token_rows")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            state = {key: np.array(arrays[key], dtype=np.float32) for key in arrays.files}
+        ids, rows = state.pop("token_ids").astype(np.int64), state.pop("token_rows")
+        state["token_embedding.weight"] = base_embedding(rows.shape[1])
+        state["token_embedding.weight"][ids] = rows
+    except Exception as error:  # zipfile, zlib and numpy raise many types
         raise NPTError(
             f"the small CLIP cannot be read from {path} ({error}); reinstall npt-clip, or create "
             "the file with scripts/pretrain_tiny.py"
         ) from error
-    embedding = base_embedding(rows.shape[1])
-    embedding[ids] = rows
-    state["token_embedding.weight"] = embedding
-    return {
-        key: torch.from_numpy(np.array(value, dtype=np.float32)) for key, value in state.items()
-    }
+    return {key: torch.from_numpy(value) for key, value in state.items()}
 
 
 def pack_tiny(

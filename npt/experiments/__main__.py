@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from npt.errors import NPTError, report
-from npt.files import atomic_write, locked
+from npt.experiments.stopping import exit_code, preemptible
+from npt.files import atomic_write, locked, remove_leftovers
 from npt.flags import Parser, add_flags
 
 EXIT_FAILED_RUNS = 1
-EXIT_INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    from npt.experiments import plan, runner
+    from npt.experiments import plan, runner, state
 
     if args.jobs is not None and args.jobs < 1:
         raise NPTError(f"--jobs is the number of runs at a time, at least 1, not {args.jobs}")
@@ -89,19 +89,26 @@ def run_command(args: argparse.Namespace) -> int:
     runs = experiment.runs(args.out)
     with locked(args.out / ".lock", f"running an experiment in {args.out}"):
         for run in runs:
+            for folder in (run.folder, *map(run.output, run.evaluations)):
+                remove_leftovers(folder)
+            for words in state.damages(run.folder, [e.name for e in run.evaluations]).values():
+                print(f"warning: {words} This is done now.", file=sys.stderr)
             runner.check_record(run)
-        waiting = [run for run in runs if not runner.is_complete(run)]
+        waiting = [run for run in runs if not state.is_complete(run)]
         print(experiment.title or args.experiment)
         print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete in {args.out}")
-        runner.validate(waiting)
         try:
+            runner.validate(waiting)
             outcomes = _execute(runs, len(waiting), args.jobs)
-        except KeyboardInterrupt:
-            print("interrupted; run the same command again to continue", file=sys.stderr)
-            return EXIT_INTERRUPTED
+        except KeyboardInterrupt as stop:
+            done = sum(map(state.is_complete, runs))
+            raise type(stop)(
+                f"{done} of {len(runs)} runs are complete in {args.out}; the same command goes on"
+            ) from None
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed:
-        print(f"failed: {outcome.run.name}: {outcome.error} (see {outcome.log})", file=sys.stderr)
+        where = f" (see {outcome.log})" if outcome.log and outcome.log.exists() else ""
+        print(f"failed: {outcome.run.name}: {outcome.error}{where}", file=sys.stderr)
     return EXIT_FAILED_RUNS if failed else 0
 
 
@@ -135,16 +142,17 @@ def _execute(runs: Sequence[Any], total: int, jobs: int | None) -> list[Any]:
 
 def _headline(outcome: Any) -> str:
     """The test accuracy of each evaluation, or FAILED."""
-    from npt.results import read_results
+    from npt.experiments import state
 
+    run = outcome.run
     if outcome.error:
         return "FAILED"
-    parts = []
-    for evaluation in outcome.run.evaluations:
-        results = read_results(outcome.run.output(evaluation))
-        if "test" in results:
-            parts.append(f"{evaluation.name} {results['test']['accuracy']:.1f}")
-    return " ".join(parts)
+    parts = state.figures(run.folder, [e.name for e in run.evaluations], run.train)
+    return " ".join(
+        f"{name} {found['test'].get('accuracy') or 0:.1f}"
+        for name, found in parts.items()
+        if "test" in found
+    )
 
 
 def table_command(args: argparse.Namespace) -> int:
@@ -215,7 +223,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if takes_pairs:
         args.opts = pairs
     try:
-        return args.do(args)
+        with preemptible():
+            return args.do(args)
+    except KeyboardInterrupt as stop:
+        print(f"stopped: {stop or 'the same command starts again'}", file=sys.stderr)
+        return exit_code(stop)
     except Exception as error:
         return report(error)
 

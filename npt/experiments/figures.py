@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import os
 import shlex
+import zlib
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import matplotlib
 import numpy as np
 
 from npt.errors import NPTError
-from npt.experiments.runner import RECORD, has_checkpoint
-from npt.files import atomic_write, read_record
+from npt.experiments.state import figures, has_checkpoint, read_result, runs_in
+from npt.files import atomic_write
 from npt.flags import parse_args, setup_cfg
 from npt.measure import Measured
 from npt.results import RESULT
@@ -50,8 +52,12 @@ class SplitFeatures:
 
     @classmethod
     def load(cls, path: Path) -> SplitFeatures:
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+        """NPTError, naming the file, if it is damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            raise NPTError(f"{path} is damaged ({error}): delete it and run again.") from error
 
 
 # --------------------------------------------------------------------------- features
@@ -110,11 +116,17 @@ def choose(
     """The runs of a figure, as (folder, record), in the order of `labels`.
 
     All have the same data set, ratio and seed. The defaults are the first data set, the smallest
-    ratio and the smallest seed.
+    ratio and the smallest seed. Runs that are not complete are left out.
     """
-    found = [(path.parent, read_record(path)) for path in sorted(folder.rglob(RECORD))]
+    found = [
+        (path, run)
+        for path, run in runs_in(folder)
+        if all(figures(path, list(run["commands"]), run["train"]).values())
+    ]
     if not found:
-        raise NPTError(f"there are no runs in {folder}: run an experiment with --out {folder}")
+        raise NPTError(
+            f"there are no complete runs in {folder}: run an experiment with --out {folder}"
+        )
     found.sort(key=lambda run: run[1]["position"])
     smallest = min(record["ratio"] for _, record in found)
     for key, value, default in (
@@ -192,8 +204,7 @@ def plot(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: i
 
 def _title(folder: Path, label: str) -> str:
     """The label and, below it, the accuracy and the measures of the test that have values."""
-    path = folder / RESULT
-    result = read_record(path) if path.is_file() else {}
+    result = read_result(folder / RESULT)
     test = result.get("results", {}).get("test")
     if not test:
         return label

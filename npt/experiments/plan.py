@@ -27,10 +27,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from npt.config import find_config, read_yaml
+from npt.config import find_config
 from npt.errors import NPTError
+from npt.yaml_file import read_value, read_yaml
 
 Entries = tuple[dict[str, str], ...]  # the evaluations of a protocol
 
@@ -130,6 +129,11 @@ class Run:
             "config": self.config,
             "config_sha256": _digest(self.config),
             "opts": {key: str(value) for key, value in self.opts},
+            "data": {
+                e.name: f"{e.classes} classes of {dataset_name(e.dataset)} "
+                f"(sha256 {_digest(dataset_config(e.dataset))[:16]})"
+                for e in self.evaluations
+            },
             "commands": {
                 e.name: shlex.join(["python", "train.py", *self.argv(e)]) for e in self.evaluations
             },
@@ -260,9 +264,10 @@ def _override(values: dict[str, Any], overrides: list[str]) -> None:
         if key == key.upper():
             values["opts"] = {**(values.get("opts") or {}), key: text}
             continue
-        value = yaml.safe_load(text)
+        value = read_value(text, f"the value of {key}")
         if isinstance(value, str) and "," in value:
-            value = [yaml.safe_load(part) for part in value.split(",") if part.strip()]
+            parts = filter(str.strip, value.split(","))
+            value = [read_value(part, f"the value of {key}") for part in parts]
         if key == "trainers":
             known = values.get("trainers") or {}
             chosen = value if isinstance(value, list) else [value]

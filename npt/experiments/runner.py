@@ -1,8 +1,8 @@
 """Executes the runs of an experiment in worker processes; see `execute`.
 
 A worker process executes many runs, one at a time with one thread, so that it imports torch once.
-The files in a run's folder are its state: a test with results in result.json is never repeated, and
-a training that was interrupted starts again from the beginning.
+The files in a run's folder are its state (`npt.experiments.state`): a test with results in
+result.json is not repeated, and a training that was interrupted goes on from its last step.
 """
 
 from __future__ import annotations
@@ -11,27 +11,44 @@ import gc
 import io
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from npt.errors import NPTError, sentence
 from npt.experiments.plan import Evaluation, Run, dataset_name
-from npt.files import read_record, write_json
+from npt.experiments.state import (
+    RECORD,
+    has_checkpoint,
+    has_trained,
+    is_complete,
+    missing_splits,
+    read_run,
+    remove_checkpoints,
+    remove_damaged,
+    remove_result,
+)
+from npt.experiments.stopping import block_interrupts
+from npt.files import write_record
 from npt.flags import parse_args, setup_cfg
-from npt.results import read_results
-from npt.session import build, check_names, load, session
+from npt.identity import FREE, UNSET
+from npt.identity import WAYS_OUT as WAYS_OUT_OF_TRAINING
+from npt.results import RESULT
+from npt.session import build, check_names, load, remove_run, session
+from npt.stopping import exiting
+from npt.trainers.checkpoints import BEST
 
-RECORD = "run.json"
+DATA = "the data of"  # in place of a key, in messages
+WAYS_OUT = "use another --out folder, or delete this folder"
 
 
 @dataclass(frozen=True)
@@ -44,70 +61,110 @@ class Outcome:
     log: Path | None = None  # the log file with the traceback of an error
 
 
-# --------------------------------------------------------------------------- state on disk
-def missing_splits(run: Run, evaluation: Evaluation) -> list[str]:
-    """The splits of an evaluation that have no results yet."""
-    done = read_results(run.output(evaluation))
-    return [split for split in evaluation.splits if split not in done]
-
-
-def is_complete(run: Run) -> bool:
-    return not any(missing_splits(run, evaluation) for evaluation in run.evaluations)
-
-
-def has_checkpoint(folder: Path) -> bool:
-    return any(folder.glob("*/model*.pth.tar*"))
-
-
-def remove_checkpoints(run: Run) -> None:
-    """Delete the models and event files of a run, which are most of its size."""
-    for evaluation in run.evaluations:
-        folder = run.output(evaluation)
-        for inside in folder.iterdir() if folder.is_dir() else ():
-            if inside.is_dir():
-                shutil.rmtree(inside)
-
-
-def check_record(run: Run) -> None:
-    """NPTError if the run's folder has results of a run with other settings."""
-    path = run.folder / RECORD
-    if not path.is_file() or not any(read_results(run.output(e)) for e in run.evaluations):
-        return
-    old, new = read_record(path), run.record()
-    for key in ("trainer", "config", "config_sha256", "train", "opts"):
-        if old.get(key) != new[key]:
-            changed = f"{key} {old.get(key)!r}, now {new[key]!r}"
-            if key == "config_sha256":
-                changed = f"an earlier content of {new['config']}"
-            if key == "opts":
-                before, now = old.get(key, {}), new[key]
-                name = next(k for k in {**before, **now} if before.get(k) != now.get(k))
-                changed = f"{name} {before.get(name, '(unset)')}, now {now.get(name, '(unset)')}"
-            raise NPTError(
-                f"{run.folder} has results of a run with {changed}: "
-                "use another --out folder, or delete this folder"
-            )
-
-
 # --------------------------------------------------------------------------- one run
+def check_record(run: Run) -> None:
+    """NPTError if the run's folder has been used by a run with other settings."""
+    record = read_run(run.folder)
+    if not (record and _is_used(run)):
+        return
+    old, new = _settings(record), _settings(run.record())
+    changed = []
+    for key in {**old, **new}:
+        before, now = (x.get(key, UNSET) for x in (old, new))
+        added = UNSET in (before, now) and key.startswith(DATA)  # an evaluation more or less
+        if before != now and not added and key not in FREE:
+            changed.append(f"{key} {before}, now {now}")
+    if changed:
+        raise NPTError(
+            f"{run.folder} has results of a run with {'; '.join(changed[:3])}: {WAYS_OUT}"
+        )
+
+
+def _is_used(run: Run) -> bool:
+    """Whether a run has written anything but run.json into the folder."""
+    folders = [run.output(evaluation) for evaluation in run.evaluations]
+    return any(
+        (folder / RESULT).exists() or has_checkpoint(folder) or (folder / "resume").exists()
+        for folder in folders
+    )
+
+
+def _settings(record: dict[str, Any]) -> dict[str, str]:
+    """What a run's figures depend on, by the words of a message."""
+    return {
+        "trainer": str(record["trainer"]),
+        "train": str(record["train"]),
+        "config": str(record.get("config")),
+        "a content of that file with sha256": str(record.get("config_sha256")),
+        **{key: str(value) for key, value in record.get("opts", {}).items()},
+        **{f"{DATA} {name}": str(data) for name, data in record.get("data", {}).items()},
+    }
+
+
 def execute_run(run: Run) -> None:
-    """Train and test one run in this process; results that its folder has are not repeated."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_json(run.folder / RECORD, run.record())
+    """Train and test one run in this process; what its folder has on record is not repeated."""
+    known = bool(read_run(run.folder)) or not _is_used(run)
+    remove_damaged(run)
+    if known or not run.train:
+        _claim(run, known)
     first = run.evaluations[0]
-    if run.train and not (read_results(run.output(first)) and has_checkpoint(run.output(first))):
-        for evaluation in run.evaluations:
-            shutil.rmtree(run.output(evaluation), ignore_errors=True)
-        with _trainer(run, first) as trainer:
-            trainer.train()
-            _test(trainer, run, first)
+    if run.train and not is_complete(run):
+        if known:
+            _check_models(run)
+        if missing_splits(run, first):
+            with _trainer(run, first) as trainer:
+                trainer.train()  # goes on from the last step; after the last one it only tests
+                _claim(run, known)
+                _test(trainer, run, first)
     for evaluation in run.evaluations:
         if missing_splits(run, evaluation):
+            remove_result(run.output(evaluation))  # it may be of a model that was there before
             with _trainer(run, evaluation) as trainer:
                 load(trainer, str(run.output(first)) if run.train else "")
                 _test(trainer, run, evaluation)
     if not run.keep_checkpoints:
         remove_checkpoints(run)
+
+
+def _claim(run: Run, known: bool) -> None:
+    """Write run.json. In a folder that had none, figures of evaluations do not count.
+
+    Those of a training count after `train`, which compares the configuration there with its own.
+    """
+    for evaluation in () if known else run.evaluations[run.train :]:
+        remove_result(run.output(evaluation))
+    write_record(run.folder / RECORD, run.record())
+
+
+def _check_models(run: Run) -> None:
+    """Delete a training whose model is damaged or gone, so that it starts anew.
+
+    An unfinished training keeps its best model beside what it goes on from, and needs both.
+    """
+    folder = run.output(run.evaluations[0])
+    cfg = setup_cfg(parse_args(run.argv(run.evaluations[0])))
+    best = cfg.TEST.FINAL_MODEL == "best_val" and not cfg.TEST.NO_TEST
+    name = BEST if best else f"model.pth.tar-{cfg.OPTIM.MAX_EPOCH}"
+    models = list(folder.glob(f"*/{name}"))
+    began = has_checkpoint(folder) or (folder / "resume").is_dir()
+    problem = next(filter(None, map(_damage, models)), None)
+    if problem is None and not models and (has_trained(folder) or (best and began)):
+        problem = f"{folder} has no {name} any more"
+    if problem is not None:
+        # sys.stderr is the run's log.
+        print(f"warning: {problem}: {run.name} is trained anew", file=sys.__stderr__)
+        remove_run(folder)
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in a sentence."""
+    from dassl.utils import load_checkpoint
+
+    try:
+        load_checkpoint(str(path))
+        return None
+    except Exception as error:  # damaged bytes lead to many types
+        return (sentence(error) or f"{path} is damaged ({error})").rstrip(".")
 
 
 @contextmanager
@@ -131,27 +188,48 @@ def _test(trainer: Any, run: Run, evaluation: Evaluation) -> None:
 
 
 # --------------------------------------------------------------------------- workers
-def _work(pipe: Connection, execute: Callable[[Run], None], environment: dict[str, str]) -> None:
+def _work(
+    pipe: Connection,
+    execute: Callable[[Run], None],
+    environment: dict[str, str],
+    start_method: str,
+) -> None:
     """The main function of a worker process.
 
     Receives runs from the pipe, executes them and sends (seconds, error, log) back, until the pipe
-    is closed.
+    is closed. At a signal to stop, a training saves its state and ends the process; at any other
+    time the process just ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
+    block_interrupts(False)
+    # Else it is "spawn", as of this process, and each data loader's worker would import torch.
+    multiprocessing.set_start_method(start_method, force=True)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ.update(environment)
+    try:
+        with exiting():
+            _serve(pipe, execute)
+    finally:
+        # The workers of a data loader ignore SIGTERM, with which multiprocessing would end them.
+        for child in multiprocessing.active_children():
+            child.kill()
+
+
+def _serve(pipe: Connection, execute: Callable[[Run], None]) -> None:
+    """The loop of `_work`."""
     import torch
 
     torch.set_num_threads(1)
     while True:
         try:
             run = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         start = time.perf_counter()
         error, log = _attempt(run, execute)
         gc.collect()  # trainers have reference cycles
-        pipe.send((time.perf_counter() - start, error, log))
+        with suppress(BrokenPipeError):  # the parent process has stopped
+            pipe.send((time.perf_counter() - start, error, log))
 
 
 def _exit_with_parent() -> None:
@@ -175,11 +253,18 @@ def _attempt(run: Run, execute: Callable[[Run], None]) -> tuple[str | None, Path
             return None, None
         except Exception as error:
             log = _log_of(run)
-            with open(log, "a", encoding="utf-8") as file:
-                traceback.print_exception(error, file=file)
-            return sentence(error) or f"{type(error).__name__}: {error}", log
+            with suppress(OSError):  # the disk may be full
+                log.parent.mkdir(parents=True, exist_ok=True)
+                with open(log, "a", encoding="utf-8") as file:
+                    traceback.print_exception(error, file=file)
+            return _words(error), log
         finally:
             sys.stdout, sys.stderr = console, errors
+
+
+def _words(error: Exception) -> str:
+    words = sentence(error) or f"{type(error).__name__}: {error}"
+    return words.replace(WAYS_OUT_OF_TRAINING, WAYS_OUT)
 
 
 class _ToStdout(io.TextIOBase):
@@ -195,9 +280,7 @@ class _ToStdout(io.TextIOBase):
 def _log_of(run: Run) -> Path:
     """The log that was written last. If there is none, the log of the first evaluation."""
     logs = sorted(run.folder.glob("*/log.txt*"), key=lambda path: path.stat().st_mtime)
-    path = logs[-1] if logs else run.output(run.evaluations[0]) / "log.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return logs[-1] if logs else run.output(run.evaluations[0]) / "log.txt"
 
 
 class _Worker:
@@ -206,32 +289,48 @@ class _Worker:
     def __init__(self, execute: Callable[[Run], None], environment: dict[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, worker_pipe = context.Pipe()
-        self.process = context.Process(target=_work, args=(worker_pipe, execute, environment))
-        self.process.start()
+        arguments = (worker_pipe, execute, environment, multiprocessing.get_start_method())
+        self.process = context.Process(target=_work, args=arguments)
+        resource_tracker.ensure_running()  # its own start would let SIGINT through
+        block_interrupts(True)  # Ctrl-C while the process starts would end it with a traceback
+        try:
+            self.process.start()
+        finally:
+            block_interrupts(False)
         worker_pipe.close()
         self.run: Run | None = None  # None if the worker is idle
         self.started = 0.0
 
     def begin(self, run: Run) -> None:
         self.run, self.started = run, time.perf_counter()
-        self.pipe.send(run)
+        with suppress(OSError):  # a process that has ended shows in `outcome`
+            self.pipe.send(run)
 
     def outcome(self, run: Run) -> Outcome:
         """Receive the outcome of the current run. It is a failure if the process has ended."""
         self.run = None
         try:
             seconds, error, log = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self.process.join()
             error, log = f"its process ended with exit code {self.process.exitcode}", _log_of(run)
             seconds = time.perf_counter() - self.started
         return Outcome(run, seconds, error, log)
 
-    def stop(self) -> None:
-        self.pipe.close()
-        if self.run is not None:
-            self.process.terminate()
-        self.process.join()
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """End the processes; a training finishes its step and saves. A second signal does not wait."""
+    for worker in workers:
+        worker.pipe.close()
+        if worker.run is not None:
+            worker.process.terminate()
+    try:
+        for worker in workers:
+            worker.process.join()
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.process.kill()
+        raise
 
 
 # --------------------------------------------------------------------------- all runs
@@ -281,8 +380,8 @@ def execute(
     """Execute the runs that are not complete, `jobs` at a time.
 
     `report` is called with the Outcome of each run at its end. If a run fails or ends its process,
-    its Outcome has an error, and the other runs continue. `execute_one` is called in a worker
-    process, so it must be importable.
+    its Outcome has an error, and the other runs continue. At Ctrl-C, or another KeyboardInterrupt,
+    the workers end first. `execute_one` is called in a worker process, so it must be importable.
     """
     waiting = [run for run in runs if not is_complete(run)]
     for run in runs:
@@ -299,21 +398,19 @@ def execute(
                 workers.append(_Worker(execute_one, environments[number % len(environments)]))
             waiting.reverse()
             while waiting or any(worker.run for worker in workers):
-                for worker in workers:
+                for number, worker in enumerate(workers):
                     if worker.run is None and waiting:
+                        if not worker.process.is_alive():
+                            environment = environments[number % len(environments)]
+                            workers[number] = worker = _Worker(execute_one, environment)
                         worker.begin(waiting.pop())
                 ready = wait([worker.pipe for worker in workers if worker.run])
-                for number, worker in enumerate(workers):
-                    if worker.run is None or worker.pipe not in ready:
-                        continue
-                    outcomes.append(worker.outcome(worker.run))
-                    if not worker.process.is_alive():
-                        environment = environments[number % len(environments)]
-                        workers[number] = _Worker(execute_one, environment)
-                    report(outcomes[-1])
+                for worker in workers:
+                    if worker.run is not None and worker.pipe in ready:
+                        outcomes.append(worker.outcome(worker.run))
+                        report(outcomes[-1])
         finally:
-            for worker in workers:
-                worker.stop()
+            _stop(workers)
     return outcomes
 
 

@@ -15,8 +15,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from npt.errors import NPTError
-from npt.experiments.runner import RECORD
-from npt.files import read_record
+from npt.experiments.state import evaluations_beside, figures, read_result, runs_in
+from npt.results import RESULT
 from npt.terms import RESERVED
 
 AVERAGE = "average"
@@ -24,22 +24,21 @@ HEADINGS = {"lcd_abs": "LCD", "mid_abs": "MID"}  # for older result.json files w
 
 
 def collect(folder: str | Path) -> pd.DataFrame:
-    """One row for each run, evaluation and split in `folder`, in the order of the runs.
+    """One row for each run, evaluation and split that is done, in the order of the runs.
 
     Columns: dataset, ratio, label, trainer, seed, part (the evaluation's name), split, path, all
     results in result.json, the training means, and the keys of the experiment's grid. The `attrs`
-    have the headings of the measures and terms that `summarise` shows.
+    have the headings of the measures and terms that `summarise` shows. An evaluation that
+    --eval-only has added to a run's folder has rows, too; its part is the name of its file.
     """
     rows: list[dict[str, Any]] = []
     headings: dict[str, str] = {}
-    for record in sorted(Path(folder).rglob(RECORD)):
-        run = read_record(record)
-        for part in run["commands"]:
-            path = record.parent / part / "result.json"
-            if path.is_file():
-                result = read_record(path)
+    for where, run in runs_in(Path(folder)):
+        for part, found in figures(where, list(run["commands"]), run["train"]).items():
+            for path in [where / part / RESULT, *evaluations_beside(where / part)] if found else ():
+                result = read_result(path)
                 headings |= result.get("headings", HEADINGS)
-                rows += _rows(run, part, result, path)
+                rows += _rows(run, part if path.name == RESULT else path.stem, result, path)
     if not rows:
         raise NPTError(f"there are no results in {folder}: run an experiment with --out {folder}")
     frame = pd.DataFrame(rows)
@@ -62,7 +61,13 @@ def _rows(run: dict, part: str, result: dict, path: Path) -> list[dict[str, Any]
         "peak_memory_bytes": result.get("peak_memory_bytes"),
         **result.get("training", {}),
     }
-    return [{**head, "split": split, **values} for split, values in result["results"].items()]
+    found = result.get("results", {})
+    return [{**head, "split": split, **values} for split, values in found.items()]
+
+
+def _of_protocol(frame: pd.DataFrame) -> pd.Series:
+    """Whether a row is of one of the experiment's own evaluations."""
+    return frame["path"].map(lambda path: Path(path).name == RESULT)
 
 
 def harmonic_mean(a: Any, b: Any) -> Any:
@@ -90,7 +95,7 @@ def summarise(
             f"--by {' '.join(by)}: name each column once, and not dataset, ratio or part, which "
             "every table has"
         )
-    rows = frame[frame["split"] == split]
+    rows = frame[(frame["split"] == split) & _of_protocol(frame)]
     if rows.empty:
         known = ", ".join(sorted(set(frame["split"])))
         raise NPTError(f"--split {split}: there are no results of this split; use {known}")

@@ -161,3 +161,9 @@ def test_wrong_arguments_are_an_error_of_one_sentence(arguments, words, capsys):
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and words in line
+
+
+@pytest.mark.parametrize("command", ["check", "prepare"])
+def test_a_root_that_cannot_be_a_folder_is_one_sentence(command, capsys):
+    assert main([command, "EuroSAT", "--root", "~nobody_of_this_name/x"]) == 2
+    assert "--root) cannot be used" in capsys.readouterr().err

@@ -88,6 +88,15 @@ def test_another_version_on_the_host_is_downloaded_from_the_beginning(host, file
     assert file.read_bytes() == CONTENT[::-1]
 
 
+@pytest.mark.parametrize("saved", [b"\xff\xfe", b"a\r\nHost: other"])
+def test_a_damaged_version_means_a_download_from_the_beginning(host, file, saved):
+    file.parent.mkdir(exist_ok=True)
+    file.with_name(f"{file.name}.part").write_bytes(b"other content")
+    file.with_name(f"{file.name}.part.of").write_bytes(saved)
+    fetch(host.url("a.zip"), file)
+    assert file.read_bytes() == CONTENT and is_alone(file)
+
+
 @pytest.mark.parametrize("etag", ["", 'W/"weak"'])
 def test_without_version_and_checksum_a_download_is_not_resumed(host, file, etag):
     host.etags["a.zip"] = etag

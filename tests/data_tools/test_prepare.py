@@ -192,6 +192,32 @@ def test_a_web_page_instead_of_a_split_file(host, prepare):
     assert code == 0 and "is not a valid split_zhou_EuroSAT.json" in err
 
 
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"\xff", b"[]", b'{"train": []}'])
+def test_a_damaged_split_file_is_not_put_into_place(host, prepare, content, tmp_path):
+    host.files["split.json"] = content
+    code, _, err = prepare()
+    assert code == 0 and "is not a valid split_zhou_EuroSAT.json" in err
+    assert not (tmp_path / "data" / SPLIT).exists()
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"\xff", b"[]", b""])
+def test_a_damaged_record_is_replaced(host, prepare, content, tmp_path):
+    record = tmp_path / "data" / "eurosat" / "prepared.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(content)
+    assert prepare()[0] == 0
+    assert {"eurosat/2750", SPLIT} <= set(json.loads(record.read_text()))
+
+
+def test_an_archive_that_unpacks_to_too_much_is_deleted(host, prepare, tmp_path):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("2750/River/River_1.jpg", bytes(11 * 10**7))
+    host.files["EuroSAT.zip"] = stream.getvalue()
+    assert "unpacks to more than" in failing(prepare, tmp_path, checksum="")
+    assert tree(tmp_path / "data" / ".eurosat.preparing") <= {"lock", "split.json"}
+
+
 def test_no_file_of_an_unsafe_archive_remains(host, prepare, tmp_path):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:

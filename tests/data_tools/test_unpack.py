@@ -1,15 +1,22 @@
 """Unpacking of safe, unsafe and damaged archives."""
 
+import gzip
 import io
 import os
 import stat
 import tarfile
+import tempfile
+import time
 import zipfile
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from npt.data import unpack as module
-from npt.data.unpack import unpack
+from npt.data.unpack import BadArchive, unpack
 from npt.errors import NPTError
 
 
@@ -179,3 +186,143 @@ def test_too_little_disk_space_is_an_error_before_unpacking(tmp_path, monkeypatc
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(NPTError, match="free some space"):
         unpack(archive, tmp_path / "out")
+
+
+# --------------------------------------------------------------------------- bombs
+@pytest.fixture
+def small(monkeypatch):
+    """The bytes that any archive may write are few."""
+    monkeypatch.setattr(module, "SPARE", 300_000)
+
+
+def size(folder):
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def linked(path, mode="w:gz", kind=tarfile.LNKTYPE, number=1000, length=50_000):
+    links = [link(f"links/{k}", "a" if kind == tarfile.LNKTYPE else "../a", kind) for k in
+             range(number)]  # fmt: skip
+    return tar(path, ("a", os.urandom(100) * (length // 100)), *links, mode=mode)
+
+
+def pax(path, length):
+    """A header of a gigabyte of spaces, which tarfile reads into memory."""
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("x")
+        info.pax_headers = {"comment": " " * length}
+        archive.addfile(info)
+    return path
+
+
+def sparse(path):
+    """A file of 1 TB of which nothing is stored."""
+    info = tarfile.TarInfo("x")
+    info.pax_headers = {"GNU.sparse.size": "1000000000000", "GNU.sparse.map": "0,0"}
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info)
+    return path
+
+
+BOMBS = {
+    "hard links": linked,
+    "symbolic links": lambda path: linked(path, kind=tarfile.SYMTYPE),
+    "zeros in gz": lambda path: tar(path, ("x", bytes(10**7))),
+    "zeros in xz": lambda path: tar(path, ("x", bytes(10**7)), mode="w:xz"),
+    "zeros in zip": lambda path: zipped(path, ("x", bytes(10**7))),
+    "zeros after the end": lambda path: path.write_bytes(
+        gzip.compress(gzip.decompress(tar(path, ("x", b"x")).read_bytes()) + bytes(10**7))
+    ),
+    "many files": lambda path: tar(path, *((f"x{k}", b"") for k in range(1000))),
+    "long header": lambda path: pax(path, 10**7),
+    "sparse": sparse,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_small_archive_writes_little(tmp_path, small, bomb):
+    archive = tmp_path / "a"
+    BOMBS[bomb](archive)
+    allowed = module.allowance(archive.stat().st_size)
+    with pytest.raises(BadArchive, match=f"{archive} unpacks to more than"):
+        unpack(archive, tmp_path / "out")
+    assert size(tmp_path / "out") < allowed
+
+
+def test_what_is_not_wanted_counts(tmp_path, small):
+    """It is not written, but it has to be decompressed."""
+    archive = tar(tmp_path / "a", ("x", bytes(10**7)), ("y", b"y"))
+    with pytest.raises(BadArchive, match="unpacks to more than"):
+        unpack(archive, tmp_path / "out", ["y"])
+
+
+def test_an_archive_in_an_archive_has_the_allowance_of_the_outer_one(tmp_path, small):
+    inner = zipped(tmp_path / "inner", ("x", os.urandom(1000) * 100))
+    unpack(inner, tmp_path / "out")
+    with pytest.raises(BadArchive, match="unpacks to more than"):
+        unpack(inner, tmp_path / "out2", allowed=10_000)
+
+
+def test_images_that_are_linked_from_several_folders_are_unpacked(tmp_path, small):
+    images = [(f"all/{k}.jpg", os.urandom(20_000)) for k in range(40)]
+    links = [link(f"{part}/{k}.jpg", f"all/{k}.jpg", tarfile.LNKTYPE) for k in range(40) for part
+             in ("train", "base", "small")]  # fmt: skip
+    unpack(tar(tmp_path / "a", *images, *links), tmp_path / "out", ["train", "base"])
+    expected = {f"{part}/{k}.jpg": images[k][1] for k in range(40) for part in ("train", "base")}
+    assert files(tmp_path / "out") == expected
+
+
+def test_many_links_take_no_time_in_a_compressed_archive(tmp_path):
+    """A compressed file that is read backwards is decompressed from its beginning."""
+    padding = ("first", bytes(30_000_000))
+    links = [link(f"links/{k}", "second", tarfile.LNKTYPE) for k in range(1000)]
+    archive = tar(tmp_path / "a", padding, ("second", b"2"), *links)
+    start = time.process_time()
+    unpack(archive, tmp_path / "out", ["links"])
+    assert time.process_time() - start < 10  # it was 60
+    assert set(files(tmp_path / "out").values()) == {b"2"}
+
+
+def test_a_link_before_its_target_and_a_link_to_itself(tmp_path):
+    members = (link("x", "y", tarfile.LNKTYPE), ("y", b"y"), link("y", "y", tarfile.LNKTYPE))
+    unpack(tar(tmp_path / "a", *members), tmp_path / "out")
+    assert files(tmp_path / "out") == {"x": b"y", "y": b"y"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_name_of_both_a_file_and_a_link_is_refused(tmp_path, first):
+    both = [link("x", "y", tarfile.LNKTYPE), ("x", b"x")]
+    archive = tar(tmp_path / "a", ("y", b"y"), *(both if first else both[::-1]))
+    with pytest.raises(BadArchive, match="'x' both as a file and as a link"):
+        unpack(archive, tmp_path / "out")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_damage_ends_in_the_same_files_or_one_sentence(data):
+    kind = data.draw(st.sampled_from([tar, zipped]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        content = bytearray(
+            kind(path, ("x/1", b"one" * 50), ("y", b"two")).read_bytes()
+            if kind is zipped
+            else tar(
+                path, ("x/1", b"one" * 50), link("z", "y"), ("y", b"two"), mode="w"
+            ).read_bytes()
+        )
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, min(2000, len(content)) - 1))] = data.draw(
+                st.integers(0, 255)
+            )
+        path.write_bytes(content)
+        with suppress(NPTError):
+            unpack(path, Path(folder) / "out")
+
+
+def test_headers_within_headers_are_an_error(tmp_path):
+    """tarfile calls itself for each long name before a header."""
+    header = special("x", tarfile.GNUTYPE_LONGNAME)
+    header.size = 512
+    block = header.tobuf(tarfile.GNU_FORMAT) + b"n".ljust(512, b"\0")
+    (tmp_path / "a").write_bytes(block * 5000 + bytes(1024))
+    with pytest.raises(BadArchive, match="is damaged"):
+        unpack(tmp_path / "a", tmp_path / "out")

@@ -1,6 +1,8 @@
 """CustomFolder: folders of images in any layout, with any balance and names."""
 
 import json
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -175,7 +177,10 @@ def test_folder_names_with_spaces(tmp_path):
      ("classnames.txt", "bus\nfire_engine x\ntram y", "has no name for the class folder bus"),
      ("classnames.json", '{"bus": ""}', "has no name for the class folder bus"),
      ("classnames.json", '["bus"]', "cannot be read"),
-     ("classnames.json", "{", "cannot be read")],
+     ("classnames.json", "{", "cannot be read"),
+     ("classnames.json", "[" * 200_000, "cannot be read .*nested too deep"),
+     ("classnames.json", '{"bus": 5, "tram": "t"}', "has no name for the class folder bus")],
+    ids=lambda text: text[:20],
 )  # fmt: skip
 def test_invalid_name_files(tree, file, text, message):
     (tree / file).write_text(text)
@@ -216,3 +221,30 @@ def test_other_files_are_ignored_with_a_warning(tree):
     with pytest.warns(UserWarning, match=r"^2 files in .* such as bus/film\.mp4"):
         lists = CustomFolder.lists(tree)
     assert sum(map(len, lists.values())) == 35
+
+
+def test_names_of_undecodable_bytes(tree):
+    """Images may have them; a class needs a name that CLIP can read."""
+    odd = os.fsdecode(b"a\xff")
+    shutil.copyfile(tree / "bus" / "0.jpg", tree / "bus" / f"{odd}.jpg")
+    (tree / "bus" / odd).write_text("")
+    with pytest.warns(UserWarning, match=r"such as bus/a\\udcff: they are ignored"):
+        data = load(tree)
+    everything = [*data.train_x, *data.val, *data.test]
+    assert sum(odd in Path(item.impath).name for item in everything) == 1
+    (tree / "bus" / odd).unlink()
+    layouts.put_image(tree / odd / "1.jpg")
+    with pytest.raises(NPTError, match=r"The name a\\udcff of label 0 .*rename the class"):
+        load(tree)
+
+
+def test_a_folder_with_the_name_of_an_image_is_an_error(tree):
+    (tree / "bus" / "x.jpg").mkdir()
+    with pytest.raises(NPTError, match=r"bus/x\.jpg is missing"):
+        load(tree)
+
+
+def test_a_name_that_is_not_text_is_an_error(tree):
+    (tree / "classnames.txt").write_bytes(b"bus \xff\n")
+    with pytest.raises(NPTError, match=r"classnames\.txt cannot be read"):
+        load(tree)

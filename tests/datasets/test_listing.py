@@ -81,7 +81,9 @@ def test_a_folder_that_has_just_changed_is_listed_again(tree, listed):
 
 @pytest.mark.parametrize(
     "damage", ["", "{", "[]", '{"folders": []}', '{"folders": {"ant": 1}}',
-               '{"folders": {"ant": ["x", "y"]}}', "\x80"],
+               '{"folders": {"ant": ["x", "y"]}}', "\x80",
+               "[" * 200_000, '{"folders": {"ant": [0, "x"]}}'],
+    ids=lambda text: text[:20],
 )  # fmt: skip
 def test_a_damaged_cache_file_is_replaced(tree, damage):
     remembered(tree, tree.parent)
@@ -89,6 +91,18 @@ def test_a_damaged_cache_file_is_replaced(tree, damage):
     file.write_bytes(damage.encode("latin1"))
     assert remembered(tree, tree.parent) == CLASSES
     assert json.loads(file.read_text())["folders"].keys() == CLASSES.keys()
+
+
+def test_one_flipped_bit_in_the_cache_file_changes_nothing(tree):
+    """Such as in the name of an image, which would then be another image."""
+    remembered(tree, tree.parent)
+    file = cache_files(tree, tree.parent)[0]
+    content = file.read_bytes()
+    for bit in range(0, 8 * len(content), 29):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(changed)
+        assert remembered(tree, tree.parent) == CLASSES
 
 
 def test_the_users_cache_is_used_if_the_data_folder_cannot_be_written(

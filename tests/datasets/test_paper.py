@@ -5,7 +5,6 @@ import os
 import random
 import re
 import shutil
-import sys
 import warnings
 from collections import Counter
 from dataclasses import fields
@@ -21,6 +20,8 @@ import npt  # noqa: F401  (makes `dassl` importable)
 from dassl.config import get_cfg_default
 from dassl.data import data_manager
 from dassl.data.datasets import DATASET_REGISTRY
+from npt.datasets import splits
+from npt.datasets.base import check_classes
 from npt.datasets.catalog import CATALOG, Row
 from npt.datasets.paper import DATASETS
 from npt.errors import NPTError
@@ -361,9 +362,79 @@ def test_a_damaged_official_file_is_an_error_of_one_sentence(name, tmp_path):
     assert "\n" not in str(error.value) and str(tmp_path / row.folder) in str(error.value)
 
 
+NEEDED = [(n, file) for n, row in CATALOG.items() if n not in VARIANTS for file in row.needs]
+
+
+@pytest.mark.parametrize(("name", "file"), NEEDED)
+def test_damaged_official_files_are_a_split_or_one_sentence(name, file, tmp_path):
+    layouts.build(name, tmp_path)
+    folder = tmp_path / CATALOG[name].folder
+    path = folder / file
+    content, draw = path.read_bytes(), random.Random(0)
+
+    def check(changed):
+        path.write_bytes(changed)
+        try:
+            lists = DATASETS[name].lists(folder)
+            check_classes(lists, folder)
+        except NPTError as error:
+            assert str(folder) in str(error)
+
+    slow = file.endswith(".mat")  # read by another process, because scipy may crash
+    for length in (0, len(content) // 2, len(content) - 1)[: 2 if slow else 3]:
+        check(content[:length])
+    for _ in range(3 if slow else 20):
+        changed = bytearray(content)
+        for _ in range(draw.choice([1, 1, 5])):
+            changed[draw.randrange(len(content))] = draw.choice([0, 10, 32, 47, 57, 255])
+        check(changed)
+    lines = (b"inf", b"a nan 1 1", b"a -1 1 1", b"/", b"\0", b"[" * 100_000, b"1 " * 1000)
+    for line in () if slow else lines:
+        check(line)
+        check(content + b"\n" + line)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(NPTError, match=re.escape(str(path))):
+        DATASETS[name].lists(folder)
+
+
+def test_a_crash_of_scipy_is_one_sentence(tmp_path, monkeypatch):
+    layouts.build("OxfordFlowers", tmp_path)
+    monkeypatch.setattr(splits, "_READ_MAT", "import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(NPTError, match=r"imagelabels\.mat: scipy crashed"):
+        load("OxfordFlowers", tmp_path)
+
+
+@pytest.mark.parametrize("label", ["Infinity", "1.5"])
+def test_labels_of_mat_files_are_whole_numbers(label, tmp_path):
+    from scipy.io import savemat
+
+    layouts.build("OxfordFlowers", tmp_path)
+    labels = [[1.0, 2.0, float(label)]]
+    savemat(tmp_path / "oxford_flowers" / "imagelabels.mat", {"labels": labels})
+    with pytest.raises(NPTError, match="official files of OxfordFlowers"):
+        load("OxfordFlowers", tmp_path)
+
+
+def test_a_split_made_by_npt_is_verified(tmp_path):
+    layouts.build("EuroSAT", tmp_path)
+    load("EuroSAT", tmp_path)
+    file = tmp_path / "eurosat" / CATALOG["EuroSAT"].split
+    split = json.loads(file.read_text())
+    split["train"][3][1] ^= 1
+    split["train"][3][2] = split["train"][20][2]
+    file.write_text(json.dumps(split))
+    with pytest.raises(NPTError, match=re.escape(str(file)) + " was changed after NPT had made it"):
+        load("EuroSAT", tmp_path)
+    del split["sha256"]
+    file.write_text(json.dumps(split))
+    with pytest.raises(NPTError, match="has the names"):
+        load("EuroSAT", tmp_path)  # used as it is
+
+
 def test_mat_files_require_scipy(tmp_path, monkeypatch):
     layouts.build("OxfordFlowers", tmp_path)
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    monkeypatch.setattr(splits.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(NPTError, match="pip install scipy"):
         load("OxfordFlowers", tmp_path)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dassl.optim.lr_scheduler import ConstantWarmupScheduler
-from dassl.utils import load_checkpoint, resume_from_checkpoint, save_checkpoint, tools
+from dassl.utils import load_checkpoint, resume_from_checkpoint, save_checkpoint
 from dassl.utils.errors import UnusableCheckpoint
 from dassl.utils.salvage import Placeholder, salvage
 

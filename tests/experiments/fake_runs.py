@@ -1,15 +1,21 @@
 """Runs without a model, for the tests of the runner; also a program that executes them.
 
-`python fake_runs.py OUT JOBS SECONDS` executes eight runs of SECONDS each.
+`python fake_runs.py OUT JOBS SECONDS [EXPERIMENT]` executes eight runs of SECONDS each, or as
+`npt experiments run` the runs of an experiment's yaml file.
 """
 
 import json
+import multiprocessing
 import os
+import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from npt.errors import NPTError
+from npt.experiments import runner
+from npt.experiments.__main__ import main
 from npt.experiments.plan import Experiment, Run
 from npt.experiments.runner import execute
 
@@ -27,8 +33,13 @@ def write(run: Run, accuracy: float = 50.0) -> None:
         (folder / "learner").mkdir(parents=True, exist_ok=True)
         (folder / "learner" / "model.pth.tar-5").touch()
         figures = {"accuracy": accuracy, "lcd_abs": 0.1, "mid_abs": 0.2}
-        partial = folder / "result.tmp"
-        partial.write_text(json.dumps({"results": {s: figures for s in evaluation.splits}}))
+        content = {
+            "task": "training" if evaluation == run.evaluations[0] else "evaluation",
+            "finished": True,
+            "results": {s: figures for s in evaluation.splits},
+        }
+        partial = folder / "result.json.partial"
+        partial.write_text(json.dumps(content))
         os.replace(partial, folder / "result.json")
 
 
@@ -37,6 +48,30 @@ def quick(run: Run) -> None:
         file.write("x")
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
     write(run)
+
+
+def patient(run: Run) -> None:
+    """A training that is stopped by SIGTERM: it finishes its step and saves."""
+
+    def stop(number, frame):
+        stopped.append(number)
+
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, stop)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "began").touch()
+    for _ in range(40):
+        time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+        if stopped:
+            (run.folder / "saved").touch()
+            raise SystemExit(75)
+    write(run)
+
+
+def telling(run: Run) -> None:
+    """Writes how a data loader in the worker would start its processes."""
+    write(run)
+    (run.folder / "method").write_text(multiprocessing.get_start_method())
 
 
 def troubled(run: Run) -> None:
@@ -53,6 +88,10 @@ def troubled(run: Run) -> None:
 
 if __name__ == "__main__":
     os.environ["FAKE_SECONDS"] = sys.argv[3]
+    if sys.argv[4:]:
+        runner.validate = lambda runs: None
+        runner.execute = partial(runner.execute, execute_one=patient)
+        sys.exit(main(["run", sys.argv[4], "--out", sys.argv[1], "--jobs", sys.argv[2]]))
     todo = runs(Path(sys.argv[1]))
     for run in todo:
         run.folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,14 @@
 """A small experiment with real trainers on the mini suite: runs, tables, figure, gradients."""
 
+import io
 import json
 import shlex
+import shutil
+from contextlib import redirect_stdout
 
 import pytest
 
+from npt.errors import NPTError
 from npt.experiments import runner
 from npt.experiments.__main__ import main
 from npt.experiments.plan import load_experiment
@@ -90,6 +94,118 @@ def test_other_options_require_another_folder(folder, capsys):
     run = ["run", str(folder / "small.yaml"), "--out", str(folder / "out"), "OPTIM.MAX_EPOCH", "2"]
     assert main(run) == 2
     assert "OPTIM.MAX_EPOCH 1, now 2" in capsys.readouterr().err
+
+
+BEST_VAL = """
+trainers:
+  CoOp: {config: configs/trainers/CoOp/tiny.yaml}
+datasets: [mini_flowers]
+shots: 2
+evaluate: [val, test]
+opts: {OPTIM.MAX_EPOCH: 3, DATALOADER.NUM_WORKERS: 0, TEST.FINAL_MODEL: best_val}
+"""
+
+
+@pytest.fixture(scope="module")
+def best_val(tmp_path_factory):
+    """A run whose training is interrupted after its first epoch, and the figures of a whole one."""
+    folder = tmp_path_factory.mktemp("best_val")
+    (folder / "best.yaml").write_text(BEST_VAL)
+    (whole,) = load_experiment(folder / "best.yaml").runs(folder / "whole")
+    with redirect_stdout(io.StringIO()):
+        runner.execute_run(whole)
+    return folder, figures_of(whole)
+
+
+def figures_of(run):
+    """All figures of a run, without times."""
+    found = {}
+    for evaluation in run.evaluations:
+        results = read_results(run.output(evaluation))
+        for split, figures in results.items():
+            found[evaluation.name, split] = {k: v for k, v in figures.items() if k != "seconds"}
+    return found
+
+
+def test_a_half_trained_run_is_not_done(best_val, monkeypatch, capsys):
+    from dassl.engine import SimpleTrainer
+
+    folder, expected = best_val
+    (run,) = load_experiment(folder / "best.yaml").runs(folder / "half")
+    after_epoch = SimpleTrainer.after_epoch
+
+    def killed(trainer):
+        after_epoch(trainer)
+        raise InterruptedError
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(SimpleTrainer, "after_epoch", killed)
+        runner.execute_run(run)
+    assert "val" in read_results(run.folder / "base")  # of the first epoch
+    assert not runner.is_complete(run)
+    assert main(["table", str(folder / "half")]) == 2
+    assert "no results" in capsys.readouterr().err
+    runner.execute_run(run)
+    assert runner.is_complete(run) and figures_of(run) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "base/result.json", "new/result.json", "base/resume", "base/log.txt"]
+)
+@pytest.mark.parametrize("content", [None, b"{}"])
+def test_a_run_whose_files_are_lost_or_damaged_is_done_again(best_val, tmp_path, name, content):
+    folder, expected = best_val
+    shutil.copytree(folder / "whole", tmp_path / "copy")
+    (run,) = load_experiment(folder / "best.yaml").runs(tmp_path / "copy")
+    path = run.folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if content:
+        path.write_bytes(content)
+    with redirect_stdout(io.StringIO()):
+        runner.execute_run(run)
+    assert runner.is_complete(run) and figures_of(run) == expected
+
+
+@pytest.mark.parametrize("lost", ["new/result.json", "base/result.json"])
+@pytest.mark.parametrize("name", ["model-best.pth.tar", "model.pth.tar-3"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
+def test_a_run_whose_model_is_damaged_is_trained_anew(
+    best_val, tmp_path, capfd, damage, name, lost
+):
+    folder, expected = best_val
+    shutil.copytree(folder / "whole", tmp_path / "copy")
+    (run,) = load_experiment(folder / "best.yaml").runs(tmp_path / "copy")
+    (run.folder / lost).unlink()
+    (path,) = (run.folder / "base").glob(f"*/{name}")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    if damage == "delete":
+        path.unlink()
+    with redirect_stdout(io.StringIO()):
+        runner.execute_run(run)
+    assert runner.is_complete(run) and figures_of(run) == expected
+    named = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(named) == (name == "model-best.pth.tar")  # the model that is kept
+    assert all(name in line for line in named)
+
+
+def test_a_folder_of_another_configuration_is_refused_by_a_run(best_val, tmp_path):
+    """Also if its run.json, which the runner looks at, is lost."""
+    folder, _ = best_val
+    shutil.copytree(folder / "whole", tmp_path / "copy")
+    other = load_experiment(folder / "best.yaml", ["OPTIM.LR", "0.1"])
+    (run,) = other.runs(tmp_path / "copy")
+    with pytest.raises(NPTError, match=r"OPTIM\.LR \(unset\), now 0\.1"):
+        runner.check_record(run)
+    (run.folder / "run.json").unlink()
+    runner.check_record(run)
+    before = {p: p.read_bytes() for p in run.folder.rglob("*.*") if "log.txt" not in p.name}
+    for _ in range(2):  # the first one does not claim the folder
+        (outcome,) = runner.execute([run], 1)
+        assert "OPTIM.LR" in outcome.error and outcome.error.endswith(runner.WAYS_OUT)
+    assert before.items() <= {p: p.read_bytes() for p in before}.items()
+    assert not (run.folder / "run.json").exists()
 
 
 def test_gradients_of_each_term(capsys):

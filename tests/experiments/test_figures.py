@@ -101,10 +101,22 @@ def test_titles_have_the_measures_with_values(folder):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "\0\0"])
-def test_a_damaged_record_is_named(folder, content):
-    next(folder.rglob("run.json")).write_text(content)
-    with pytest.raises(NPTError, match=r"run\.json .*delete it and run again"):
-        figures.choose(folder)
+def test_a_run_with_a_damaged_record_is_named_and_left_out(folder, capsys, content):
+    path = figures.choose(folder)[0][0] / "run.json"
+    path.write_text(content)
+    assert [run["label"] for _, run in figures.choose(folder)] == ["A", "B"]
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: {path} ") and error.count("\n") == 1
+
+
+def test_damaged_features_are_named(folder):
+    path = next(folder.rglob("features.npz"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    for damaged in (bytes(content), b"", bytes(content[:100])):
+        path.write_bytes(damaged)
+        with pytest.raises(NPTError, match=r"features\.npz is damaged .*: delete it"):
+            figures.SplitFeatures.load(path)
 
 
 @pytest.mark.parametrize("seed", [-1, 3])

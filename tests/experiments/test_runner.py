@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import fake_runs
 import pytest
 
 from npt.errors import NPTError
-from npt.experiments import runner
+from npt.experiments import runner, state
 from npt.files import locked
 
 FAKE = Path(fake_runs.__file__)
@@ -32,6 +33,14 @@ def test_runs_are_executed_in_other_processes_and_reported(tmp_path, capfd):
     assert sys.stdout is not None and "TQDM_DISABLE" not in os.environ
 
 
+def test_data_loaders_start_their_processes_as_elsewhere(tmp_path):
+    """Not as the workers of the runner, which import torch anew."""
+    (run,) = fake_runs.runs(tmp_path, seeds=1)
+    (outcome,) = runner.execute([run], 1, execute_one=fake_runs.telling)
+    assert outcome.error is None
+    assert (run.folder / "method").read_text() == multiprocessing.get_start_method()
+
+
 def test_what_is_complete_is_not_repeated(tmp_path):
     todo = fake_runs.runs(tmp_path, seeds=3)
     for run in todo:
@@ -40,6 +49,80 @@ def test_what_is_complete_is_not_repeated(tmp_path):
     (todo[1].folder / "new" / "result.json").unlink()
     again = runner.execute(todo, 1, execute_one=fake_runs.quick)
     assert [o.run.seed for o in again] == [2]
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def group_exists(number):
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+EXPERIMENT = """
+trainers: {Fake: {config: fake.yaml}}
+datasets: [set]
+seeds: [1, 2, 3, 4]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number, group, code",
+    [("SIGTERM", False, 75), ("SIGUSR1", False, 75), ("SIGINT", True, 130), ("SIGTERM", True, 75)],
+)
+def test_a_signal_to_stop_lets_workers_save(tmp_path, number, group, code):
+    (tmp_path / "some.yaml").write_text(EXPERIMENT)
+    out = tmp_path / "out"
+    command = [sys.executable, str(FAKE), str(out), "2", "0.1", str(tmp_path / "some.yaml")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:
+        wait_for(lambda: len(list(out.rglob("began"))) == 2)
+        send = os.killpg if group else os.kill
+        send(process.pid, getattr(signal, number))
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    words = f"stopped: 0 of 4 runs are complete in {out}; the same command goes on\n"
+    assert error == words
+    assert len(list(out.rglob("saved"))) == 2
+    wait_for(lambda: not group_exists(process.pid))
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_anything_runs(tmp_path):
+    """While the workers start, and before that, there is no traceback either."""
+    (tmp_path / "some.yaml").write_text(EXPERIMENT)
+    command = [sys.executable, str(FAKE), str(tmp_path), "2", "0.1", str(tmp_path / "some.yaml")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error.count("\n") == 1 and "stopped: " in error
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_failed_run(tmp_path):
+    """Also a worker that was idle, or that had just started."""
+    (tmp_path / "some.yaml").write_text(EXPERIMENT)
+    out = tmp_path / "out"
+    command = [sys.executable, str(FAKE), str(out), "1", "0.02", str(tmp_path / "some.yaml")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        wait_for(lambda: list(out.rglob("began")))
+        children = f"/proc/{process.pid}/task/{process.pid}/children"
+        worker = int(Path(children).read_text().split()[-1])
+        os.kill(worker, signal.SIGKILL)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 1 and error.count("\n") == 1 and "exit code -9" in error
+    assert sum(map(runner.is_complete, fake_runs.runs(out, seeds=4))) == 3
 
 
 @pytest.mark.slow
@@ -94,15 +177,72 @@ def test_results_of_another_configuration_are_not_mixed_in(tmp_path):
     runner.check_record(old)
     with pytest.raises(NPTError, match=r"OPTIM\.LR 0\.1, now 0\.2"):
         runner.check_record(new)
+    path = old.folder / "base" / "result.json"  # also before there are figures
+    path.write_text(json.dumps({"task": "training", "finished": False, "results": {}}))
+    (old.folder / "new" / "result.json").unlink()
+    with pytest.raises(NPTError, match=r"OPTIM\.LR 0\.1, now 0\.2"):
+        runner.check_record(new)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "\0\0"])
-def test_a_damaged_record_of_a_run_is_named(tmp_path, content):
+def test_an_evaluation_on_other_classes_is_not_mixed_in(tmp_path):
+    def run(classes, *more):
+        entries = ({"name": "base", "classes": classes}, *more)
+        return fake_runs.runs(tmp_path, seeds=1, protocol=entries)[0]
+
+    fake_runs.write(run("base"))
+    runner.check_record(run("base", {"name": "more", "classes": "all"}))
+    with pytest.raises(NPTError, match=r"the data of base base classes .* now all classes"):
+        runner.check_record(run("all"))
+
+
+DAMAGES = {  # what a file can become
+    "empty": lambda path: path.write_bytes(b""),
+    "list": lambda path: path.write_text("[]"),
+    "number": lambda path: path.write_text("3"),
+    "other object": lambda path: path.write_text("{}"),
+    "zeros": lambda path: path.write_bytes(bytes(len(path.read_bytes()))),
+    "bytes": lambda path: path.write_bytes(b"\xff\xfe" * 100),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "deep": lambda path: path.write_text("[" * 200_000),
+    "folder": lambda path: (path.unlink(), path.mkdir(), (path / "x").touch()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["run.json", "base/result.json", "new/result.json"])
+def test_a_damaged_record_is_named_and_counts_as_not_done(tmp_path, name, damage):
+    first, second = fake_runs.runs(tmp_path, seeds=2)
+    for run in (first, second):
+        fake_runs.write(run)
+        assert state.damages(run.folder, ["base", "new"]) == {}
+    path = first.folder / name
+    DAMAGES[damage](path)
+    (found,) = state.damages(first.folder, ["base", "new"]).items()
+    assert found[0] == path and str(path) in found[1] and "\n" not in found[1]
+    assert not runner.is_complete(first) and runner.is_complete(second)
+    runner.check_record(first)
+    runner.remove_damaged(first)
+    assert not path.exists() and (second.folder / name).exists()
+    assert (first.folder / "base/learner").exists()  # from which it goes on
+
+
+def test_without_run_json_no_command_counts_a_run_as_done(tmp_path):
     (run,) = fake_runs.runs(tmp_path, seeds=1)
     fake_runs.write(run)
-    (run.folder / "run.json").write_text(content)
-    with pytest.raises(NPTError, match=r"run\.json .*delete it and run again"):
-        runner.check_record(run)
+    (run.folder / "run.json").unlink()
+    assert not runner.is_complete(run)
+    assert list(state.runs_in(tmp_path)) == []
+
+
+def test_figures_before_the_end_of_a_training_do_not_count(tmp_path):
+    """best_val writes the result of the validation images after each epoch."""
+    (run,) = fake_runs.runs(tmp_path, seeds=1, evaluate=("val",))
+    fake_runs.write(run)
+    path = run.folder / "base" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "finished": False}))
+    assert state.missing(run) == {"base": ["val"], "new": ["val"]}
+    path.unlink()
+    assert state.missing(run) == {"base": ["val"], "new": ["val"]}
 
 
 def test_a_folder_is_for_one_experiment_at_a_time(tmp_path):

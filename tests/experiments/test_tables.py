@@ -38,7 +38,12 @@ def folder(tmp_path: Path) -> Path:
             figures = {"accuracy": accuracy, "lcd_abs": 0.1 * run.seed, "mid_abs": 0.5}
             if evaluation.name == "new":
                 figures["lcd_abs"] = 9.0
-            content = {"results": {"test": figures}, "train_seconds": 2.0}
+            content = {
+                "task": "training" if evaluation.name == "base" else "evaluation",
+                "finished": True,
+                "results": {"test": figures},
+                "train_seconds": 2.0,
+            }
             (run.output(evaluation) / "result.json").write_text(json.dumps(content))
     return tmp_path
 
@@ -241,15 +246,40 @@ def test_grid_by_hand(tmp_path):
             tables.grid(frame, **arguments)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "\0\0", "{"])
+@pytest.mark.parametrize("content", ["", "[]", "\0\0", "{", "{}", "[" * 200_000])
 @pytest.mark.parametrize("name", ["run.json", "result.json"])
-def test_a_damaged_record_is_named(tmp_path, name, content):
-    (run,) = fake_runs.runs(tmp_path, seeds=1)
-    fake_runs.write(run)
-    file = next(tmp_path.rglob(name))
+def test_a_damaged_record_is_named_and_the_rest_is_shown(folder, capsys, name, content):
+    expected = len(tables.collect(folder))
+    file = next(folder.rglob(name))
     file.write_text(content)
-    with pytest.raises(NPTError, match=rf"{name} .*delete it and run again"):
-        tables.collect(tmp_path)
+    assert main(["table", str(folder)]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: {file} ") and error.count("\n") == 1
+    lost = 2 if name == "run.json" or file.parent.name == "base" else 1
+    assert len(tables.collect(folder)) == expected - lost
+
+
+def test_evaluations_beside_a_training_are_rows_of_their_own(folder, capsys):
+    before = tables.collect(folder)
+    base = next(path.parent for path in folder.rglob("base/result.json") if "/M/" in str(path))
+    content = {"task": "evaluation", "results": {"test": {"accuracy": 12.0, "lcd_abs": 0.5}}}
+    (base / "result-Other-new-12345678.json").write_text(json.dumps(content))
+    (base / "result-Other-new-9abcdef0.json").write_text("[]")
+    frame = tables.collect(folder)
+    assert "result-Other-new-9abcdef0.json" in capsys.readouterr().err
+    (more,) = frame[~frame["path"].isin(before["path"])].to_dict("records")
+    assert (more["part"], more["accuracy"]) == ("result-Other-new-12345678", 12.0)
+    assert tables.summarise(frame).equals(tables.summarise(before))
+
+
+def test_a_training_that_has_not_ended_is_not_in_tables(folder):
+    def stop(run, content):
+        if run["seed"] == 2:
+            content.update(task="training", finished=False)
+
+    change_results(folder, stop)
+    m = row(tables.summarise(tables.collect(folder)), "a", "M")
+    assert (m["base"], m["new"], m["seeds"]) == (70.0, 60.0, 1)
 
 
 @pytest.mark.parametrize(

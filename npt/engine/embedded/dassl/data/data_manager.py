@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import multiprocessing
+import os
 import random
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -14,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from tabulate import tabulate
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import Dataset, SequentialSampler
 
 from dassl.utils import read_image
 from dassl.utils.errors import InvalidValue
@@ -23,6 +26,8 @@ from .datasets import Datum, build_dataset
 from .samplers import build_sampler
 from .seeding import SeededLoader, SeededSampler, current_seed, mixed, seeded
 from .transforms import build_transform
+
+SECONDS_TO_SERVE = 5.0  # for which a loader's worker lives on after a signal to stop
 
 
 class DatasetWrapper(Dataset):
@@ -116,15 +121,26 @@ class DatasetWrapper(Dataset):
 def seed_worker(worker_id: int) -> None:
     """Prepare a worker process of a loader.
 
-    Python and numpy are seeded with the seed that torch gave it. Signals that stop a run are left
-    to the main process, which ends the workers when it has saved its state.
+    Python and numpy are seeded with the seed that torch gave it. A signal that stops the run
+    reaches all of its processes: a worker serves the step that the main process finishes, and ends.
     """
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)  # the main process was killed meanwhile, which torch would not notice
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+            signal.signal(getattr(signal, name), _end_soon)
+
+
+def _end_soon(number: int, frame: Any) -> None:
+    """End this process in some seconds, with the exit code that torch takes for no error."""
+    timer = threading.Timer(SECONDS_TO_SERVE, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def build_data_loader(
@@ -139,12 +155,12 @@ def build_data_loader(
     dataset_wrapper: type | None = None,
     drop_last: bool = True,
     seed: int | None = None,
-) -> DataLoader:
+) -> SeededLoader:
     """A data loader for a list of Datum.
 
     drop_last: in training, leave out the last batch if it does not fill up and is not the only one
     seed: of order and augmentation; by default, one from the state of torch's generator
-    InvalidValue if the list is empty, or if no batch can be made with the settings under DATALOADER.
+    InvalidValue if the list is empty, or if no batch can be made with the keys under DATALOADER.
     """
     if not data_source:
         raise InvalidValue(
@@ -214,7 +230,7 @@ class DataManager:
 
         seed, number = current_seed(), itertools.count()  # the loaders have different seeds
 
-        def training(source: Sequence[Datum], o) -> DataLoader:
+        def training(source: Sequence[Datum], o) -> SeededLoader:
             return build_data_loader(
                 cfg,
                 sampler_type=o.SAMPLER,
@@ -229,7 +245,7 @@ class DataManager:
                 seed=mixed(seed, next(number)),
             )
 
-        def testing(source: Sequence[Datum]) -> DataLoader:
+        def testing(source: Sequence[Datum]) -> SeededLoader:
             return build_data_loader(
                 cfg,
                 sampler_type=cfg.DATALOADER.TEST.SAMPLER,
@@ -302,12 +318,13 @@ class DataManager:
         for loader, key in ((self.train_loader_x, "TRAIN_X"), (self.train_loader_u, "TRAIN_U")):
             if loader is None or not loader.drop_last:
                 continue
-            images, batch = len(loader.sampler), loader.batch_size
-            rest = images % batch
+            order, batch = loader.order(), loader.batch_size or 1
+            images, rest = len(order), len(order) % batch
             if not rest:
                 continue
-            items = loader.dataset.data_source
-            order = loader.order()
+            items: Sequence[Datum] = getattr(loader.dataset, "data_source", ())
+            if not items:  # a wrapper of the host's own
+                continue
             first = Counter(items[i].classname for i in order[len(order) - rest :])
             total = Counter(item.classname for item in items)
             yield (

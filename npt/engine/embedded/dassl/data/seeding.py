@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 __all__ = ["SeededLoader", "SeededSampler", "current_seed", "mixed", "seeded"]
 
@@ -75,8 +75,8 @@ class SeededLoader(DataLoader):
     an attribute `seed`, take part.
     """
 
-    def __init__(self, *args: Any, seed: int, **kwargs: Any):
-        super().__init__(*args, generator=torch.Generator(), **kwargs)
+    def __init__(self, dataset: Dataset, *, seed: int, **kwargs: Any):
+        super().__init__(dataset, generator=torch.Generator(), **kwargs)
         self.seed = seed
         self.epoch = 0
         self.passes = 0  # in this epoch

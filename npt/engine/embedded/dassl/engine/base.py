@@ -250,7 +250,8 @@ class TrainerBase:
     def model_update(self, names: str | list[str] | None = None) -> None:
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
-                self._optims[name].step()
+                with overflow_named(self):
+                    self._optims[name].step()
 
     def model_backward_and_update(
         self, loss: torch.Tensor, names: str | list[str] | None = None
@@ -311,12 +312,9 @@ class TrainerBase:
 
     def _train_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        for loader in resume.seeded_loaders(self).values():
-            loader.start_epoch(epoch)
-        for name in ("train_loader_x", "train_loader_u"):
-            loader = resume.seeded_loaders(self).get(name)
-            if loader is not None:
-                loader.start_epoch(epoch, self.first_batch)
+        for name, loader in resume.seeded_loaders(self).items():
+            trains = name in ("train_loader_x", "train_loader_u")
+            loader.start_epoch(epoch, self.first_batch if trains else 0)
         self.before_epoch()
         self.run_epoch()
         self.after_epoch()
@@ -367,6 +365,20 @@ class TrainerBase:
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} does not define model_inference()")
+
+
+@contextmanager
+def overflow_named(trainer: TrainerBase) -> Iterator[None]:
+    """Turn an optimizer's error about a number too large for float32 into NotFinite."""
+    try:
+        yield
+    except RuntimeError as err:
+        if "without overflow" not in str(err):
+            raise
+        raise NotFinite(
+            f"A step in epoch {trainer.epoch + 1} is too large for float32: lower OPTIM.LR, "
+            "OPTIM.WARMUP_CONS_LR, OPTIM.WARMUP_MIN_LR or OPTIM.WEIGHT_DECAY"
+        ) from err
 
 
 def _missing(fpath: str) -> str:

@@ -10,6 +10,7 @@ import datetime
 import os.path as osp
 import time
 import warnings
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import AverageMeter, MetricMeter, count_num_param, load_pretrained_weights
-from dassl.utils.errors import InvalidValue
-from dassl.utils.torchtools import BEST
+from dassl.utils.errors import InvalidValue, MissingFile, UnusableCheckpoint
+from dassl.utils.torchtools import BEST, load_trainer_checkpoint
 
 from .base import TrainerBase
 from .build import TRAINER_REGISTRY, build_trainer
@@ -117,8 +118,28 @@ class SimpleTrainer(TrainerBase):
                 stacklevel=2,
             )
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        self._check_saved(best)
         self.init_writer(osp.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
+
+    def _check_saved(self, best: bool) -> None:
+        """Check the files that the end of a run needs, and that this process will not write.
+
+        The checkpoint of the last epoch is saved again if it is missing or damaged.
+        UnusableCheckpoint if the best model so far is.
+        """
+        if best and self.best_result > -np.inf:
+            for name in self.get_model_names():
+                fpath = osp.join(self.output_dir, name, BEST)
+                if not _loads(fpath):
+                    raise UnusableCheckpoint(
+                        f'"{fpath}", the best model so far, is missing or damaged: restore it, or '
+                        "delete the output folder's checkpoints and run again"
+                    )
+        if self.get_model_names() and 0 < self.max_epoch <= self.start_epoch:
+            last = f"model.pth.tar-{self.max_epoch}"
+            if not all(_loads(osp.join(self.output_dir, x, last)) for x in self.get_model_names()):
+                self.save_model(self.max_epoch - 1, self.output_dir)
 
     def after_epoch(self) -> None:
         """Save the best model on validation images, and a checkpoint every CHECKPOINT_FREQ epochs.
@@ -191,7 +212,7 @@ class SimpleTrainer(TrainerBase):
     # ------------------------------------------------------ shared by TrainerX and TrainerXU
 
     def _resume_meters(self, losses: MetricMeter) -> None:
-        """Make `losses` the averages of this epoch, also of the part that an earlier process did."""
+        """Make `losses` the averages of this epoch, with the part that an earlier process did."""
         for name, (total, count) in self._meters_before.items():
             losses.meters[name].sum, losses.meters[name].count = total, count
         self._meters_before = {}
@@ -230,8 +251,6 @@ class SimpleTrainer(TrainerBase):
     ) -> None:
         """Print the progress every PRINT_FREQ batches, and write the averages to TensorBoard."""
         freq = self.cfg.TRAIN.PRINT_FREQ
-        if freq < 1:
-            raise InvalidValue(f"TRAIN.PRINT_FREQ is {freq}: it must be 1 or more")
         done = self.batch_idx + 1
         has_rate = any(optim is not None for optim in self._optims.values())
         if done % freq == 0 or self.num_batches < freq:
@@ -266,7 +285,9 @@ class TrainerX(SimpleTrainer):
         self.num_batches = len(self.train_loader_x)
         self._resume_meters(losses)
         end = time.time()
-        for batch_idx, batch in enumerate(self.train_loader_x, self.first_batch):
+        # A run that was stopped after the last batch has none left.
+        batches = islice(self.train_loader_x, self.num_batches - self.first_batch)
+        for batch_idx, batch in enumerate(batches, self.first_batch):
             self.batch_idx = batch_idx
             data_time.update(time.time() - end)
             loss_summary = self.forward_backward(batch)
@@ -326,6 +347,15 @@ class TrainerXU(SimpleTrainer):
         """Labelled images, their labels, and unlabelled images, on the device."""
         images = batch_x["img"].to(self.device)
         return images, batch_x["label"].to(self.device), batch_u["img"].to(self.device)
+
+
+def _loads(fpath: str) -> bool:
+    """Whether a file is a good checkpoint."""
+    try:
+        load_trainer_checkpoint(fpath)
+    except (MissingFile, UnusableCheckpoint):
+        return False
+    return True
 
 
 def _endless(loader):

@@ -132,6 +132,11 @@ def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg) -> LRSchedul
     epochs = optim_cfg.WARMUP_EPOCH
     if epochs <= 0:
         return scheduler
+    if epochs > optim_cfg.MAX_EPOCH:
+        raise InvalidValue(
+            f"OPTIM.WARMUP_EPOCH is {epochs}, but OPTIM.MAX_EPOCH is {optim_cfg.MAX_EPOCH}: the "
+            "warm-up cannot be longer than the training"
+        )
     if not optim_cfg.WARMUP_RECOUNT:
         scheduler.last_epoch = epochs
     if optim_cfg.WARMUP_TYPE == "constant":

@@ -58,6 +58,17 @@ def image_size(cfg) -> tuple[int, int]:
     return size
 
 
+def blur_kernel(cfg) -> int:
+    """INPUT.GB_K. InvalidValue if the image is too small for it: its border is mirrored."""
+    kernel, least = cfg.INPUT.GB_K, min(image_size(cfg))
+    if kernel // 2 >= least:
+        raise InvalidValue(
+            f"INPUT.GB_K is {kernel}, but images of INPUT.SIZE {image_size(cfg)} take a blur of at "
+            f"most {2 * least - 1}: lower it"
+        )
+    return kernel
+
+
 class Random2DTranslation:
     """With probability `p`, enlarge by an eighth and crop a random (height, width) region.
 
@@ -80,6 +91,28 @@ class Random2DTranslation:
         top = int(torch.randint(tall - height + 1, ()))
         left = int(torch.randint(wide - width + 1, ()))
         return F.crop(image, top, left, height, width)
+
+
+class RandomCrop:
+    """Crop a random (height, width) region of the image with a black frame of `padding` pixels."""
+
+    def __init__(self, height: int, width: int, padding: int):
+        from torchvision.transforms import RandomCrop as Crop
+
+        self.size = (height, width)
+        self.padding = padding
+        self.crop = Crop(self.size, padding=padding)
+
+    def __call__(self, image):
+        width, height = image.size
+        frame = 2 * self.padding
+        if height + frame < self.size[0] or width + frame < self.size[1]:
+            raise InvalidValue(
+                f"INPUT.TRANSFORMS has random_crop, but an image of {height}x{width} pixels, "
+                f"padded by {self.padding}, is smaller than INPUT.SIZE {self.size}: use "
+                "random_resized_crop"
+            )
+        return self.crop(image)
 
 
 class Cutout:
@@ -177,7 +210,7 @@ def _train_steps(cfg, choices: set[str]) -> list[tuple[str, Callable]]:
         ),
         "random_crop": lambda: (
             f"random crop (size={size}, padding={o.CROP_PADDING})",
-            T.RandomCrop((height, width), padding=o.CROP_PADDING),
+            RandomCrop(height, width, o.CROP_PADDING),
         ),
         "random_resized_crop": lambda: (
             f"random resized crop (size={size}, scale={tuple(o.RRCROP_SCALE)})",
@@ -196,7 +229,7 @@ def _train_steps(cfg, choices: set[str]) -> list[tuple[str, Callable]]:
         "randomgrayscale": lambda: (f"random gray scale (p={o.RGS_P})", T.RandomGrayscale(o.RGS_P)),
         "gaussian_blur": lambda: (
             f"gaussian blur (p={o.GB_P}, kernel={o.GB_K})",
-            T.RandomApply([T.GaussianBlur(o.GB_K)], p=o.GB_P),
+            T.RandomApply([T.GaussianBlur(blur_kernel(cfg))], p=o.GB_P),
         ),
         "to_tensor": lambda: ("to torch tensor of range [0, 1]", T.ToTensor()),
         "cutout": lambda: (
