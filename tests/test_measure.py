@@ -256,20 +256,26 @@ def test_imbalance_reaches_a_host_s_data_set_and_the_counts(build, capsys):
     assert len(trainer.dm.dataset.test) == 14
 
 
-def test_splits_merge_over_processes_of_one_run_and_not_of_another(build):
+def test_splits_merge_over_processes_of_one_evaluation_and_not_of_another(build):
     trained = build()
     trained.train()
-    again = build()  # as in a second process: loads, and tests the validation set
-    again.load_model(again.cfg.OUTPUT_DIR, epoch=2)
-    again.test("val")
-    record = result(again)
-    assert set(record["results"]) == {"val", "test"}
-    assert record["results"]["test"] == trained.results["test"]
-    assert record["train_counts"] == TRAIN and record["train_seconds"] > 0
-    assert record["results"]["val"]["many"] is None  # this process does not know what was trained
+    record = result(trained)
+    (evaluation,) = evaluated(trained, "val")
+    assert set(evaluation["results"]) == {"val"} and evaluation["task"] == "evaluation"
+    assert evaluation["results"]["val"]["many"] is None  # it does not know what was trained
+    (evaluation,) = evaluated(trained, "test")  # a third process
+    assert set(evaluation["results"]) == {"val", "test"}
     build("WatchedPerImage").test("val")
-    record = result(again)
-    assert set(record["results"]) == {"val"} and record["train_counts"] is None
+    assert len(list(trainer_dir(trained).glob("result-*.json"))) == 2
+    assert result(trained) == record  # the training keeps its own
+
+
+def evaluated(trained, split):
+    """The evaluations on record after one more, in a process of its own."""
+    again = type(trained)(trained.cfg)
+    again.load_model(again.cfg.OUTPUT_DIR, epoch=2)
+    again.test(split)
+    return [json.loads(path.read_text()) for path in trainer_dir(again).glob("result-*.json")]
 
 
 def test_a_broken_result_is_replaced(build):
@@ -380,26 +386,3 @@ def test_one_image_a_class_and_one_class_leave_gaps_not_errors(capsys):
     assert found["many"] is None and found["few"] is not None
     print_results(found)
     assert "* nc1: -\n* nc2: -\n* nc3: -\n" in capsys.readouterr().out
-
-
-def test_a_key_that_only_one_side_has_is_the_same_run_if_it_has_its_default(tmp_path, monkeypatch):
-    from npt import config, results
-
-    record = {
-        "trainer": "T",
-        "dataset": "D",
-        "seed": 1,
-        "classnames": ["a"],
-        "results": {"val": {}},
-    }
-    weights = {"W1": 0.3}
-    tree = {"OPTIM": {"LR": 0.1}, "TEST": {"SPLIT": "test"}, "TRAINER": {"NPT": weights}}
-    results.write(tmp_path, {**record, "config": tree})
-    monkeypatch.setitem(config.KEYS, "TRAINER.NPT.W_LATE", config.Key(0.0))
-
-    def same(**npt):
-        new = {**tree, "TEST": {"SPLIT": "val"}, "TRAINER": {"NPT": {**weights, **npt}}}
-        return bool(results.read_same_run(tmp_path, {**record, "config": new}))
-
-    assert same() and same(W_LATE=0.0)
-    assert not same(W_LATE=0.5) and not same(W1=0.4) and not same(UNKNOWN=1)
