@@ -195,7 +195,7 @@ class _Step:
             if loss is not None:
                 weighted.register_hook(backward.record)
                 return returned.replaced({0: loss + weighted})
-            return returned.replaced({i: backward.attach(x) for i, x in tensors.items()})
+            return returned.replaced({i: backward.attach(x, weighted) for i, x in tensors.items()})
 
         return add_terms
 
@@ -311,14 +311,15 @@ class _Backward:
     """
 
     def __init__(self, weighted: Tensor, scaler: Any):
-        self.weighted, self.scaler = weighted, scaler
+        # Not `weighted` itself: its hook refers to this object, and the cycle would keep its graph.
+        self.one, self.scaler = torch.ones_like(weighted.detach()), scaler
         self.reached = self.done = False
         self.factor: float | None = None
         self._last_pass = -1  # id of the last backward pass that reached the output
 
-    def attach(self, x: Tensor) -> Tensor:
+    def attach(self, x: Tensor, weighted: Tensor) -> Tensor:
         """x unchanged; its backward pass also starts that of the terms."""
-        return _AttachTerms.apply(x, self.weighted, self)
+        return _AttachTerms.apply(x, weighted, self)
 
     def gradient(self) -> Tensor | None:
         """The gradient that starts the terms' backward pass; None unless this pass is the last.
@@ -337,9 +338,8 @@ class _Backward:
         if self.done or (keeps is not None and keeps()):
             return None
         self.done = True
-        one = torch.ones_like(self.weighted)
         # A GradScaler multiplies the host's loss; the terms need the same factor.
-        return one if self.scaler is None else self.scaler.scale(one)
+        return self.one if self.scaler is None else self.scaler.scale(self.one)
 
     def record(self, gradient: Tensor) -> None:
         """Gradient hook of terms that were added to a loss."""

@@ -1,6 +1,8 @@
 """NPT around host trainers of every kind: it adds what autograd of the plain sum gives."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -54,6 +56,28 @@ def test_the_step_descends_the_plain_sum(base, style, reduction):
     assert summary["loss_clip"] == pytest.approx(own.item(), rel=1e-5)
     assert summary["loss_lc"] == pytest.approx(lc.item(), rel=1e-5)
     assert summary["loss_mi"] == pytest.approx(mi.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("style", ["loss", "logits"])
+def test_a_step_keeps_no_graph_alive(style):
+    """A graph holds the weights of its model, also of a run that has ended in this process."""
+
+    class Held(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            contexts.append(weakref.ref(ctx))
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    contexts: list = []
+    trainer = wrapped(Host, config(), style)
+    trainer.model.text_encoder.register_forward_hook(lambda m, a, text: Held.apply(text))
+    trainer.forward_backward(batches()[0])
+    gc.collect()
+    assert contexts and all(ref() is None for ref in contexts)
 
 
 def test_the_summary_names_the_terms_and_keeps_the_host_s_entries():
