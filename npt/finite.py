@@ -77,7 +77,8 @@ class FiniteWatch:
 
 def _norm(tensors: list[Tensor]) -> Tensor:
     """The sum of the tensors' L2 norms in float32, which is infinite or NaN if a value is."""
-    return torch.stack([norm.float() for norm in torch._foreach_norm(tensors)]).sum()
+    device = tensors[0].device
+    return torch.stack([x.to(device, torch.float32) for x in torch._foreach_norm(tensors)]).sum()
 
 
 def _to_host(value: Tensor) -> tuple[Tensor, Any]:

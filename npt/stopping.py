@@ -54,7 +54,7 @@ class Deferred:
     def __enter__(self) -> Deferred:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, *PREEMPTION):
-                if signal.getsignal(number) != signal.SIG_IGN:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
         return self
 

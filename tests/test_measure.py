@@ -386,3 +386,13 @@ def test_one_image_a_class_and_one_class_leave_gaps_not_errors(capsys):
     assert found["many"] is None and found["few"] is not None
     print_results(found)
     assert "* nc1: -\n* nc2: -\n* nc3: -\n" in capsys.readouterr().out
+
+
+def test_on_an_installed_dassl_another_configuration_is_a_warning(build, monkeypatch):
+    from npt import engine
+
+    build().train()
+    monkeypatch.setattr(engine, "describe", lambda: engine.Engine("installed", "0.6.3", ""))
+    other = build("Watched", "OPTIM.LR", 0.01)
+    with pytest.warns(UserWarning, match=r"OPTIM\.LR 0\.05 there, 0\.01 here.*--output-dir"):
+        other._measure_check_folder()
