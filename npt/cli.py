@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from npt.errors import report
+from npt.errors import NPTError, report
 from npt.flags import parse_args, setup_cfg
-from npt.session import build, claimed, load, session
+from npt.session import build, check_names, claimed, load, session
 from npt.stopping import EXIT_INTERRUPTED, exiting
 
 
@@ -26,9 +26,15 @@ def run(args: argparse.Namespace) -> Any:
     """One run as the flags ask for; returns its trainer."""
     cfg = setup_cfg(args)
     trains = not (args.eval_only or args.no_train)
+    if args.overwrite and not trains:
+        raise NPTError("--overwrite is for a training: an evaluation keeps a record of its own")
+    check_names(cfg)  # before --overwrite deletes anything
     with claimed(Path(cfg.OUTPUT_DIR), cfg, trains, args.overwrite), session(args, cfg):
         trainer = build(cfg)
         if args.eval_only:
+            learned = args.model_dir or cfg.MODEL.INIT_WEIGHTS or not trainer.get_model_names()
+            if not learned:
+                raise NPTError(f"--eval-only of {cfg.TRAINER.NAME} needs --model-dir, its training")
             load(trainer, args.model_dir, args.load_epoch)
             trainer.test()
         elif not args.no_train:

@@ -15,9 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from npt.errors import NPTError, UnwritableFile
+from npt.errors import OF_THE_DEVICE, NPTError, UnwritableFile
 
 OTHER_COPY = "use another copy of it, or run the command that made it again"
+LARGEST_RECORD = 256 << 20  # bytes
 CHECKSUM = "sha256"  # the entry of a record with the checksum of the others
 
 
@@ -53,9 +54,9 @@ def writing(path: Path) -> Iterator[None]:
     except UnwritableFile:
         raise
     except OSError as error:
+        advice = "free space, or choose" if error.errno in OF_THE_DEVICE else "choose"
         raise UnwritableFile(
-            f"{path} cannot be written ({error.strerror or error}): free space, or choose another "
-            "folder"
+            f"{path} cannot be written ({error.strerror or error}): {advice} another folder"
         ) from error
 
 
@@ -123,6 +124,8 @@ def read_record(path: Path) -> dict[str, Any]:
     A record without a checksum, from an earlier version, is read as it is.
     """
     try:
+        if not path.is_file() or path.stat().st_size > LARGEST_RECORD:  # such as a pipe
+            raise ValueError("it is not a file of a reasonable size")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ FREE = {
 DATA = "DATA"  # an entry beside the keys: the checksum of the data
 WAYS_OUT = "use another --output-dir, or --overwrite to delete what is there and start anew"
 UNSET = "(unset)"
+WEIGHTS = ("MODEL.BACKBONE.NAME", "MODEL.INIT_WEIGHTS")  # keys that may name a file
+MOST_SIZES = 20_000  # images whose file sizes are read
 
 
 def plain(node: Any) -> Any:
@@ -53,10 +56,11 @@ def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def data_digest(dataset: Any) -> str:
-    """A checksum of the lists of a data set: labels, class names, and files relative to its folder.
+def data_digest(dataset: Any, cfg: Any = None) -> str:
+    """A checksum of the lists of a data set, and of the weights files that a config names.
 
-    It does not depend on where the data are. The content of the images is not part of it.
+    The lists are labels, class names, and files relative to their folder: it does not matter where
+    the data are. Of the content of images only the sizes of few-shot files are part of it.
     """
     items = [
         (part, item) for part in ("train_x", "train_u", "val", "test")
@@ -65,11 +69,30 @@ def data_digest(dataset: Any) -> str:
     paths = [os.path.abspath(getattr(item, "impath", "")) for _, item in items]
     folder = os.path.commonpath({os.path.dirname(path) for path in paths}) if paths else ""
     digest = hashlib.sha256(repr(list(getattr(dataset, "classnames", ()))).encode())
+    few = sum(part != "test" for part, _ in items) <= MOST_SIZES
     for (part, item), path in zip(items, paths, strict=True):
         name = getattr(item, "classname", "")
-        line = f"{part}\0{path[len(folder) :]}\0{item.label}\0{name}\n"
+        size = os.path.getsize(path) if few and part != "test" and os.path.isfile(path) else ""
+        line = f"{part}\0{path[len(folder) :]}\0{item.label}\0{name}\0{size}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
+    for key in WEIGHTS if cfg is not None else ():
+        name = str(flat(plain(cfg)).get(key) or "")
+        digest.update(_of_file(name) if os.path.isfile(name) else b"")
     return digest.hexdigest()
+
+
+def _of_file(path: str) -> bytes:
+    """A checksum of a file; of a zip archive, as torch.save writes, that of its checksums."""
+    digest = hashlib.sha256()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = [(x.filename, x.CRC, x.file_size) for x in archive.infolist()]
+        digest.update(repr(entries).encode("utf-8", "surrogateescape"))
+    else:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.digest()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -84,7 +107,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if key in FREE or before == now:
             continue
         if key == DATA:
-            found.append("other images or classes")
+            unseeded = new.get("SEED", 0) < 0 and "; without --seed they are drawn anew each time"
+            found.append(f"other images, classes or weights files{unseeded or ''}")
         else:
             found.append(f"{key} {_shown(before)} there, {_shown(now)} here")
     return found

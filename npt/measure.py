@@ -259,7 +259,7 @@ class Measured(TrainerX):
     def _measure_data(self) -> str | None:
         """The checksum of the data set's lists; None if the trainer has none."""
         if self._measure_digest is None and hasattr(self, "dm"):
-            self._measure_digest = identity.data_digest(self.dm.dataset)
+            self._measure_digest = identity.data_digest(self.dm.dataset, self.cfg)
         return self._measure_digest
 
     def _measure_loaded(self, directory: Any, epoch: int | None) -> None:
@@ -267,6 +267,12 @@ class Measured(TrainerX):
         if not directory or not isinstance(directory, (str, os.PathLike)):
             return  # nothing was loaded, or in a host's own way
         models = Path(directory).glob("*/model*")
+        if epoch is None and results.readable(Path(directory)).get("finished") is False:
+            warnings.warn(
+                f"The training in {directory} has not ended: the figures of this test are those of "
+                "a model on the way. Run its command again first, or name --load-epoch",
+                stacklevel=3,
+            )
         self._measure_model = {
             "folder": os.path.abspath(directory),
             "epoch": epoch,

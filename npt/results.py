@@ -83,12 +83,13 @@ def check_folder(folder: Path, cfg: Any, data: str | None = None) -> None:
 def place_of_evaluation(folder: Path, record: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The file for the record of an evaluation, and what that file says already.
 
-    It is `folder`/result.json, unless that is the record of a training or of another evaluation:
-    then result-<data set>-<classes>-<checksum>.json beside it.
+    It is `folder`/result.json, unless that is damaged, or the record of a training or of another
+    evaluation: then result-<data set>-<classes>-<checksum>.json beside it.
     """
     known = identity_of(record)
     found = readable(folder)
-    if not found or identity_of(found) == known:
+    free = not os.path.lexists(folder / RESULT) and not (folder / "resume").is_dir()
+    if free or (found and identity_of(found) == known):
         return folder / RESULT, found
     checksum = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
     classes = record["config"]["DATASET"].get("SUBSAMPLE_CLASSES", "all")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,12 @@ from yacs.config import CfgNode
 
 from npt.errors import NPTError
 from npt.files import locked, remove_leftovers
+
+OF_A_RUN = re.compile(  # the names of files that a run writes
+    r"result\.json|result-.+-[0-9a-f]{8}\.json|log\.txt(-[-0-9]+)?"
+    r"|model-best\.pth\.tar|model\.pth\.tar-\d+|checkpoint"
+    r"|epoch\d+-batch\d+\.pth\.tar|events\.out\.tfevents\..*"
+)
 
 
 @contextmanager
@@ -38,12 +44,17 @@ def claimed(folder: Path, cfg: CfgNode, trains: bool, overwrite: bool = False) -
 
 def remove_run(folder: Path) -> None:
     """Delete what a run has written into its output folder; other files and folders stay."""
-    for pattern in ("result*.json", "log.txt*"):
-        for path in folder.glob(pattern):
+    written = [path for path in folder.glob("*") if OF_A_RUN.fullmatch(path.name)]
+    models = {path.parent for path in folder.glob("*/checkpoint")}
+    places = {*models, *(folder / name for name in ("resume", "tensorboard"))}
+    for place in places:
+        written += [path for path in place.glob("*") if OF_A_RUN.fullmatch(path.name)]
+    for path in written:
+        if path.is_file() or path.is_symlink():
             path.unlink()
-    models = {path.parent for path in folder.glob("*/model*.pth.tar*")}
-    for path in {*models, folder / "resume", folder / "tensorboard"}:
-        shutil.rmtree(path, ignore_errors=True)
+    for place in places:
+        with suppress(OSError):  # it has other files
+            place.rmdir()
 
 
 @contextmanager

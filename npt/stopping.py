@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL, a temporary failure: the same command goes on
 EXIT_INTERRUPTED = 130
 PREEMPTION = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+def run_program(main: Callable[[], Any]) -> NoReturn:
+    """End this process with the exit code of `main`, which a later signal must not change."""
+    try:
+        code = main()
+    except SystemExit as stop:
+        code = stop.code
+    for number in PREEMPTION:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 @contextmanager

@@ -53,6 +53,13 @@ def test_damaged_records_are_named(tmp_path, content):
         read_record(tmp_path / "r.json")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_in_place_of_a_record_is_named(tmp_path):
+    os.mkfifo(tmp_path / "r.json")
+    with pytest.raises(NPTError, match=r"r\.json cannot be read"):
+        read_record(tmp_path / "r.json")
+
+
 def test_a_folder_in_place_of_a_record_is_named(tmp_path):
     with pytest.raises(NPTError, match=r"cannot be read.*delete it"):
         read_record(tmp_path)

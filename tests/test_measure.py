@@ -278,12 +278,18 @@ def evaluated(trained, split):
     return [json.loads(path.read_text()) for path in trainer_dir(again).glob("result-*.json")]
 
 
-def test_a_broken_result_is_replaced(build):
+def test_a_broken_result_is_named_and_replaced_by_a_training_only(build):
     trainer = build()
-    trainer_dir(trainer).mkdir(exist_ok=True)
-    (trainer_dir(trainer) / "result.json").write_text('{"trainer": "Wat')
-    trainer.test()
-    assert set(result(trainer)["results"]) == {"test"}
+    folder = trainer_dir(trainer)
+    folder.mkdir(exist_ok=True)
+    (folder / "result.json").write_text('{"trainer": "Wat')
+    with pytest.warns(UserWarning, match=r"result\.json"):
+        trainer.test()
+    (evaluation,) = folder.glob("result-*.json")
+    assert set(json.loads(evaluation.read_text())["results"]) == {"test"}
+    with pytest.warns(UserWarning, match=r"result\.json"):
+        build().train()
+    assert result(trainer)["finished"]
 
 
 def test_best_val_stores_the_splits_apart(build):

@@ -128,7 +128,7 @@ def test_other_data_are_refused(copy, capsys):
     found["data"] = "0" * 64
     (copy / "result.json").write_text(json.dumps(found))
     assert run(copy) == 2
-    assert "other images or classes" in capsys.readouterr().err
+    assert "other images, classes" in capsys.readouterr().err
 
 
 def test_overwrite_starts_anew(copy, finished, capsys):
@@ -141,7 +141,73 @@ def test_overwrite_starts_anew(copy, finished, capsys):
     assert len(list(copy.glob("log.txt*"))) == 1
 
 
+def test_overwrite_deletes_what_a_run_writes_and_nothing_else(copy, capsys):
+    mine = ["results_mine.json", "prompt_learner/notes.txt", "clip/model.pth.tar", "log.txt.bak"]
+    for name in mine:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("mine")
+    before = {path for path in copy.rglob("*") if path.is_file()}
+    assert run(copy, "--overwrite", "--trainer", "CoCoOpNTP") == 2  # before anything is deleted
+    assert {path for path in copy.rglob("*") if path.is_file()} == before
+    assert run(copy, "--overwrite", "--eval-only", "--model-dir", copy) == 2
+    assert run(copy, "--overwrite", OPTIM__LR=0.1) == 0
+    assert all((copy / name).read_text() == "mine" for name in mine)
+
+
+def test_another_file_of_weights_under_the_same_name_is_refused(tmp_path, capsys):
+    from npt.encoders.loading import TINY_FILE, read_tiny
+
+    weights, folder = tmp_path / "clip.pt", tmp_path / "D"
+    state = read_tiny(TINY_FILE)
+    torch.save(state, weights)
+    assert run(folder, "--backbone", weights) == 0
+    assert run(folder, "--backbone", weights) == 0
+    torch.save({**state, "text_projection": state["text_projection"] * 1.01}, weights)
+    assert run(folder, "--backbone", weights) == 2
+    assert "other images, classes or weights files" in capsys.readouterr().err
+
+
+def test_a_run_in_another_folder_goes_on_in_its_own(undisturbed, tmp_path, monkeypatch):
+    first, second, pairs = tmp_path / "R", tmp_path / "D", {"TEST__FINAL_MODEL": "best_val"}
+
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for folder, flags, step in ((first, (), 3), (second, ("--resume", first), 0)):
+        with monkeypatch.context() as patch:
+            AtStep(patch, step, stop)
+            assert run(folder, *flags, **pairs) == 75
+    with monkeypatch.context() as patch:
+        steps = AtStep(patch, 99, stop)
+        assert run(second, "--resume", first, **pairs) == 0
+        assert steps.seen == 1
+    assert figures(second) == figures(undisturbed)
+    assert same(weights(second), weights(undisturbed) | {})
+
+
 # --------------------------------------------------------------------------- records of their own
+def test_an_evaluation_needs_a_model(tmp_path, capsys):
+    assert run(tmp_path / "D", "--eval-only") == 2
+    assert "--model-dir" in capsys.readouterr().err
+
+
+def test_an_evaluation_of_an_unfinished_training_is_a_warning(copy, tmp_path):
+    from npt.files import write_record
+
+    write_record(copy / "result.json", {**record(copy), "finished": False})
+    with pytest.warns(UserWarning, match="has not ended"):
+        assert run(tmp_path / "E", "--eval-only", "--model-dir", copy) == 0
+
+
+def test_an_evaluation_does_not_take_the_place_of_a_damaged_record(copy, capsys):
+    (copy / "result.json").write_text("{")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert run(copy, "--eval-only", "--model-dir", copy) == 0
+        assert run(copy) == 0
+    assert record(copy)["finished"]
+
+
 def test_training_and_every_evaluation_keep_their_record(copy, capsys):
     trained = (copy / "result.json").read_bytes()
     for classes in ("base", "new"):
@@ -338,6 +404,24 @@ def test_a_run_does_not_end_without_its_best_model(undisturbed, tmp_path, capsys
         damage(folder / "prompt_learner" / "model-best.pth.tar")
         assert run(folder, TEST__FINAL_MODEL="best_val") == 2
         assert "model-best.pth.tar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"epoch": "1"}, {"epoch": 10**12}, {"batch": 10**15}, {"run": [1]}, {"run": {}},
+        {"progress": [1]}, {"progress": {"seconds": "x"}}, {"models": {"prompt_learner": 5}},
+    ],
+)  # fmt: skip
+def test_a_save_with_wrong_entries_is_not_used(undisturbed, tmp_path, entries):
+    folder, pairs = Path(shutil.copytree(undisturbed, tmp_path / "D")), {}
+    pairs["TEST__FINAL_MODEL"] = "best_val"
+    newest = sorted((folder / "resume").iterdir())[-1]
+    torch.save({**torch.load(newest, weights_only=True), **entries}, newest)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code = run(folder, **pairs)
+    assert code == 2 or figures(folder) == figures(undisturbed)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "\0\0\0", '{"results": {', "[" * 200_000])

@@ -14,6 +14,7 @@ from npt.errors import NPTError, report
 from npt.experiments.stopping import exit_code, preemptible
 from npt.files import atomic_write, locked, remove_leftovers
 from npt.flags import Parser, add_flags
+from npt.stopping import run_program
 
 EXIT_FAILED_RUNS = 1
 
@@ -233,4 +234,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

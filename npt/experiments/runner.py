@@ -24,10 +24,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from npt import identity
 from npt.errors import NPTError, sentence
 from npt.experiments.plan import Evaluation, Run, dataset_name
 from npt.experiments.state import (
     RECORD,
+    config_digest,
     has_checkpoint,
     has_trained,
     is_complete,
@@ -133,7 +135,9 @@ def _claim(run: Run, known: bool) -> None:
     """
     for evaluation in () if known else run.evaluations[run.train :]:
         remove_result(run.output(evaluation))
-    write_record(run.folder / RECORD, run.record())
+    configs = {e.name: setup_cfg(parse_args(run.argv(e))) for e in run.evaluations}
+    digests = {name: config_digest(identity.plain(cfg)) for name, cfg in configs.items()}
+    write_record(run.folder / RECORD, {**run.record(), "configs": digests})
 
 
 def _check_models(run: Run) -> None:

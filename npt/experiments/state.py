@@ -8,6 +8,8 @@ it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from npt import identity
 from npt.errors import NPTError
 from npt.experiments.plan import Evaluation, Run
 from npt.files import read_record
@@ -87,7 +90,7 @@ def _read(path: Path, fits: Callable[[Record], bool]) -> Record:
 
 
 def _is_run(content: Record) -> bool:
-    optional = ("opts", "data")
+    optional = ("opts", "data", "configs")
     if not all(isinstance(content.get(key), kind) for key, kind in SETTINGS.items()):
         return False
     if not all(isinstance(content.get(key, {}), dict) for key in optional):
@@ -121,9 +124,27 @@ def figures(folder: Path, parts: Sequence[str], train: bool) -> dict[str, dict[s
     parts: the names of its evaluations; the first one is the training's
     train: whether the run trains; then no figures count before the training has ended
     """
-    if not read_run(folder) or (train and not has_trained(folder / parts[0])):
+    run = read_run(folder)
+    counts = {part: is_of_run(run, folder, part) for part in parts}
+    if not run or (train and not (counts[parts[0]] and has_trained(folder / parts[0]))):
         return {part: {} for part in parts}
-    return {part: read_result(folder / part / RESULT).get("results", {}) for part in parts}
+    return {
+        part: read_result(folder / part / RESULT).get("results", {}) if counts[part] else {}
+        for part in parts
+    }
+
+
+def is_of_run(run: Record, folder: Path, part: str) -> bool:
+    """Whether a result.json, if there is one, has the configuration that run.json says."""
+    wanted = run.get("configs", {}).get(part)  # an earlier version does not say
+    config = read_result(folder / part / RESULT).get("config")
+    return wanted is None or config is None or config_digest(config) == wanted
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """A checksum of the keys of a config that figures depend on."""
+    kept = {key: x for key, x in identity.flat(config).items() if key not in identity.FREE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def has_trained(folder: Path) -> bool:
@@ -154,6 +175,13 @@ def runs_in(folder: Path) -> Iterator[tuple[Path, Record]]:
         run = read_run(path.parent)
         for words in damages(path.parent, run.get("commands", ()), beside=True).values():
             print(f"warning: {words}", file=sys.stderr)
+        for part in run.get("commands", ()):
+            if not is_of_run(run, path.parent, part):
+                print(
+                    f"warning: {path.parent / part / RESULT} is of another configuration than "
+                    f"{path}: it does not count",
+                    file=sys.stderr,
+                )
         if run:
             yield path.parent, run
 

@@ -29,6 +29,9 @@ from dassl.utils.torchtools import (
 from . import resume
 from .writer import NoWriter, summary_writer
 
+# What restoring a checkpoint raises if an entry is not what it should be.
+WRONG_CONTENT = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+
 
 class TrainerBase:
     """The base class of all trainers.
@@ -53,6 +56,7 @@ class TrainerBase:
         self._resumed_random: dict[str, Any] | None = None
         self._frozen: dict[str, dict[str, float]] = {}  # by model: see resume.frozen_sums
         self._last_save = 0.0  # time of the last save of the progress
+        self._all_batches_done = False  # of this epoch, by the run_epoch of TrainerX or TrainerXU
         self._stop: Any = None  # npt.stopping.Deferred, while the epochs are trained
 
     # ------------------------------------------------------------------------------- models
@@ -149,17 +153,21 @@ class TrainerBase:
         for name, checkpoint in checkpoints.items():
             print(f'Loading checkpoint from "{point.files[name]}"')
             model = self._models[name]
+            check_finite(point.files[name], checkpoint["state_dict"], model)
             try:
                 restore_from(checkpoint, model, self._optims[name], self._scheds[name])
-            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as err:
+            except WRONG_CONTENT as err:
                 raise _does_not_fit(point.files[name], name, err) from err
         checkpoint = next(iter(checkpoints.values()))
         self.first_batch = checkpoint.get("batch", 0)
-        self.load_progress_state(checkpoint.get("progress") or {})
-        run = checkpoint.get("run")
-        if run is not None:
-            resume.set_run_state(self, run)
-            self._resumed_random = run["random"]
+        try:
+            self.load_progress_state(checkpoint.get("progress") or {})
+            run = checkpoint.get("run")
+            if run is not None:
+                resume.set_run_state(self, run)
+                self._resumed_random = run["random"]
+        except WRONG_CONTENT as err:
+            raise _does_not_fit(str(point), ", ".join(checkpoints), err) from err
         return checkpoint["epoch"]
 
     def check_checkpoint(self, checkpoint: dict[str, Any], fpath: str) -> None:
@@ -315,9 +323,11 @@ class TrainerBase:
         for name, loader in resume.seeded_loaders(self).items():
             trains = name in ("train_loader_x", "train_loader_u")
             loader.start_epoch(epoch, self.first_batch if trains else 0)
+        self._all_batches_done = False
         self.before_epoch()
         self.run_epoch()
         self.after_epoch()
+        self._all_batches_done = False
         self.first_batch = 0
         self.save_progress(epoch + 1)
         self.stop_if_requested()

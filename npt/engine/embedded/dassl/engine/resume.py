@@ -35,6 +35,7 @@ from dassl.utils.torchtools import (
 GradScaler: Any = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler
 
 FOLDER = "resume"
+NAME = "epoch{epoch:06d}-batch{batch:08d}.pth.tar"
 KEPT = 2
 SECONDS_BETWEEN_SAVES = 120.0  # within an epoch
 
@@ -129,7 +130,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
         return {}
     known = vars(trainer).setdefault("_data_digest", {})  # computed once
     if manager is not None and not known:
-        known[identity.DATA] = identity.data_digest(manager.dataset)
+        known[identity.DATA] = identity.data_digest(manager.dataset, cfg)
     config = identity.flat(identity.plain(cfg))
     kept = {key: value for key, value in config.items() if key not in identity.FREE}
     return {**kept, identity.DATA: known.get(identity.DATA)}
@@ -167,8 +168,10 @@ class SavePoint(NamedTuple):
         for name, fpath in self.files.items():
             if osp.basename(osp.dirname(fpath)) == FOLDER:
                 whole = load_checkpoint(fpath)
-                if not isinstance(whole, Mapping) or name not in whole.get("models", {}):
-                    raise UnusableCheckpoint(f'"{fpath}" does not contain the model "{name}"')
+                if not _is_save(whole, osp.basename(fpath), name):
+                    raise UnusableCheckpoint(
+                        f'"{fpath}" is not a save of this run with the model "{name}"'
+                    )
                 rest = {k: v for k, v in whole.items() if k != "models"}
                 loaded[name] = {**rest, **whole["models"][name]}
             else:
@@ -179,11 +182,27 @@ class SavePoint(NamedTuple):
         return ", ".join(sorted(set(self.files.values())))
 
 
+def _is_save(content: Any, file_name: str, model: str) -> bool:
+    """Whether a file in the folder of saves has what `save_progress` writes, under its name."""
+    kinds = {"models": Mapping, "run": Mapping, "progress": Mapping, "epoch": int, "batch": int}
+    if not isinstance(content, Mapping):
+        return False
+    if not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        return False
+    state = content["models"].get(model)
+    return (
+        file_name == NAME.format(epoch=content["epoch"], batch=content["batch"])
+        and isinstance(state, Mapping)
+        and isinstance(state.get("state_dict"), Mapping)
+        and {"random", "scalers", "best_result"} <= set(content["run"])
+    )
+
+
 def save_points(directory: str, names: list[str]) -> list[SavePoint]:
     """What a run in `directory` can go on from, the newest first."""
     found = [
         SavePoint(dict.fromkeys(names, fpath))
-        for fpath in sorted(glob.glob(osp.join(glob.escape(directory), FOLDER, "*.pth.tar")))[::-1]
+        for fpath in reversed(_saves(osp.join(directory, FOLDER)))
     ]
     by_pointer = _by_pointer(directory, names)
     named = [by_pointer] if by_pointer else []
@@ -247,7 +266,12 @@ def save_progress(trainer: Any, directory: str, epoch: int, batch: int, frozen: 
         "progress": trainer.progress_state(),
     }
     folder = osp.join(directory, FOLDER)
-    name = f"epoch{epoch:06d}-batch{batch:08d}.pth.tar"
+    name = NAME.format(epoch=epoch, batch=batch)
     save_file({**state, "epoch": epoch, "batch": batch}, osp.join(folder, name))
-    for old in sorted(glob.glob(osp.join(glob.escape(folder), "*.pth.tar")))[:-KEPT]:
+    for old in _saves(folder)[:-KEPT]:
         os.remove(old)
+
+
+def _saves(folder: str) -> list[str]:
+    """The files that `save_progress` has written, the oldest first."""
+    return sorted(glob.glob(osp.join(glob.escape(folder), "epoch*-batch*.pth.tar")))

@@ -7,7 +7,9 @@ attribute `SummaryWriter` is imported from torch at the first access.
 from __future__ import annotations
 
 import datetime
+import os
 import os.path as osp
+import shutil
 import time
 import warnings
 from itertools import islice
@@ -25,6 +27,7 @@ from dassl.utils import AverageMeter, MetricMeter, count_num_param, load_pretrai
 from dassl.utils.errors import InvalidValue, MissingFile, UnusableCheckpoint
 from dassl.utils.torchtools import BEST, load_trainer_checkpoint
 
+from . import resume
 from .base import TrainerBase
 from .build import TRAINER_REGISTRY, build_trainer
 from .resume import GradScaler
@@ -117,10 +120,22 @@ class SimpleTrainer(TrainerBase):
                 "model is selected on the test images: use last_step",
                 stacklevel=2,
             )
-        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        own = resume.save_points(self.output_dir, self.get_model_names())
+        source = self.output_dir if own else self.cfg.RESUME or self.output_dir
+        self.start_epoch = self.resume_model_if_exist(source)
+        if best and source != self.output_dir:
+            self._copy_best(source)
         self._check_saved(best)
         self.init_writer(osp.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
+
+    def _copy_best(self, source: str) -> None:
+        """Take over the best model so far from the folder that this run goes on from."""
+        for name in self.get_model_names():
+            fpath = osp.join(source, name, BEST)
+            if osp.isfile(fpath):
+                os.makedirs(osp.join(self.output_dir, name), exist_ok=True)
+                shutil.copyfile(fpath, osp.join(self.output_dir, name, BEST))
 
     def _check_saved(self, best: bool) -> None:
         """Check the files that the end of a run needs, and that this process will not write.
@@ -189,7 +204,7 @@ class SimpleTrainer(TrainerBase):
         for batch in tqdm(data_loader, disable=None):  # None: show a bar only on a terminal
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
-            if self.stop_requested:  # between two epochs: the next process tests again
+            if self.stop_requested and self._all_batches_done:  # the next process tests again
                 self.save_progress(self.epoch, self.num_batches)
                 self.stop_if_requested()
         results = self.evaluator.evaluate()
@@ -241,6 +256,10 @@ class SimpleTrainer(TrainerBase):
     def _check_last_step(self) -> None:
         if self._watch is not None:
             self._watch.finish()
+
+    def _end_epoch(self) -> None:
+        self._check_last_step()
+        self._all_batches_done = True
 
     def save_progress(self, epoch: int, batch: int = 0) -> None:
         self._check_last_step()
@@ -297,7 +316,7 @@ class TrainerX(SimpleTrainer):
             self._report(losses, batch_time, data_time)
             self.after_batch()
             end = time.time()
-        self._check_last_step()
+        self._end_epoch()
 
     def parse_batch_train(self, batch: dict[str, Any]):
         """Images, labels and domain labels on the device."""
@@ -341,7 +360,7 @@ class TrainerXU(SimpleTrainer):
             self._report(losses, batch_time, data_time)
             self.after_batch()
             end = time.time()
-        self._check_last_step()
+        self._end_epoch()
 
     def parse_batch_train(self, batch_x: dict[str, Any], batch_u: dict[str, Any]):
         """Labelled images, their labels, and unlabelled images, on the device."""
