@@ -27,7 +27,7 @@ def run_program(main: Callable[[], Any]) -> NoReturn:
         code = main()
     except SystemExit as stop:
         code = stop.code
-    for number in PREEMPTION:
+    for number in (signal.SIGINT, *PREEMPTION):
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 

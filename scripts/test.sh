@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Linter, type checker and tests, on all cores.
-#   bash scripts/test.sh [--fast] [PYTEST ARGUMENTS ...]      --fast skips the slow tests
+#   bash scripts/test.sh [--fast | --long] [PYTEST ARGUMENTS ...]
+# --fast skips the slow tests; --long adds those that take many minutes (faults, fuzzing).
 source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
 
 setup report,test
-if [ "${1:-}" = --fast ]; then
-    shift
-    set -- -m "not slow" "$@"
-fi
+case "${1:-}" in
+    --fast) shift && set -- -m "not slow and not long" "$@" ;;
+    --long) shift ;;
+    *) set -- -m "not long" "$@" ;;
+esac
 python -m ruff check .
 python -m mypy
 # Each test process uses one thread. --dist loadfile keeps the tests of a file, which share slow

@@ -234,6 +234,7 @@ def test_a_few_runs(tried, key):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", sorted(DEFAULTS))
 def test_many_runs(tried, key):
     tried(key, EXAMPLES, derandomize=False)

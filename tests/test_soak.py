@@ -23,6 +23,7 @@ def soak():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_five_minutes_of_faults():
     command = [sys.executable, str(SCRIPT), "--minutes", "5"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2400)
