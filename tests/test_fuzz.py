@@ -203,7 +203,8 @@ def ended(folder, argv) -> str:
 def tried(tmp_path, capsys, monkeypatch):
     """Run train.py's program with drawn values of a key; every run must end as it should."""
     monkeypatch.chdir(tmp_path)  # for values that name a folder
-    folders = (tmp_path / str(i) for i in itertools.count())
+    # Not plain numbers, which a value may be that names a folder.
+    folders = (tmp_path / f"run of the fuzz test {i}" for i in itertools.count())
 
     def of_key(key, examples, derandomize):
         @settings(
