@@ -76,13 +76,14 @@ def data_digest(dataset: Any, cfg: Any = None) -> str:
         line = f"{part}\0{path[len(folder) :]}\0{item.label}\0{name}\0{size}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     for key in WEIGHTS if cfg is not None else ():
-        name = str(flat(plain(cfg)).get(key) or "")
-        digest.update(_of_file(name) if os.path.isfile(name) else b"")
+        digest.update(file_digest(str(flat(plain(cfg)).get(key) or "")).encode())
     return digest.hexdigest()
 
 
-def _of_file(path: str) -> bytes:
-    """A checksum of a file; of a zip archive, as torch.save writes, that of its checksums."""
+def file_digest(path: str) -> str:
+    """A checksum of a file of weights, of a zip archive that of its checksums; "" if no file."""
+    if not os.path.isfile(path):
+        return ""
     digest = hashlib.sha256()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -92,7 +93,7 @@ def _of_file(path: str) -> bytes:
         with open(path, "rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
-    return digest.digest()
+    return digest.hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

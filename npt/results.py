@@ -58,14 +58,6 @@ def readable(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether `folder` has the record of a training that has ended."""
-    try:
-        return read(folder).get("finished") is True
-    except NPTError:
-        return False
-
-
 def check_folder(folder: Path, cfg: Any, data: str | None = None) -> None:
     """Raise OtherRun if `folder` has the record of a run that is not a training with `cfg`.
 
@@ -104,12 +96,6 @@ def identity_of(record: dict[str, Any]) -> dict[str, Any]:
     config = identity.flat(record.get("config", {}))
     kept = {key: value for key, value in config.items() if key not in identity.FREE}
     return {**{key: record.get(key) for key in ("task", "data", "model")}, "config": kept}
-
-
-def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """The figures in `folder`/result.json by split; empty if there are none."""
-    found = readable(folder).get("results")
-    return found if isinstance(found, dict) else {}
 
 
 def print_results(results: Results) -> None:

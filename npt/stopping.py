@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -32,22 +32,27 @@ def run_program(main: Callable[[], Any]) -> NoReturn:
     sys.exit(code)
 
 
-@contextmanager
-def exiting() -> Iterator[None]:
+def exiting() -> AbstractContextManager[None]:
     """Inside a `with` block, SIGTERM and SIGUSR1 end the program with EXIT_STOPPED."""
-    if threading.current_thread() is not threading.main_thread():
+    return preempted(lambda: SystemExit(EXIT_STOPPED))
+
+
+@contextmanager
+def preempted(error: Callable[[], BaseException]) -> Iterator[None]:
+    """Raise `error()` at SIGTERM and SIGUSR1, inside a `with` block of the main thread."""
+    if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
         yield
         return
-    before = {number: signal.signal(number, _exit) for number in PREEMPTION}
+
+    def stop(number: int, frame: Any) -> None:
+        raise error()
+
+    before = {number: signal.signal(number, stop) for number in PREEMPTION}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _exit(number: int, frame: Any) -> None:
-    raise SystemExit(EXIT_STOPPED)
 
 
 class Deferred:

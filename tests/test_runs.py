@@ -165,6 +165,8 @@ def test_another_file_of_weights_under_the_same_name_is_refused(tmp_path, capsys
     torch.save({**state, "text_projection": state["text_projection"] * 1.01}, weights)
     assert run(folder, "--backbone", weights) == 2
     assert "other images, classes or weights files" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="another file under the name"):
+        run(tmp_path / "E", "--backbone", weights, "--eval-only", "--model-dir", folder)
 
 
 def test_a_run_in_another_folder_goes_on_in_its_own(undisturbed, tmp_path, monkeypatch):
@@ -333,14 +335,14 @@ def test_any_step_can_be_gone_on_from(undisturbed, tmp_path, monkeypatch):
 
 
 def test_a_run_is_trained_when_its_training_has_ended(tmp_path, monkeypatch):
-    from npt.results import is_trained
-
     folder, seen = tmp_path / "D", []
-    AtStep(monkeypatch, 3, lambda: seen.append((is_trained(folder), record(folder)["results"])))
+    AtStep(
+        monkeypatch, 3, lambda: seen.append((record(folder)["finished"], record(folder)["results"]))
+    )
     assert run(folder, TEST__FINAL_MODEL="best_val") == 0
     ((trained, results),) = seen
     assert not trained and set(results) == {"val"}
-    assert is_trained(folder)
+    assert record(folder)["finished"]
 
 
 # --------------------------------------------------------------------------- damage

@@ -15,6 +15,7 @@ from npt.config import check, keys_of_method
 from npt.encoders import ClassPrompts, build_encoders, load_clip
 from npt.encoders.openai import CLIP, convert_weights
 from npt.errors import NPTError
+from npt.identity import file_digest
 from npt.measure import Measured
 from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned, read
 from npt.trainers.images import KeptImages
@@ -69,6 +70,7 @@ class PromptTrainer(Measured, TrainerX):
         self.classnames = list(self.dm.dataset.classnames)
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME, self.device)
+        self.backbone_file = file_digest(cfg.MODEL.BACKBONE.NAME)
         self._check_image_size(clip_model.visual.input_resolution)
         if self.precision == "fp16":
             convert_weights(clip_model)
@@ -155,6 +157,7 @@ class PromptTrainer(Measured, TrainerX):
         """The entries of a checkpoint about its origin; `check_origin` reads them."""
         return {
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "backbone_file": self.backbone_file,
             "classnames": self.classnames,
             "train_counts": self.train_counts,
         }

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from typing import Any
 
 from torch import Tensor, nn
@@ -112,6 +113,13 @@ def check_origin(
         raise NPTError(
             f'"{path}" was trained with MODEL.BACKBONE.NAME {backbone}, not {here["backbone"]}; '
             "if it is the same model, give its file the same name"
+        )
+    files = checkpoint.get("backbone_file"), here.get("backbone_file")
+    if all(files) and files[0] != files[1]:
+        warnings.warn(
+            f'"{path}" was trained with another file under the name {here["backbone"]}: unless '
+            "both have the same weights, the figures are not those of that training",
+            stacklevel=2,
         )
     classnames = checkpoint.get("classnames")
     if class_list and classnames and list(classnames) != list(here["classnames"]):

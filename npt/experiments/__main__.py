@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from npt.errors import NPTError, report
-from npt.experiments.stopping import exit_code, preemptible
+from npt.experiments.stopping import Preempted, exit_code
 from npt.files import atomic_write, locked, remove_leftovers
 from npt.flags import Parser, add_flags
-from npt.stopping import run_program
+from npt.stopping import preempted, run_program
 
 EXIT_FAILED_RUNS = 1
 
@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if takes_pairs:
         args.opts = pairs
     try:
-        with preemptible():
+        with preempted(Preempted):
             return args.do(args)
     except KeyboardInterrupt as stop:
         print(f"stopped: {stop or 'the same command starts again'}", file=sys.stderr)

@@ -12,7 +12,7 @@ from npt.errors import NPTError
 from npt.experiments import runner
 from npt.experiments.__main__ import main
 from npt.experiments.plan import load_experiment
-from npt.results import read_results
+from npt.results import readable
 
 pytestmark = pytest.mark.slow
 EXPERIMENT = """
@@ -64,7 +64,7 @@ def test_a_worker_gives_the_results_of_the_command_line(folder, tmp_path, python
         command[command.index("--output-dir") + 1] = str(tmp_path / run.label)
         assert python(*command).returncode == 0
         alone = json.loads((tmp_path / run.label / "result.json").read_text())["results"]["test"]
-        among = read_results(run.folder / "base")["test"]
+        among = readable(run.folder / "base")["results"]["test"]
         for name in ("accuracy", "lcd", "mid"):
             assert among[name] == pytest.approx(alone[name], abs=1e-5), (run.label, name)
 
@@ -121,7 +121,7 @@ def figures_of(run):
     """All figures of a run, without times."""
     found = {}
     for evaluation in run.evaluations:
-        results = read_results(run.output(evaluation))
+        results = readable(run.output(evaluation))["results"]
         for split, figures in results.items():
             found[evaluation.name, split] = {k: v for k, v in figures.items() if k != "seconds"}
     return found
@@ -141,7 +141,7 @@ def test_a_half_trained_run_is_not_done(best_val, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(SimpleTrainer, "after_epoch", killed)
         runner.execute_run(run)
-    assert "val" in read_results(run.folder / "base")  # of the first epoch
+    assert "val" in readable(run.folder / "base")["results"]  # of the first epoch
     assert not runner.is_complete(run)
     assert main(["table", str(folder / "half")]) == 2
     assert "no results" in capsys.readouterr().err
