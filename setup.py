@@ -56,7 +56,7 @@ setup(
     package_dir={"npt": "npt", **LINKED},
     package_data={
         "npt": ["py.typed", "encoders/*.npz"],
-        "npt.configs": ["*/*.yaml", "*/*/*.yaml"],
+        "npt.configs": ["*/*.yaml", "*/*/*.yaml", "*/*/*/*.yaml"],
     },
     entry_points={"console_scripts": ["npt = npt.__main__:main"]},
     install_requires=[
@@ -73,7 +73,7 @@ setup(
         "setuptools<81",
     ],
     extras_require={
-        "report": ["matplotlib>=3.7", "pandas>=2.0", "tensorboard"],
+        "report": ["matplotlib>=3.7", "pandas>=2.0", "scipy", "tensorboard"],
         "mat": ["scipy"],  # to make a split of StanfordCars or OxfordFlowers, from MATLAB files
         "test": [
             "pytest>=7",

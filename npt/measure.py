@@ -175,6 +175,18 @@ def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
     return groups
 
 
+# The line before the last test: parsers of the CoOp family look for the one or the other.
+END_OF_TRAINING = ("Finish training", "Finished training")
+
+
+def end_lines_missing(trainer: type) -> list[str]:
+    """The lines of END_OF_TRAINING that no `after_train` of the trainer's classes prints."""
+    methods = (vars(cls).get("after_train") for cls in trainer.__mro__)
+    codes = (getattr(method, "__code__", None) for method in methods)
+    printed = {text for code in codes if code is not None for text in code.co_consts}
+    return [line for line in END_OF_TRAINING if line not in printed]
+
+
 class Measured(TrainerX):
     """A mixin for Dassl trainers: tests also compute measures of collapse and write result.json.
 
@@ -223,6 +235,8 @@ class Measured(TrainerX):
             self.results.pop("val", None)
             (self._measure_earlier or {}).get("results", {}).pop("val", None)
         self.write_result()
+        for line in end_lines_missing(type(self)):  # of an installed Dassl
+            print(line)
         super().after_train()
         if best and self.val_loader is not None:
             self.measure("val", store_as="val")

@@ -11,9 +11,11 @@
 source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
 
 name=demo
+experiment=configs/experiments/mini/demo.yaml
 if [ "${1:-}" = --real ]; then
     name=demo_${2:-}
-    [ -e "configs/experiments/$name.yaml" ] ||
+    experiment=configs/experiments/paper/$name.yaml
+    [ -e "$experiment" ] ||
         fail "--real needs a data set with a demo, which is eurosat, not '${2:-}'"
     data=$2
     shift 2
@@ -29,11 +31,11 @@ if [ "$name" != demo ]; then
         say "There is no GPU: training in float32 on the CPU"
         extra+=(TRAINER.COOP.PREC fp32 TRAINER.COCOOP.PREC fp32 TRAINER.MAPLE.PREC fp32)
     fi
-    python -m npt.experiments estimate "configs/experiments/$name.yaml" --out "$out" \
+    python -m npt.experiments estimate "$experiment" --out "$out" \
         "${extra[@]}" "$@"
     printf '\n'
 fi
-python -m npt.experiments run "configs/experiments/$name.yaml" --out "$out" \
+python -m npt.experiments run "$experiment" --out "$out" \
     ${extra[@]+"${extra[@]}"} "$@"
 printf '\n'
 python -m npt.experiments table "$out" | tee "$out/table.txt"

@@ -1,9 +1,14 @@
-"""`python -m npt.experiments run|estimate|table|grid|figure|gradients`; each has a `--help`."""
+"""The program `python -m npt.experiments`; each of its commands has a `--help`.
+
+reproduce   the tables and figures of the paper     run, estimate   an experiment of your own
+report      the pages of their results              table, grid     results of an experiment
+collect     the results of any folder as CSV        figure, gradients
+"""
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +17,9 @@ from typing import Any
 
 from npt.errors import NPTError, report
 from npt.experiments.stopping import Preempted, exit_code
-from npt.files import atomic_write, locked, remove_leftovers
+from npt.files import atomic_write
 from npt.flags import Parser, add_flags
 from npt.stopping import preempted, run_program
-
-EXIT_FAILED_RUNS = 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +37,46 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", required=True, type=Path, help="folder of its runs")
     run.add_argument("--jobs", type=int, help="parallel runs (default: one per GPU, or per core)")
     run.set_defaults(do=run_command)
+
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="tables and figures of the paper; completed runs are not repeated",
+        usage="%(prog)s NAME [--suite paper|mini] [--root DATA] [--out DIR] [KEY VALUE ...]",
+        epilog="KEY VALUE: config keys in upper case, for every run.",
+    )
+    add = reproduce.add_argument
+    add("names", type=_words, metavar="NAME", help="table1, ..., fig5, several with commas, or all")
+    add(
+        "--suite",
+        choices=("paper", "mini"),
+        default="paper",
+        help="paper (default), or mini: small data sets, made here",
+    )
+    add("--root", default=os.environ.get("DATA", ""), help="folder of the data sets (or $DATA)")
+    add("--out", type=Path, help="folder of the runs (default: output/SUITE)")
+    add("--seeds", type=_integers, default=(), help="seeds, as 1,2,3 (default)")
+    add("--methods", type=_words, default=(), help="methods to run, as MaPLe,MaPLe+NPT")
+    add("--datasets", type=_words, default=(), help="data sets to run, as eurosat,dtd")
+    add("--ratios", type=_numbers, default=(), help="imbalance ratios, as 1,0.25,0.0625")
+    add(
+        "--settings",
+        choices=("paper", "published"),
+        default="",
+        help="published: other methods as their own papers train them; paper: as the NPT paper; "
+        "default: as in its tables, which is published at tau 1 and paper below",
+    )
+    add("--dry-run", action="store_true", help="list the runs, with state, time and disk")
+    add("--jobs", type=int, help="runs at a time (default: one per GPU, or per core)")
+    reproduce.set_defaults(do=reproduce_command)
+
+    report_ = commands.add_parser("report", help="tables and figures of what `reproduce` has run")
+    report_.add_argument("folder", type=Path, help="the --out folder")
+    report_.set_defaults(do=report_command)
+
+    collect = commands.add_parser("collect", help="one row of a CSV file for each run in a folder")
+    collect.add_argument("folder", type=Path, help="an output folder, of this package or of CoOp")
+    collect.add_argument("--csv", type=Path, help="the file (default: FOLDER/runs.csv)")
+    collect.set_defaults(do=collect_command)
 
     estimate = commands.add_parser(
         "estimate",
@@ -82,78 +125,72 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    from npt.experiments import plan, runner, state
+    from npt.experiments.console import carry_out
+    from npt.experiments.reading import load_experiment
 
-    if args.jobs is not None and args.jobs < 1:
-        raise NPTError(f"--jobs is the number of runs at a time, at least 1, not {args.jobs}")
-    experiment = plan.load_experiment(args.experiment, args.opts)
-    runs = experiment.runs(args.out)
-    with locked(args.out / ".lock", f"running an experiment in {args.out}"):
-        for run in runs:
-            for folder in (run.folder, *map(run.output, run.evaluations)):
-                remove_leftovers(folder)
-            for words in state.damages(run.folder, [e.name for e in run.evaluations]).values():
-                print(f"warning: {words} This is done now.", file=sys.stderr)
-            runner.check_record(run)
-        waiting = [run for run in runs if not state.is_complete(run)]
-        print(experiment.title or args.experiment)
-        print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete in {args.out}")
-        try:
-            runner.validate(waiting)
-            outcomes = _execute(runs, len(waiting), args.jobs)
-        except KeyboardInterrupt as stop:
-            done = sum(map(state.is_complete, runs))
-            raise type(stop)(
-                f"{done} of {len(runs)} runs are complete in {args.out}; the same command goes on"
-            ) from None
-    failed = [outcome for outcome in outcomes if outcome.error]
-    for outcome in failed:
-        where = f" (see {outcome.log})" if outcome.log and outcome.log.exists() else ""
-        print(f"failed: {outcome.run.name}: {outcome.error}{where}", file=sys.stderr)
-    return EXIT_FAILED_RUNS if failed else 0
+    experiment = load_experiment(args.experiment, args.opts)
+    return carry_out(experiment.title, experiment.runs(args.out), args.out, args.jobs)
 
 
 def estimate_command(args: argparse.Namespace) -> int:
-    from npt.experiments import estimate, plan, runner
+    from npt.experiments import estimate, runner
+    from npt.experiments.reading import load_experiment
 
-    experiment = plan.load_experiment(args.experiment, args.opts)
-    runner.validate(experiment.runs(args.out))
-    print(estimate.report(experiment, args.out))
+    runs = load_experiment(args.experiment, args.opts).runs(args.out)
+    for dataset, words in runner.validate(runs).items():
+        raise NPTError(f"{dataset}: {words}")
+    print(estimate.report(runs, args.out))
     return 0
 
 
-def _execute(runs: Sequence[Any], total: int, jobs: int | None) -> list[Any]:
-    """Execute the runs with a progress bar on a terminal, or else with one line for each run."""
-    from tqdm import tqdm
+def reproduce_command(args: argparse.Namespace) -> int:
+    with _report_extra():
+        from npt.experiments import reproduce
+        from npt.experiments.reading import Selection
 
-    from npt.experiments import runner
-
-    done = itertools.count(1)
-    with tqdm(total=total, unit="run", disable=None, dynamic_ncols=True) as bar:
-
-        def show(outcome: runner.Outcome) -> None:
-            text = f"{outcome.run.name}: {_headline(outcome)}"
-            if bar.disable:
-                print(f"[{next(done)}/{total}] {outcome.seconds:5.1f} s  {text}", flush=True)
-            bar.set_postfix_str(text)
-            bar.update()
-
-        return runner.execute(runs, jobs, show)
-
-
-def _headline(outcome: Any) -> str:
-    """The test accuracy of each evaluation, or FAILED."""
-    from npt.experiments import state
-
-    run = outcome.run
-    if outcome.error:
-        return "FAILED"
-    parts = state.figures(run.folder, [e.name for e in run.evaluations], run.train)
-    return " ".join(
-        f"{name} {found['test'].get('accuracy') or 0:.1f}"
-        for name, found in parts.items()
-        if "test" in found
+    pairs = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
+    for key in pairs:
+        if key != key.upper():
+            raise NPTError(f"{key} is not a config key, which has upper case (--help lists flags)")
+    if len(args.opts) % 2:
+        raise NPTError(f"{args.opts[-1]} at the end of the command line has no value")
+    root = {"DATASET.ROOT": args.root} if args.root else {}
+    selection = Selection(
+        methods=args.methods,
+        datasets=args.datasets,
+        ratios=args.ratios,
+        seeds=args.seeds,
+        settings=args.settings,
+        opts={**root, **pairs},
     )
+    out = args.out or Path("output", args.suite)
+    with _report_extra():
+        return reproduce.reproduce(args.names, args.suite, out, selection, args.jobs, args.dry_run)
+
+
+def report_command(args: argparse.Namespace) -> int:
+    with _report_extra():
+        from npt.experiments.report import page
+    print(f"Report in {page.write(args.folder)}")
+    return 0
+
+
+def collect_command(args: argparse.Namespace) -> int:
+    with _report_extra():
+        from npt.experiments import collect
+    frame = collect.collect(args.folder)
+    _write_csv(frame, args.csv or args.folder / "runs.csv", "--csv")
+    return 0
+
+
+def _write_csv(frame: Any, path: Path, option: str) -> None:
+    try:
+        with atomic_write(path) as file:
+            frame.to_csv(file, index=False)
+    except OSError as error:
+        reason = error.strerror or error
+        raise NPTError(f"{option} {path} cannot be written ({reason})") from error
+    print(f"{len(frame)} rows in {path}")
 
 
 def table_command(args: argparse.Namespace) -> int:
@@ -162,13 +199,8 @@ def table_command(args: argparse.Namespace) -> int:
     frame = tables.collect(args.folder)
     print(tables.render(tables.summarise(frame, args.by, args.split), args.style))
     if args.csv:
-        try:
-            with atomic_write(args.csv) as file:
-                frame.to_csv(file, index=False)
-        except OSError as error:
-            reason = error.strerror or error
-            raise NPTError(f"--csv {args.csv} cannot be written ({reason})") from error
-        print(f"\n{len(frame)} rows in {args.csv}")
+        print()
+        _write_csv(frame, args.csv, "--csv")
     return 0
 
 
@@ -200,13 +232,36 @@ def gradients_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _words(text: str) -> tuple[str, ...]:
+    """The words of a list with commas."""
+    return tuple(filter(None, (word.strip() for word in text.split(","))))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return _numbers_of(text, int, "whole numbers from 0, as 1,2,3")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return _numbers_of(text, float, "numbers, as 1,0.05")
+
+
+def _numbers_of(text: str, kind: Any, allowed: str) -> tuple:
+    try:
+        found = tuple(map(kind, _words(text)))
+    except ValueError:
+        found = ()
+    if not found or len(set(found)) < len(found) or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"'{text}' must be different {allowed}")
+    return found
+
+
 @contextmanager
 def _report_extra() -> Iterator[None]:
     """NPTError with the command to install if pandas or matplotlib is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("pandas", "matplotlib"):
+        if error.name not in ("pandas", "matplotlib", "scipy"):
             raise
         raise NPTError(
             f"tables and figures need {error.name}: pip install 'npt-clip[report]'"
@@ -217,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     # argparse cannot parse KEY VALUE pairs that follow a positional argument and flags.
     args, pairs = parser.parse_known_args(argv)
-    takes_pairs = args.command in ("run", "estimate")
+    takes_pairs = args.command in ("run", "estimate", "reproduce")
     wrong = [word for word in pairs if word.startswith("--") or not takes_pairs]
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")

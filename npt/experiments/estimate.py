@@ -147,7 +147,7 @@ def words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def report(experiment: Any, out: Path) -> str:
+def report(runs: Sequence[Run], out: Path) -> str:
     """The output of `python -m npt.experiments estimate`."""
-    estimates = estimate(experiment.runs(out))
+    estimates = estimate(runs)
     return render(estimates) if estimates else f"All runs are complete in {out}."

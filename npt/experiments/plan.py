@@ -1,40 +1,32 @@
-"""Expands the yaml file of an experiment into its runs.
+"""What an experiment runs: its parts, their runs, and the folder of each run.
 
-An experiment has a protocol (the evaluations after training), trainers, data sets, imbalance ratios
-and seeds. Each combination of them is a run. Fields of the yaml file:
-
-    title             one line, printed when the experiment runs
-    protocol          a name in PROTOCOLS, or a list of {name, classes[, data]} as in PROTOCOLS
-    trainers          label -> {config[, trainer][, opts][, train: false][, grid: false]}
-    datasets          names of configs/datasets/*.yaml, or paths of such files
-    targets           data sets that a transfer protocol tests on
-    ratios, seeds     imbalance ratios (tau) and seeds
-    shots             images of the largest class
-    opts              config keys and values for every run
-    grid              config key -> list of values; every combination is run for every trainer
-    evaluate          splits to test: [test], or [val, test]
-    keep_checkpoints  false: delete models and event files after all tests
+An experiment has one part or several. A part has a protocol (the evaluations after training),
+trainers, data sets, imbalance ratios and seeds; each combination of them is a run. The folder of a
+run follows from what it is, not from the experiment: the same run of two experiments is one run.
+`npt.experiments.reading` makes experiments from yaml files and documents their fields.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
+import json
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from npt.config import find_config
+from npt import identity
 from npt.errors import NPTError
-from npt.yaml_file import read_value, read_yaml
+from npt.flags import parse_args, setup_cfg
 
 Entries = tuple[dict[str, str], ...]  # the evaluations of a protocol
+Spec = dict[str, Any]  # a trainer of an experiment: the fields `TRAINER_FIELDS` of reading.py
 
 # The evaluations after training. Training uses the data and classes of the first one. An entry with
-# `data: targets` is one evaluation for each data set in the experiment's `targets`.
+# `data: targets` is one evaluation for each data set in the part's `targets`.
 TRANSFER: Entries = (
     {"name": "source", "classes": "all"},
     {"name": "targets", "classes": "all", "data": "targets"},
@@ -44,20 +36,7 @@ PROTOCOLS: dict[str, Entries] = {
     "cross_dataset": TRANSFER,
     "domain_generalisation": TRANSFER,
 }
-TRAINER_FIELDS: dict[str, type] = {
-    "config": str,
-    "trainer": str,
-    "opts": dict,
-    "train": bool,
-    "grid": bool,
-}
-KINDS: dict[type, str] = {  # for messages
-    bool: "true or false",
-    dict: "a mapping",
-    float: "a number",
-    int: "a whole number",
-    str: "text",
-}
+PAPER, PUBLISHED = "paper", "published"  # whose settings a trainer is trained with
 
 
 @dataclass(frozen=True)
@@ -74,7 +53,7 @@ class Evaluation:
 class Run:
     """One training with its evaluations. Its folder has a subfolder for each evaluation."""
 
-    label: str
+    method: str  # its name in the experiment
     trainer: str
     config: str
     dataset: str
@@ -82,37 +61,58 @@ class Run:
     seed: int
     shots: int
     train: bool
+    setting: str  # PAPER or PUBLISHED; "" without training
     evaluations: tuple[Evaluation, ...]
     opts: tuple[tuple[str, Any], ...]
     params: tuple[tuple[str, Any], ...]  # the opts that come from the grid
     keep_checkpoints: bool
-    position: int  # index among the experiment's trainers, for the order in tables
-    folder: Path
+    position: int  # index among the part's trainers, for the order in tables
+    out: Path
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.method, *_words(dict(self.params))])
 
     @property
     def name(self) -> str:
         return f"{dataset_name(self.dataset)} tau {self.ratio:g} {self.label} seed {self.seed}"
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder in `out` of every run with this configuration and training data."""
+        method = f"{self.trainer}-{Path(self.config).stem}-{self._digest()}"
+        training = self.evaluations[0].name
+        where = self.out / dataset_name(self.dataset) / training / f"shots_{self.shots}"
+        return where / f"tau_{self.ratio:g}" / method / f"seed{self.seed}"
+
+    def _digest(self) -> str:
+        argv = self._flags(self.evaluations[0])
+        # Without the seed, which has a folder of its own: all seeds share the answer.
+        return _digest_of_config(tuple(argv))
 
     def output(self, evaluation: Evaluation) -> Path:
         return self.folder / evaluation.name
 
     def argv(self, evaluation: Evaluation) -> list[str]:
         """The command line of train.py for this run with an evaluation's data and classes."""
+        flags = ["--seed", str(self.seed), "--output-dir", str(self.output(evaluation))]
+        if not self.train:
+            flags += ["--eval-only"]
+        elif evaluation != self.evaluations[0]:
+            flags += ["--eval-only", "--model-dir", str(self.output(self.evaluations[0]))]
+        return [*flags, *self._flags(evaluation)]
+
+    def _flags(self, evaluation: Evaluation) -> list[str]:
+        """The part of the command line that does not depend on the seed and on folders."""
         pairs = [
             ("DATASET.NUM_SHOTS", self.shots),
             ("DATASET.SUBSAMPLE_CLASSES", evaluation.classes),
             ("DATASET.IMBALANCE_RATIO", self.ratio),
             *self.opts,
         ]
-        first = self.evaluations[0]
-        argv = ["--trainer", self.trainer, "--config-file", self.config]
-        argv += ["--dataset-config-file", dataset_config(evaluation.dataset)]
-        argv += ["--seed", str(self.seed), "--output-dir", str(self.output(evaluation))]
-        if not self.train:
-            argv += ["--eval-only"]
-        elif evaluation != first:
-            argv += ["--eval-only", "--model-dir", str(self.output(first))]
-        return argv + [str(x) for pair in pairs for x in pair]
+        flags = ["--trainer", self.trainer, "--config-file", self.config]
+        flags += ["--dataset-config-file", dataset_config(evaluation.dataset)]
+        return flags + [str(x) for pair in pairs for x in pair]
 
     def record(self) -> dict[str, Any]:
         """The content of run.json: the settings of the run, and the command of each evaluation."""
@@ -124,35 +124,42 @@ class Run:
             "seed": self.seed,
             "shots": self.shots,
             "train": self.train,
+            "setting": self.setting,
             "params": dict(self.params),
             "position": self.position,
-            "config": self.config,
-            "config_sha256": _digest(self.config),
-            "opts": {key: str(value) for key, value in self.opts},
-            "data": {
-                e.name: f"{e.classes} classes of {dataset_name(e.dataset)} "
-                f"(sha256 {_digest(dataset_config(e.dataset))[:16]})"
-                for e in self.evaluations
-            },
             "commands": {
                 e.name: shlex.join(["python", "train.py", *self.argv(e)]) for e in self.evaluations
             },
         }
 
 
-def _digest(config: str) -> str:
-    """The SHA-256 of a config file; "" if there is no file, which is an error in the run itself."""
+@lru_cache(maxsize=4096)
+def _digest_of_config(flags: tuple[str, ...]) -> str:
+    """Eight digits that stand for a configuration: for its values that are not the defaults.
+
+    So a key that a later version adds changes no folder. What cannot be read has the digits of its
+    command line; the run itself says what is wrong.
+    """
+    from dassl.config import get_cfg_default
+
     try:
-        return hashlib.sha256(find_config(config).read_bytes()).hexdigest()
+        config = identity.flat(identity.plain(setup_cfg(parse_args(flags))))
     except NPTError:
-        return ""
+        config = dict.fromkeys(flags)
+    default = identity.flat(identity.plain(get_cfg_default()))
+    kept = {
+        key: value
+        for key, value in config.items()
+        if key not in identity.FREE and value != default.get(key, identity.UNSET)
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """The checked fields of an experiment's yaml file; see the docstring of this module."""
+class Part:
+    """The checked fields of a part of an experiment; see `npt.experiments.reading`."""
 
-    trainers: dict[str, dict[str, Any]]
+    trainers: dict[str, Spec]
     datasets: tuple[str, ...]
     title: str = ""
     protocol: str | Entries = "base_to_new"
@@ -160,6 +167,7 @@ class Experiment:
     ratios: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (1,)
     shots: int = 16
+    settings: str = ""
     opts: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
     evaluate: tuple[str, ...] = ("test",)
@@ -173,50 +181,64 @@ class Experiment:
     def runs(self, out: str | Path) -> list[Run]:
         """All runs, with folders in `out`. The trainers of the same setting are consecutive.
 
+        Without training, ratios and seeds do not matter: such a run has ratio 1 and the first seed.
         NPTError if two runs have the same folder.
         """
         runs = [
             self._run(variant, dataset, ratio, seed, Path(out))
             for seed, ratio, dataset in itertools.product(self.seeds, self.ratios, self.datasets)
-            for variant in self._variants()
-            if variant["train"] or seed == self.seeds[0]  # without training, seeds do not matter
+            for variant in self._variants(ratio)
+            if variant["train"] or (ratio, seed) == (self.ratios[0], self.seeds[0])
         ]
         folders = [run.folder for run in runs]
         if len(set(folders)) < len(folders):
             raise NPTError(
-                "two runs of the experiment would share a folder: remove the label, data set, "
+                "two runs of the experiment would share a folder: remove the trainer, data set, "
                 "ratio or seed that occurs twice"
             )
         return runs
 
-    def _variants(self) -> Iterator[dict[str, Any]]:
+    def _variants(self, ratio: float) -> Iterator[dict[str, Any]]:
         """The fields of a Run that depend on the trainer, for each trainer and grid point."""
         keys = list(self.grid)
         points = [dict(zip(keys, p, strict=True)) for p in itertools.product(*self.grid.values())]
         position = itertools.count()
-        for label, spec in self.trainers.items():
+        for method, spec in self.trainers.items():
+            config, setting = self._settings(spec, ratio)
             for point in points if spec.get("grid", True) else [{}]:
                 yield {
                     "position": next(position),
-                    "label": " ".join([label, *_words(point)]),
-                    "trainer": spec.get("trainer", label),
-                    "config": spec["config"],
+                    "method": method,
+                    "trainer": spec.get("trainer", method),
+                    "config": config,
                     "train": spec.get("train", True),
+                    "setting": setting,
                     "opts": (*spec.get("opts", {}).items(), *point.items(), *self.opts.items()),
                     "params": tuple(point.items()),
                 }
 
+    def _settings(self, spec: Spec, ratio: float) -> tuple[str, str]:
+        """The config file of a trainer, and whose settings it has."""
+        if any(entry.get("data") == "targets" for entry in self.entries):
+            spec = {**spec, **spec.get("transfer", {})}
+        if not spec.get("train", True):
+            return spec["config"], ""
+        # The paper's rows of other methods at tau 1 are those that their own papers published.
+        chosen = self.settings or (PUBLISHED if ratio == 1 else PAPER)
+        if chosen == PUBLISHED and PUBLISHED in spec:
+            return spec[PUBLISHED], PUBLISHED
+        return spec["config"], PAPER
+
     def _run(self, variant: dict, dataset: str, ratio: float, seed: int, out: Path) -> Run:
-        where = out / dataset_name(dataset) / f"shots_{self.shots}" / f"tau_{ratio:g}"
         return Run(
             **variant,
             dataset=dataset,
-            ratio=ratio,
+            ratio=ratio if variant["train"] else 1.0,
             seed=seed,
             shots=self.shots,
             evaluations=tuple(self._evaluations(dataset)),
             keep_checkpoints=self.keep_checkpoints,
-            folder=where / variant["label"].replace(" ", "_") / f"seed{seed}",
+            out=out,
         )
 
     def _evaluations(self, dataset: str) -> Iterator[Evaluation]:
@@ -226,6 +248,42 @@ class Experiment:
             else:  # target data sets have no validation images
                 for target in self.targets:
                     yield Evaluation(dataset_name(target), target, entry["classes"], ("test",))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table, a figure or a study: parts by name, and how it is reported."""
+
+    name: str
+    title: str
+    parts: Mapping[str, Part]
+    report: str = ""  # a kind of `npt.experiments.report`
+
+    def runs(self, out: str | Path) -> list[Run]:
+        return merge(run for part in self.parts.values() for run in part.runs(out))
+
+
+def merge(runs: Iterable[Run]) -> list[Run]:
+    """Each run once, with the evaluations of all that ask for it."""
+    found: dict[Path, Run] = {}
+    for run in runs:
+        first = found.setdefault(run.folder, run)
+        if first is not run:
+            found[run.folder] = replace(
+                first,
+                evaluations=_union(first.evaluations, run.evaluations),
+                keep_checkpoints=first.keep_checkpoints or run.keep_checkpoints,
+            )
+    return list(found.values())
+
+
+def _union(*groups: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+    found: dict[str, Evaluation] = {}
+    for evaluation in itertools.chain(*groups):
+        first = found.setdefault(evaluation.name, evaluation)
+        splits = tuple(dict.fromkeys([*first.splits, *evaluation.splits]))
+        found[evaluation.name] = replace(first, splits=splits)
+    return tuple(found.values())
 
 
 def dataset_name(dataset: str) -> str:
@@ -240,131 +298,3 @@ def _words(point: dict[str, Any]) -> list[str]:
     """A point of the grid as words of a label: text values unchanged, numbers as `w1=0.3`."""
     names = {key: key.rpartition(".")[2].lower() for key in point}
     return [v if isinstance(v, str) else f"{names[key]}={v:g}" for key, v in point.items()]
-
-
-# --------------------------------------------------------------------------- reading
-def load_experiment(file: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read the yaml file of an experiment; overrides are KEY VALUE pairs.
-
-    A KEY in upper case is a config key for every run. A KEY in lower case is a field of the
-    experiment (`seeds 1,2`, `datasets mini_shapes`); `trainers` selects trainers by label.
-    """
-    path = find_config(file)
-    values = read_yaml(path, "fields")
-    _override(values, list(overrides))
-    return check_experiment(values, str(path))
-
-
-def _override(values: dict[str, Any], overrides: list[str]) -> None:
-    if len(overrides) % 2:
-        raise NPTError(f"{overrides[-1]} at the end of the command line has no value")
-    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        if key.startswith("-"):
-            raise NPTError(f"flags come before the KEY VALUE pairs: {key} is too late")
-        if key == key.upper():
-            values["opts"] = {**(values.get("opts") or {}), key: text}
-            continue
-        value = read_value(text, f"the value of {key}")
-        if isinstance(value, str) and "," in value:
-            parts = filter(str.strip, value.split(","))
-            value = [read_value(part, f"the value of {key}") for part in parts]
-        if key == "trainers":
-            known = values.get("trainers") or {}
-            chosen = value if isinstance(value, list) else [value]
-            for label in chosen:
-                if label not in known:
-                    raise NPTError(
-                        f"trainers: there is no label {label}; there are {', '.join(known)}"
-                    )
-            value = {label: known[label] for label in chosen}
-        values[key] = value
-
-
-def check_experiment(values: dict[str, Any], where: str) -> Experiment:
-    """The experiment with these fields. NPTError if a field is unknown or not valid.
-
-    where: the source of the fields, for the message
-    """
-    known = [f.name for f in fields(Experiment)]
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise NPTError(f"unknown field {key} in {where}; {hint}")
-    kinds: dict[str, tuple[type, ...]] = {
-        "datasets": (str,),
-        "targets": (str,),
-        "ratios": (int, float),
-        "seeds": (int,),
-        "evaluate": (str,),
-    }
-    checked = {key: value for key, value in values.items() if value is not None}
-    for key, types in kinds.items():
-        if key in checked:
-            checked[key] = _sequence(key, checked[key], types, where)
-    checked["ratios"] = tuple(float(r) for r in checked.get("ratios", (1.0,)))
-    for key in ("trainers", "datasets"):
-        if not checked.get(key):
-            raise NPTError(f"{where} has no {key}: name at least one")
-    for key, kind in {
-        "trainers": dict,
-        "opts": dict,
-        "grid": dict,
-        "shots": int,
-        "keep_checkpoints": bool,
-        "title": str,
-    }.items():
-        if key in checked and not isinstance(checked[key], kind):
-            raise NPTError(f"{key} in {where} must be {KINDS[kind]}, not {checked[key]!r}")
-    for key, options in checked.get("grid", {}).items():
-        if not isinstance(options, list) or not options:
-            raise NPTError(f"grid.{key} in {where} must be a list of values, not {options!r}")
-    for label, spec in checked["trainers"].items():
-        _check_trainer(label, spec, where)
-    for split in checked.get("evaluate", ()):
-        if split not in ("val", "test"):
-            raise NPTError(f"evaluate in {where} has the split {split}: use val or test")
-    checked["protocol"] = _protocol(checked.get("protocol", "base_to_new"), where)
-    experiment = Experiment(**checked)
-    if any(e.get("data") == "targets" for e in experiment.entries) and not experiment.targets:
-        raise NPTError(f"the protocol of {where} tests on other data sets: name them in targets")
-    return experiment
-
-
-def _sequence(key: str, value: Any, kind: tuple[type, ...], where: str) -> tuple:
-    items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    for item in items:
-        if not isinstance(item, kind) or isinstance(item, bool):
-            raise NPTError(f"{key} in {where} has {item!r}, which is not {KINDS[kind[-1]]}")
-    return items
-
-
-def _check_trainer(label: str, spec: Any, where: str) -> None:
-    if not isinstance(spec, dict) or not isinstance(spec.get("config"), str):
-        raise NPTError(f"trainers.{label} in {where} needs a config file: {{config: FILE}}")
-    for key, value in spec.items():
-        kind = TRAINER_FIELDS.get(key)
-        if kind is None:
-            raise NPTError(
-                f"unknown field trainers.{label}.{key} in {where}; "
-                f"there are {', '.join(TRAINER_FIELDS)}"
-            )
-        if not isinstance(value, kind):
-            raise NPTError(f"trainers.{label}.{key} in {where} must be {KINDS[kind]}")
-
-
-def _protocol(value: Any, where: str) -> str | Entries:
-    if isinstance(value, str):
-        if value not in PROTOCOLS:
-            raise NPTError(f"unknown protocol {value} in {where}; there are {', '.join(PROTOCOLS)}")
-        return value
-    entries = tuple(value) if isinstance(value, list) else ()
-    for entry in entries:
-        if not isinstance(entry, dict) or not {"name", "classes"} <= set(entry):
-            entries = ()
-    if not entries or entries[0].get("data", "own") != "own":
-        raise NPTError(
-            f"protocol in {where} must be a name, or a list of {{name, classes}}; its first entry "
-            "is also the training, so it cannot have data: targets"
-        )
-    return entries

@@ -16,9 +16,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -42,14 +42,12 @@ from npt.experiments.state import (
 from npt.experiments.stopping import block_interrupts
 from npt.files import write_record
 from npt.flags import parse_args, setup_cfg
-from npt.identity import FREE, UNSET
 from npt.identity import WAYS_OUT as WAYS_OUT_OF_TRAINING
 from npt.results import RESULT
 from npt.session import build, check_names, load, remove_run, session
 from npt.stopping import exiting
 from npt.trainers.checkpoints import BEST
 
-DATA = "the data of"  # in place of a key, in messages
 WAYS_OUT = "use another --out folder, or delete this folder"
 
 
@@ -64,24 +62,6 @@ class Outcome:
 
 
 # --------------------------------------------------------------------------- one run
-def check_record(run: Run) -> None:
-    """NPTError if the run's folder has been used by a run with other settings."""
-    record = read_run(run.folder)
-    if not (record and _is_used(run)):
-        return
-    old, new = _settings(record), _settings(run.record())
-    changed = []
-    for key in {**old, **new}:
-        before, now = (x.get(key, UNSET) for x in (old, new))
-        added = UNSET in (before, now) and key.startswith(DATA)  # an evaluation more or less
-        if before != now and not added and key not in FREE:
-            changed.append(f"{key} {before}, now {now}")
-    if changed:
-        raise NPTError(
-            f"{run.folder} has results of a run with {'; '.join(changed[:3])}: {WAYS_OUT}"
-        )
-
-
 def _is_used(run: Run) -> bool:
     """Whether a run has written anything but run.json into the folder."""
     folders = [run.output(evaluation) for evaluation in run.evaluations]
@@ -89,18 +69,6 @@ def _is_used(run: Run) -> bool:
         (folder / RESULT).exists() or has_checkpoint(folder) or (folder / "resume").exists()
         for folder in folders
     )
-
-
-def _settings(record: dict[str, Any]) -> dict[str, str]:
-    """What a run's figures depend on, by the words of a message."""
-    return {
-        "trainer": str(record["trainer"]),
-        "train": str(record["train"]),
-        "config": str(record.get("config")),
-        "a content of that file with sha256": str(record.get("config_sha256")),
-        **{key: str(value) for key, value in record.get("opts", {}).items()},
-        **{f"{DATA} {name}": str(data) for name, data in record.get("data", {}).items()},
-    }
 
 
 def execute_run(run: Run) -> None:
@@ -137,7 +105,10 @@ def _claim(run: Run, known: bool) -> None:
         remove_result(run.output(evaluation))
     configs = {e.name: setup_cfg(parse_args(run.argv(e))) for e in run.evaluations}
     digests = {name: config_digest(identity.plain(cfg)) for name, cfg in configs.items()}
-    write_record(run.folder / RECORD, {**run.record(), "configs": digests})
+    earlier, record = read_run(run.folder), {**run.record(), "configs": digests}
+    # Evaluations that another experiment has asked for stay on record.
+    both = {key: {**earlier.get(key, {}), **record[key]} for key in ("commands", "configs")}
+    write_record(run.folder / RECORD, {**record, **both})
 
 
 def _check_models(run: Run) -> None:
@@ -352,27 +323,45 @@ def default_jobs() -> tuple[int, list[dict[str, str]]]:
     return cores or 1, [{}]
 
 
-def validate(runs: Sequence[Run], say: Callable[[str], None] = print) -> None:
+def validate(runs: Sequence[Run], say: Callable[[str], None] = print) -> dict[str, str]:
     """Check the config of every trainer and data set, and build each data set once.
 
     So errors are raised before any run starts, and workers do not generate or index the same data
-    set at the same time.
+    set at the same time. Returns, for each data set that cannot be used, a sentence that says why.
     """
     from dassl.data.datasets import build_dataset
 
     kinds: dict[tuple, tuple[Run, Evaluation]] = {}
     for run in runs:
         for evaluation in run.evaluations:
-            kinds.setdefault((run.label, evaluation.dataset), (run, evaluation))
+            kinds.setdefault((run.config, run.opts, evaluation.dataset), (run, evaluation))
     configs: dict[str, Any] = {}
     for run, evaluation in kinds.values():
         cfg = setup_cfg(parse_args(run.argv(evaluation)))
         check_names(cfg)
         configs.setdefault(evaluation.dataset, cfg)
+    problems = {}
     for dataset, cfg in configs.items():
         say(f"Preparing {dataset_name(dataset)}")
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-            build_dataset(cfg)
+            try:
+                build_dataset(cfg)
+            except Exception as error:
+                words = sentence(error)
+                if words is None:  # a bug
+                    raise
+                problems[dataset] = words
+    return problems
+
+
+def without(runs: Sequence[Run], datasets: Collection[str]) -> list[Run]:
+    """The runs without evaluations on these data sets, and without trainings on them."""
+    found = []
+    for run in runs:
+        kept = tuple(e for e in run.evaluations if e.dataset not in datasets)
+        if run.dataset not in datasets:
+            found.append(replace(run, evaluations=kept))
+    return found
 
 
 def execute(

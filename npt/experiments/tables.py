@@ -14,8 +14,10 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from npt import identity
 from npt.errors import NPTError
 from npt.experiments.state import evaluations_beside, figures, read_result, runs_in
+from npt.identity import FREE
 from npt.results import RESULT
 from npt.terms import RESERVED
 
@@ -30,22 +32,27 @@ def collect(folder: str | Path) -> pd.DataFrame:
     results in result.json, the training means, and the keys of the experiment's grid. The `attrs`
     have the headings of the measures and terms that `summarise` shows. An evaluation that
     --eval-only has added to a run's folder has rows, too; its part is the name of its file.
+    Methods without training are repeated at every ratio of their data set. Where runs of one label
+    differ in their configuration, the label says in what.
     """
     rows: list[dict[str, Any]] = []
+    configs: list[dict[str, Any]] = []
     headings: dict[str, str] = {}
     for where, run in runs_in(Path(folder)):
         for part, found in figures(where, list(run["commands"]), run["train"]).items():
             for path in [where / part / RESULT, *evaluations_beside(where / part)] if found else ():
                 result = read_result(path)
                 headings |= result.get("headings", HEADINGS)
-                rows += _rows(run, part if path.name == RESULT else path.stem, result, path)
+                new = _rows(run, part if path.name == RESULT else path.stem, result, path)
+                rows += new
+                configs += [identity.flat(result.get("config", {}))] * len(new)
     if not rows:
         raise NPTError(f"there are no results in {folder}: run an experiment with --out {folder}")
-    frame = pd.DataFrame(rows)
+    frame = _at_every_ratio(_told_apart(pd.DataFrame(rows), configs))
     # Trainers in the order of the experiment; the folders are in alphabetical order.
     order = ["dataset", "ratio", "position", "label", "seed"]
     frame = frame.sort_values(order, ascending=[True, False, True, True, True], kind="stable")
-    frame = frame.drop(columns="position").reset_index(drop=True)
+    frame = frame.drop(columns=["position", "train"]).reset_index(drop=True)
     frame.attrs["headings"] = headings
     return frame
 
@@ -54,6 +61,7 @@ def _rows(run: dict, part: str, result: dict, path: Path) -> list[dict[str, Any]
     head = {
         **{key: run[key] for key in ("dataset", "ratio", "label", "trainer", "seed")},
         "position": run["position"],
+        "train": run["train"],
         **run["params"],
         "part": part,
         "path": str(path),
@@ -63,6 +71,38 @@ def _rows(run: dict, part: str, result: dict, path: Path) -> list[dict[str, Any]
     }
     found = result.get("results", {})
     return [{**head, "split": split, **values} for split, values in found.items()]
+
+
+def _told_apart(frame: pd.DataFrame, configs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The frame with the keys in which runs of the same label differ in their labels.
+
+    configs: the flat config of each row
+    """
+    same = ["dataset", "ratio", "seed", "part", "split", "label"]
+    differing: dict[str, dict[str, None]] = {}
+    for group, rows in frame.groupby(same, sort=False).groups.items():
+        first, *others = (configs[row] for row in rows)
+        for other in others:
+            keys = {**first, **other}
+            kept = [k for k in keys if k not in FREE and first.get(k) != other.get(k)]
+            differing.setdefault(group[-1], {}).update(dict.fromkeys(kept))
+
+    def name(row: int, label: str) -> str:
+        words = [f"{k.rpartition('.')[2]}={configs[row].get(k)}" for k in differing.get(label, ())]
+        return " ".join([label, *words])
+
+    labels = [name(row, label) for row, label in enumerate(frame["label"])]
+    return frame.assign(label=labels)
+
+
+def _at_every_ratio(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with methods that are not trained at all ratios of their data set."""
+    trained = frame[frame["train"]][["dataset", "ratio"]].drop_duplicates()
+    untrained = frame[~frame["train"]]
+    repeated = untrained.drop(columns="ratio").merge(trained, on="dataset")
+    alone = untrained[~untrained["dataset"].isin(trained["dataset"])]
+    whole = pd.concat([frame[frame["train"]], repeated[frame.columns], alone])
+    return whole.drop_duplicates(["dataset", "ratio", "label", "seed", "part", "split", "path"])
 
 
 def _of_protocol(frame: pd.DataFrame) -> pd.Series:

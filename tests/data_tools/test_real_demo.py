@@ -112,7 +112,7 @@ def test_the_demo_on_images_of_the_real_layout(demo, tmp_path):
 def runs(data, tmp_path):
     pairs = [*SHORT, *TINY]
     pairs += ["DATASET.ROOT", str(data), "TRAINER.MAPLE.PREC", "fp32"]
-    return plan.load_experiment("configs/experiments/demo_eurosat.yaml", pairs).runs(
+    return plan.load_experiment("configs/experiments/paper/demo_eurosat.yaml", pairs).runs(
         tmp_path / "runs"
     )
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from npt.errors import NPTError
 from npt.experiments import runner
 from npt.experiments.__main__ import main
-from npt.experiments.plan import Experiment, Run
+from npt.experiments.plan import Part, Run
 from npt.experiments.runner import execute
 
 
 def runs(out: Path, seeds: int = 8, **fields) -> list[Run]:
     trainers = {"Fake": {"config": "fake.yaml"}}
-    return Experiment(trainers, ("set",), seeds=tuple(range(1, seeds + 1)), **fields).runs(out)
+    return Part(trainers, ("set",), seeds=tuple(range(1, seeds + 1)), **fields).runs(out)
 
 
 def write(run: Run, accuracy: float = 50.0) -> None:
@@ -89,7 +89,7 @@ def troubled(run: Run) -> None:
 if __name__ == "__main__":
     os.environ["FAKE_SECONDS"] = sys.argv[3]
     if sys.argv[4:]:
-        runner.validate = lambda runs: None
+        runner.validate = lambda runs: {}
         runner.execute = partial(runner.execute, execute_one=patient)
         sys.exit(main(["run", sys.argv[4], "--out", sys.argv[1], "--jobs", sys.argv[2]]))
     todo = runs(Path(sys.argv[1]))

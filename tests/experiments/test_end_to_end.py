@@ -8,10 +8,9 @@ from contextlib import redirect_stdout
 
 import pytest
 
-from npt.errors import NPTError
 from npt.experiments import runner
 from npt.experiments.__main__ import main
-from npt.experiments.plan import load_experiment
+from npt.experiments.reading import load_experiment
 from npt.results import readable
 
 pytestmark = pytest.mark.slow
@@ -90,10 +89,15 @@ def test_errors_are_reported_before_anything_runs(folder, tmp_path, capsys, pair
     assert not list(tmp_path.rglob("log.txt"))
 
 
-def test_other_options_require_another_folder(folder, capsys):
-    run = ["run", str(folder / "small.yaml"), "--out", str(folder / "out"), "OPTIM.MAX_EPOCH", "2"]
-    assert main(run) == 2
-    assert "OPTIM.MAX_EPOCH 1, now 2" in capsys.readouterr().err
+def test_other_options_are_other_runs(folder, capsys):
+    """They are beside the first ones, and tables tell them apart."""
+    shutil.copytree(folder / "out", folder / "other")
+    run = ["run", str(folder / "small.yaml"), "--out", str(folder / "other"), "trainers", "MaPLe"]
+    assert main([*run, "OPTIM.MAX_EPOCH", "2"]) == 0
+    assert "1 runs, 0 of them complete" in capsys.readouterr().out
+    assert main(["table", str(folder / "other")]) == 0
+    labels = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"MaPLe MAX_EPOCH=1", "MaPLe MAX_EPOCH=2", "MaPLeNPT"} <= set(labels)
 
 
 BEST_VAL = """
@@ -191,15 +195,15 @@ def test_a_run_whose_model_is_damaged_is_trained_anew(
 
 
 def test_a_folder_of_another_configuration_is_refused_by_a_run(best_val, tmp_path):
-    """Also if its run.json, which the runner looks at, is lost."""
+    """Folders of runs are not moved by hand; if one is, nothing in it is lost."""
     folder, _ = best_val
-    shutil.copytree(folder / "whole", tmp_path / "copy")
+    (old,) = load_experiment(folder / "best.yaml").runs(tmp_path / "copy")
     other = load_experiment(folder / "best.yaml", ["OPTIM.LR", "0.1"])
     (run,) = other.runs(tmp_path / "copy")
-    with pytest.raises(NPTError, match=r"OPTIM\.LR \(unset\), now 0\.1"):
-        runner.check_record(run)
+    assert run.folder != old.folder
+    shutil.copytree(folder / "whole", tmp_path / "copy")
+    old.folder.parent.rename(run.folder.parent)
     (run.folder / "run.json").unlink()
-    runner.check_record(run)
     before = {p: p.read_bytes() for p in run.folder.rglob("*.*") if "log.txt" not in p.name}
     for _ in range(2):  # the first one does not claim the folder
         (outcome,) = runner.execute([run], 1)

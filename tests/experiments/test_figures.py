@@ -7,7 +7,7 @@ pytest.importorskip("matplotlib")
 
 from npt.errors import NPTError
 from npt.experiments import figures
-from npt.experiments.plan import Experiment
+from npt.experiments.plan import Part
 
 
 def features(classes: int = 6, dim: int = 16, per_class: int = 20, seed: int = 0):
@@ -26,8 +26,8 @@ def features(classes: int = 6, dim: int = 16, per_class: int = 20, seed: int = 0
 @pytest.fixture
 def folder(tmp_path):
     trainers = {"Z": {"config": "z", "train": False}, "A": {"config": "a"}, "B": {"config": "a"}}
-    experiment = Experiment(trainers, ("d", "e"), seeds=(1, 2), ratios=(1.0, 0.01))
-    for number, run in enumerate(experiment.runs(tmp_path)):
+    part = Part(trainers, ("d", "e"), seeds=(1, 2), ratios=(1.0, 0.01))
+    for number, run in enumerate(part.runs(tmp_path)):
         for evaluation in run.evaluations:
             run.output(evaluation).mkdir(parents=True)
             features(seed=number).save(run.output(evaluation) / "features.npz")
@@ -49,6 +49,40 @@ def test_projection_keeps_a_plane_and_removes_the_offset_between_modalities():
         assert np.linalg.norm(mean - text[place]) < 0.02
 
 
+def test_a_plane_is_turned_or_mirrored_to_another_one_without_changing_its_shape():
+    given = features()
+    text, image = figures.project(given, range(6))
+    angle, mirror = 1.2, np.diag([1.0, -1.0])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ mirror
+    turned, images = figures.project(given, range(6), like=text @ turn)
+    assert turned == pytest.approx(text @ turn) and images == pytest.approx(image @ turn)
+    other, _ = figures.project(given, range(6), like=np.ones((6, 2)))
+    assert np.linalg.norm(other, axis=1) == pytest.approx(np.linalg.norm(text, axis=1))
+
+
+def test_what_is_drawn_is_what_was_projected():
+    given = features(per_class=50)
+    points = figures.points_of(given, [1, 4]).set_index(["kind", "class"])[["x", "y"]]
+    text, image = figures.project(given, [1, 4])
+    limit = figures.POINTS_PER_CLASS
+    for place, name in enumerate(("class 1", "class 4")):
+        of_class = image[50 * place : 50 * (place + 1)]
+        assert points.loc[("text", name)].to_numpy() == pytest.approx(text[place])
+        assert points.loc[("mean", name)].to_numpy() == pytest.approx(of_class.mean(0))
+        shown = points.loc[("image", name)].to_numpy()
+        assert shown.shape == (limit, 2) and set(map(tuple, shown)) <= set(map(tuple, of_class))
+
+
+def test_classes_without_images_are_not_shown():
+    given = features()
+    some = given.labels != 2
+    part = figures.SplitFeatures(
+        given.text, given.image[some], given.labels[some], given.classnames
+    )
+    _, drawn = figures.draw([("", [figures.Panel("A", part)])])
+    assert set(drawn["class"]) == {f"class {k}" for k in (0, 1, 3, 4, 5)}
+
+
 def test_saved_features_come_back(tmp_path):
     given = features()
     given.save(tmp_path / "features.npz")
@@ -62,9 +96,10 @@ def test_runs_are_selected_by_their_settings(folder):
         found = figures.choose(folder, **wanted)
         return [(r["label"], r["dataset"], r["ratio"], r["seed"]) for _, r in found]
 
-    assert settings() == [("Z", "d", 0.01, 1), ("A", "d", 0.01, 1), ("B", "d", 0.01, 1)]
+    assert settings() == [("Z", "d", 1.0, 1), ("A", "d", 0.01, 1), ("B", "d", 0.01, 1)]
     wanted = {"labels": ["B", "Z"], "dataset": "e", "ratio": 1.0, "seed": 2}
     assert settings(**wanted) == [("B", "e", 1.0, 2), ("Z", "e", 1.0, 1)]
+    assert settings(ratio=0.01, seed=2)[0] == ("Z", "d", 1.0, 1)  # without training
     for wrong in ({"labels": ["C"]}, {"dataset": "f"}, {"ratio": 0.5}):
         with pytest.raises(NPTError):
             figures.choose(folder, **wrong)
@@ -85,19 +120,36 @@ def test_without_features_or_checkpoint_there_is_no_figure(folder):
         figures.plot(figures.choose(folder, ["A"]), folder / "figure.png")
 
 
-def test_titles_have_the_measures_with_values(folder):
-    path = next(folder.rglob("result.json"))
+def test_headings_have_the_measures_with_values(folder):
+    run, _ = figures.choose(folder, ["A"])[0]
 
-    def title(test, **content):
-        path.write_text(json.dumps({"results": {"test": {"accuracy": 50.0, **test}}, **content}))
-        return figures._title(path.parent, "A")
+    def heading(test, **content):
+        results = {"results": {"test": {"accuracy": 50.0, **test}}, **content}
+        (run / "new" / "result.json").write_text(json.dumps(results))
+        return figures.panel_of(run, "new", "A").heading
 
     standard = {"lcd_abs": 0.1, "mid_abs": 0.2}
-    assert title(standard) == "A\n50.0%  LCD 0.100  MID 0.200"
-    assert title({}) == title({"lcd_abs": None}) == "A\n50.0%"
-    assert title({**standard, "own": 3.0}, headings={"own": "Own"}) == "A\n50.0%  Own 3.000"
-    path.unlink()
-    assert figures._title(path.parent, "A") == "A"
+    assert heading(standard) == "A\naccuracy 50.0%  LCD 0.100  MID 0.200"
+    assert heading({}) == heading({"lcd_abs": None}) == "A\naccuracy 50.0%"
+    words = "A\naccuracy 50.0%  Own 3.000"
+    assert heading({**standard, "own": 3.0}, headings={"own": "Own"}) == words
+
+
+@pytest.mark.parametrize("lost", ["run.json", "base/result.json", "new/result.json"])
+def test_a_run_that_is_not_complete_is_a_missing_panel(folder, lost):
+    run, _ = figures.choose(folder, ["A"])[0]
+    (run / lost).unlink()
+    panel = figures.panel_of(run, "new", "A")
+    assert panel == figures.Panel("A") and panel.heading == "A"
+    _, drawn = figures.draw([("", [panel])])
+    assert list(drawn["kind"]) == ["missing"]
+
+
+def test_an_unknown_format_is_refused(folder):
+    for name in ("figure.docx", "figure"):
+        with pytest.raises(NPTError, match=r"\.png"):
+            figures.plot(figures.choose(folder), folder / name)
+        assert not (folder / name).exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "\0\0"])

@@ -6,14 +6,15 @@ import yaml
 
 from npt.config import find_config
 from npt.errors import NPTError
-from npt.experiments.plan import PROTOCOLS, check_experiment, load_experiment
+from npt.experiments.plan import PROTOCOLS, merge
+from npt.experiments.reading import Selection, check_part, load_experiment
 from npt.flags import parse_args
 
 MINIMAL = {"trainers": {"MaPLe": {"config": "maple.yaml"}}, "datasets": ["shapes"]}
 
 
 def experiment(**fields):
-    return check_experiment({**MINIMAL, **fields}, "here")
+    return check_part({**MINIMAL, **fields}, "here")
 
 
 def pairs(argv: list[str]) -> dict[str, str]:
@@ -30,16 +31,17 @@ def test_one_run_for_each_combination():
     assert len({(r.label, r.dataset, r.ratio, r.seed) for r in runs}) == len(runs)
 
 
-def test_untrained_methods_are_tested_once_for_all_seeds():
+def test_untrained_methods_are_tested_once_for_all_seeds_and_ratios():
     trainers = {"Zero": {"config": "z.yaml", "train": False}, "A": {"config": "a.yaml"}}
     runs = experiment(trainers=trainers, seeds=[3, 4], ratios=[1.0, 0.1]).runs("out")
-    assert [(r.ratio, r.seed) for r in runs if r.label == "Zero"] == [(1.0, 3), (0.1, 3)]
+    assert [(r.ratio, r.seed) for r in runs if r.label == "Zero"] == [(1.0, 3)]
     assert len([r for r in runs if r.label == "A"]) == 4
 
 
 def test_base_to_new_trains_on_base_and_tests_both():
     run = experiment(ratios=[0.01], opts={"OPTIM.MAX_EPOCH": 2}).runs("out")[0]
-    assert run.folder == Path("out/shapes/shots_16/tau_0.01/MaPLe/seed1")
+    assert run.folder.parent.parent == Path("out/shapes/base/shots_16/tau_0.01")
+    assert run.folder.parent.name.startswith("MaPLe-maple-") and run.folder.name == "seed1"
     assert [run.output(e).name for e in run.evaluations] == ["base", "new"]
     args = parse_args(run.argv(run.evaluations[1]))
     assert (args.trainer, args.config_file, args.seed) == ("MaPLe", "maple.yaml", 1)
@@ -79,7 +81,7 @@ def test_grid_expands_trainers_without_grid_false():
     expected = ["Plain", "NPT mean w1=0.1", "NPT mean w1=3", "NPT sum w1=0.1", "NPT sum w1=3"]
     assert labels == expected
     assert [r.position for r in runs] == [0, 1, 2, 3, 4]
-    assert runs[1].folder.parent.name == "NPT_mean_w1=0.1"
+    assert len({run.folder for run in runs}) == 5
     assert pairs(runs[1].argv(runs[1].evaluations[0]))["TRAINER.NPT.W1"] == "0.1"
     assert dict(runs[4].params) == {"TRAINER.NPT.REDUCTION": "sum", "TRAINER.NPT.W1": 3.0}
 
@@ -91,20 +93,26 @@ def test_a_label_may_be_another_name_for_a_trainer_with_opts():
 
 
 def test_every_shipped_experiment_expands(repository):
-    files = sorted((repository / "configs" / "experiments").glob("*.yaml"))
-    assert {"demo.yaml", "mini.yaml", "reduction.yaml"} <= {f.name for f in files}
+    beside = {"methods.yaml", "costs.yaml"}
+    files = sorted((repository / "configs" / "experiments").glob("*/*.yaml"))
+    files = [file for file in files if file.name not in beside]
+    assert {"demo.yaml", "all_methods.yaml", "reduction.yaml", "table1.yaml"} <= {
+        f.name for f in files
+    }
     for file in files:
         shipped = load_experiment(file)
-        points = math.prod(len(values) for values in shipped.grid.values())
-        expected = sum(
-            (points if spec.get("grid", True) else 1)
-            * (len(shipped.seeds) if spec.get("train", True) else 1)
-            for spec in shipped.trainers.values()
-        )
-        settings = len(shipped.datasets) * len(shipped.ratios)
-        assert len(shipped.runs("out")) == settings * expected, file.name
-        for spec in shipped.trainers.values():
-            assert find_config(spec["config"]).is_file()
+        for part in shipped.parts.values():
+            points = math.prod(len(values) for values in part.grid.values())
+            trained = len(part.seeds) * len(part.ratios)
+            expected = sum(
+                (points if spec.get("grid", True) else 1)
+                * (trained if spec.get("train", True) else 1)
+                for spec in part.trainers.values()
+            )
+            runs = part.runs("out")
+            assert len(runs) == len(part.datasets) * expected, file.name
+            for run in runs:
+                assert find_config(run.config).is_file()
 
 
 def test_the_command_line_changes_fields_and_adds_options(tmp_path):
@@ -112,11 +120,143 @@ def test_the_command_line_changes_fields_and_adds_options(tmp_path):
     trainers = {"A": {"config": "a.yaml"}, "B": {"config": "b.yaml"}}
     file.write_text(yaml.safe_dump({"trainers": trainers, "datasets": ["d"], "opts": {"A.B": 1}}))
     overrides = "seeds 1,2 datasets e trainers B ratios 0.5 shots 4 OPTIM.LR 0.1"
-    changed = load_experiment(file, overrides.split())
+    (changed,) = load_experiment(file, overrides.split()).parts.values()
     assert (changed.seeds, changed.datasets, changed.ratios) == ((1, 2), ("e",), (0.5,))
     assert changed.shots == 4
     assert list(changed.trainers) == ["B"]
     assert changed.opts == {"A.B": 1, "OPTIM.LR": "0.1"}
+
+
+SHARED = """
+seeds: [1]
+parts:
+  one: {protocol: cross_dataset, datasets: [mini_net], targets: [mini_land, mini_flags]}
+  two: {protocol: domain_generalisation, datasets: [mini_net], targets: [mini_net_a, mini_land]}
+  three: {datasets: [mini_land], ratios: [0.5], trainers: [MaPLe]}
+trainers: [Zero, MaPLe, NPT]
+ratios: [1.0, 0.1]
+"""
+METHODS = """
+Zero: {trainer: ZeroshotCLIP, train: false, config: configs/trainers/ZeroshotCLIP/tiny.yaml}
+CoOp: {config: configs/trainers/CoOp/tiny.yaml}
+MaPLe:
+  config: configs/trainers/MaPLe/tiny.yaml
+  published: configs/trainers/CoOp/tiny.yaml
+  transfer: {published: configs/trainers/CoCoOp/tiny.yaml}
+NPT: {trainer: MaPLeNPT, config: configs/trainers/MaPLe/tiny.yaml}
+"""
+
+
+@pytest.fixture
+def shared(tmp_path):
+    (tmp_path / "methods.yaml").write_text(METHODS)
+    (tmp_path / "shared.yaml").write_text(SHARED)
+    return tmp_path / "shared.yaml"
+
+
+def test_parts_that_need_the_same_training_share_a_run(shared):
+    experiment = load_experiment(shared)
+    assert list(experiment.parts) == ["one", "two", "three"]
+    runs = experiment.runs("out")
+    # of mini_net: Zero, and MaPLe and NPT at two ratios; of mini_land: MaPLe
+    assert len(runs) == len({run.folder for run in runs}) == 6
+    (run,) = [r for r in runs if (r.method, r.ratio, r.dataset) == ("NPT", 0.1, "mini_net")]
+    names = [evaluation.name for evaluation in run.evaluations]
+    assert names == ["source", "mini_land", "mini_flags", "mini_net_a"]
+
+
+def test_a_run_in_two_experiments_has_one_folder(shared):
+    (shared.parent / "other.yaml").write_text(
+        "trainers: {Other name: {trainer: MaPLeNPT, config: configs/trainers/MaPLe/tiny.yaml}}\n"
+        "datasets: [mini_land]\nratios: [0.5]\ngrid: {TRAINER.NPT.W1: [0.3, 0.1]}\n"
+    )
+    selected = Selection(methods=("NPT",), ratios=(0.5,), datasets=("mini_land",))
+    (first,) = load_experiment(shared, (), selected).parts["one"].runs("out")
+    default, other = load_experiment(shared.parent / "other.yaml").runs("out")
+    assert default.label == "Other name w1=0.3" and first.dataset == "mini_net"
+    (same,) = check_part(
+        {"trainers": {"NPT": {"trainer": "MaPLeNPT", "config": "configs/trainers/MaPLe/tiny.yaml"}},
+         "datasets": ["mini_land"], "ratios": [0.5]}, "here"
+    ).runs("out")  # fmt: skip
+    assert default.folder == same.folder != other.folder  # 0.3 is the default of W1
+    assert merge([default, same, other]) == [default, other]
+
+
+def test_keys_that_change_no_figure_change_no_folder(shared):
+    def folder(*opts):
+        return (
+            experiment(
+                trainers={"CoOp": {"config": "configs/trainers/CoOp/tiny.yaml"}},
+                datasets=["mini_land"],
+                opts=dict(opts),
+            )
+            .runs("out")[0]
+            .folder
+        )
+
+    assert folder() == folder(("DATASET.ROOT", "elsewhere")) == folder(("TRAIN.PRINT_FREQ", 7))
+    assert folder() != folder(("OPTIM.LR", 0.5)) == folder(("OPTIM.LR", "0.5"))
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ("", {(1.0, "one"): "CoCoOp", (0.1, "one"): "MaPLe", (0.5, "three"): "MaPLe"}),
+        ("paper", {(1.0, "one"): "MaPLe", (0.1, "one"): "MaPLe", (0.5, "three"): "MaPLe"}),
+        ("published", {(1.0, "one"): "CoCoOp", (0.1, "one"): "CoCoOp", (0.5, "three"): "CoOp"}),
+    ],
+)
+def test_whose_settings_a_method_is_trained_with(shared, settings, expected):
+    parts = load_experiment(shared, (), Selection(settings=settings)).parts
+    found = {
+        (run.ratio, part): (run.config.split("/")[2], run.setting)
+        for part in ("one", "three")
+        for run in parts[part].runs("out")
+        if run.method == "MaPLe"
+    }
+    assert {key: config for key, (config, _) in found.items()} == expected
+    for config, setting in found.values():
+        assert setting == ("paper" if config == "MaPLe" else "published")
+    npt = [r for r in parts["one"].runs("out") if r.method == "NPT"]
+    assert {(r.config, r.setting) for r in npt} == {("configs/trainers/MaPLe/tiny.yaml", "paper")}
+
+
+def test_a_selection_keeps_what_each_part_has_of_it(shared):
+    def select(**what):
+        return load_experiment(shared, (), Selection(**what)).parts
+
+    parts = select(datasets=("mini_land",))
+    assert parts["one"].targets == ("mini_land",) and parts["one"].datasets == ("mini_net",)
+    assert parts["three"].datasets == ("mini_land",)
+    assert list(select(datasets=("mini_net_a",))) == ["two"]
+    assert [list(p.trainers) for p in select(methods=("NPT",)).values()] == [["NPT"]] * 2
+    parts = select(methods=("NPT",), added=("CoOp",))
+    assert [list(p.trainers) for p in parts.values()] == [["NPT", "CoOp"]] * 2 + [["CoOp"]]
+    parts = select(ratios=(0.25,), seeds=(4, 5))
+    assert [p.ratios for p in parts.values()] == [(0.25,), (0.25,), (0.5,)]
+    assert all(p.seeds == (4, 5) for p in parts.values())
+    with pytest.raises(NPTError, match=r"--methods MaPLee: .* did you mean MaPLe"):
+        select(added=("MaPLee",))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("parts: 3", "parts in"),
+        ("parts: {a: 3}", r"parts\.a in"),
+        ("parts: {a: {seads: 3}}", "seads"),
+        ("report: [1]", "report in"),
+        ("settings: ours", "paper or published"),
+        ("trainers: [MaPLe, Mapel]", "'Mapel', which is not in the methods.yaml"),
+        ("trainers: {A: {config: a, transfer: 3}}", r"trainers\.A\.transfer"),
+        ("trainers: {A: {config: a, transfer: {confg: b}}}", r"trainers\.A\.transfer\.confg"),
+    ],
+)
+def test_messages_of_files_with_parts(shared, text, words):
+    fields = {**yaml.safe_load(SHARED), **yaml.safe_load(text)}
+    shared.write_text(yaml.safe_dump(fields))
+    with pytest.raises(NPTError, match=words):
+        load_experiment(shared).runs("out")
 
 
 @pytest.mark.parametrize(

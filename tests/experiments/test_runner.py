@@ -169,30 +169,16 @@ def test_checkpoints_are_deleted_when_they_are_not_kept(tmp_path):
     assert runner.is_complete(todo[0])
 
 
-def test_results_of_another_configuration_are_not_mixed_in(tmp_path):
-    old = fake_runs.runs(tmp_path, seeds=1, opts={"OPTIM.LR": 0.1})[0]
-    new = fake_runs.runs(tmp_path, seeds=1, opts={"OPTIM.LR": 0.2})[0]
-    runner.check_record(new)  # nothing there
-    fake_runs.write(old)
-    runner.check_record(old)
-    with pytest.raises(NPTError, match=r"OPTIM\.LR 0\.1, now 0\.2"):
-        runner.check_record(new)
-    path = old.folder / "base" / "result.json"  # also before there are figures
-    path.write_text(json.dumps({"task": "training", "finished": False, "results": {}}))
-    (old.folder / "new" / "result.json").unlink()
-    with pytest.raises(NPTError, match=r"OPTIM\.LR 0\.1, now 0\.2"):
-        runner.check_record(new)
-
-
-def test_an_evaluation_on_other_classes_is_not_mixed_in(tmp_path):
-    def run(classes, *more):
-        entries = ({"name": "base", "classes": classes}, *more)
-        return fake_runs.runs(tmp_path, seeds=1, protocol=entries)[0]
-
-    fake_runs.write(run("base"))
-    runner.check_record(run("base", {"name": "more", "classes": "all"}))
-    with pytest.raises(NPTError, match=r"the data of base base classes .* now all classes"):
-        runner.check_record(run("all"))
+def test_a_run_s_folder_follows_from_what_it_is(tmp_path):
+    (first,) = fake_runs.runs(tmp_path, seeds=1, opts={"OPTIM.LR": 0.1})
+    for fields in (
+        {"opts": {"OPTIM.LR": 0.2}},
+        {"shots": 4},
+        {"ratios": (0.5,)},
+        {"protocol": ({"name": "base", "classes": "all"},)},
+    ):
+        (other,) = fake_runs.runs(tmp_path, seeds=1, **{"opts": {"OPTIM.LR": 0.1}, **fields})
+        assert other.folder != first.folder, fields
 
 
 DAMAGES = {  # what a file can become
@@ -220,7 +206,6 @@ def test_a_damaged_record_is_named_and_counts_as_not_done(tmp_path, name, damage
     (found,) = state.damages(first.folder, ["base", "new"]).items()
     assert found[0] == path and str(path) in found[1] and "\n" not in found[1]
     assert not runner.is_complete(first) and runner.is_complete(second)
-    runner.check_record(first)
     runner.remove_damaged(first)
     assert not path.exists() and (second.folder / name).exists()
     assert (first.folder / "base/learner").exists()  # from which it goes on

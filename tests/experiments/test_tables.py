@@ -11,7 +11,7 @@ pytest.importorskip("pandas")
 from npt.errors import NPTError
 from npt.experiments import tables
 from npt.experiments.__main__ import main
-from npt.experiments.plan import Experiment
+from npt.experiments.plan import Part
 
 # (dataset, label, seed) -> (base, new)
 ACCURACIES = {
@@ -27,7 +27,7 @@ ACCURACIES = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     trainers = {"Z": {"config": "z", "train": False}, "M": {"config": "m"}}
-    runs = Experiment(trainers, ("a", "b"), seeds=(1, 2), ratios=(0.01,)).runs(tmp_path)
+    runs = Part(trainers, ("a", "b"), seeds=(1, 2), ratios=(0.01,)).runs(tmp_path)
     assert len(runs) == len(ACCURACIES)
     for run in runs:
         run.folder.mkdir(parents=True)
@@ -176,7 +176,7 @@ def test_commands_print_tables_and_csv(folder, tmp_path, capsys):
 
 def test_grouping_by_a_grid_key(tmp_path):
     grid = {"TRAINER.NPT.W1": [0.1, 1.0]}
-    runs = Experiment({"M": {"config": "m"}}, ("a",), seeds=(1, 2), grid=grid).runs(tmp_path)
+    runs = Part({"M": {"config": "m"}}, ("a",), seeds=(1, 2), grid=grid).runs(tmp_path)
     for k, run in enumerate(runs):
         (run.folder / "base").mkdir(parents=True)
         (run.folder / "run.json").write_text(json.dumps(run.record()))
@@ -194,7 +194,7 @@ def test_grouping_by_a_grid_key(tmp_path):
 def test_a_grid_shows_one_figure_of_every_setting(tmp_path, capsys):
     keys = {"TRAINER.NPT.W1": [0.1, 1.0], "TRAINER.NPT.W2": [0.0, 2.0]}
     trainers = {"P": {"config": "m", "grid": False}, "M": {"config": "m"}}
-    runs = Experiment(trainers, ("a",), seeds=(1, 2), grid=keys).runs(tmp_path)
+    runs = Part(trainers, ("a",), seeds=(1, 2), grid=keys).runs(tmp_path)
     for run in runs:
         (run.folder / "base").mkdir(parents=True)
         (run.folder / "run.json").write_text(json.dumps(run.record()))
@@ -224,7 +224,7 @@ def test_grid_by_hand(tmp_path):
     trainers = {"MaPLe": {"config": "m", "grid": False}, "MaPLeNPT": {"config": "n"}}
     key, other = "TRAINER.NPT.W1", "TRAINER.NPT.W2"
     grid = {key: [0.1, 1.0], other: [0.0, 2.0]}
-    runs = Experiment(trainers, ("a",), seeds=(1, 3), grid=grid).runs(tmp_path)
+    runs = Part(trainers, ("a",), seeds=(1, 3), grid=grid).runs(tmp_path)
     for run in runs:
         params = dict(run.params)
         accuracy = 10 * run.seed + params.get(key, 99) + 100 * params.get(other, 99)
@@ -261,7 +261,7 @@ def test_a_damaged_record_is_named_and_the_rest_is_shown(folder, capsys, name, c
 
 def test_evaluations_beside_a_training_are_rows_of_their_own(folder, capsys):
     before = tables.collect(folder)
-    base = next(path.parent for path in folder.rglob("base/result.json") if "/M/" in str(path))
+    base = next(path.parent for path in folder.rglob("base/result.json") if "/M-m-" in str(path))
     content = {"task": "evaluation", "results": {"test": {"accuracy": 12.0, "lcd_abs": 0.5}}}
     (base / "result-Other-new-12345678.json").write_text(json.dumps(content))
     (base / "result-Other-new-9abcdef0.json").write_text("[]")

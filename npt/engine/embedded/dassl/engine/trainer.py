@@ -175,6 +175,7 @@ class SimpleTrainer(TrainerBase):
     def after_train(self) -> None:
         """Test the last model or the best one, and print the elapsed time."""
         print("Finish training")
+        print("Finished training")  # as in older Dassl; the family's parsers look for one of them
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 print("Deploy the model of the best validation result")

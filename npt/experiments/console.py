@@ -1,0 +1,105 @@
+"""Carries out runs for a person at a console: what is there, progress, and what went wrong."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from npt.errors import NPTError
+from npt.experiments import runner, state
+from npt.experiments.plan import Run, dataset_name
+from npt.files import locked, remove_leftovers, write_record
+
+EXIT_FAILED_RUNS = 1
+PROBLEMS = "problems.json"  # data set or run -> sentence, of the last call
+LAST_LINES = 5  # of the log of a run that failed
+
+
+def carry_out(title: str, runs: Sequence[Run], out: Path, jobs: int | None) -> int:
+    """Execute the runs that are not complete in `out`; returns the exit code.
+
+    Data sets that cannot be used and runs that fail do not stop the others. They are named at the
+    end, and in `out`/problems.json. NPTError if no run is possible, or another process works there.
+    """
+    if jobs is not None and jobs < 1:
+        raise NPTError(f"--jobs is the number of runs at a time, at least 1, not {jobs}")
+    with locked(out / ".lock", f"running an experiment in {out}"):
+        for run in runs:
+            for folder in (run.folder, *map(run.output, run.evaluations)):
+                remove_leftovers(folder)
+            for words in state.damages(run.folder, [e.name for e in run.evaluations]).values():
+                print(f"warning: {words} This is done now.", file=sys.stderr)
+        waiting = [run for run in runs if not state.is_complete(run)]
+        print(title)
+        print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete in {out}")
+        try:
+            problems = _prepare(waiting)
+            possible = runner.without(runs, problems)
+            outcomes = _execute(possible, jobs)
+        except KeyboardInterrupt as stop:
+            done = sum(map(state.is_complete, runs))
+            raise type(stop)(
+                f"{done} of {len(runs)} runs are complete in {out}; the same command goes on"
+            ) from None
+        failed = [outcome for outcome in outcomes if outcome.error]
+        for outcome in failed:
+            print(_failure(outcome), file=sys.stderr)
+        for dataset, words in problems.items():
+            print(f"not run: {dataset_name(dataset)}: {words}", file=sys.stderr)
+        named = {dataset_name(dataset): words for dataset, words in problems.items()}
+        write_record(out / PROBLEMS, {**named, **{o.run.name: str(o.error) for o in failed}})
+    return EXIT_FAILED_RUNS if failed or problems else 0
+
+
+def _prepare(waiting: Sequence[Run]) -> dict[str, str]:
+    """Why data sets cannot be used. NPTError if nothing is left to run."""
+    problems = runner.validate(waiting)
+    possible = runner.without(waiting, problems)
+    if waiting and all(map(state.is_complete, possible)):
+        dataset, words = next(iter(problems.items()))
+        raise NPTError(f"{dataset_name(dataset)}: {words}" if len(problems) > 1 else words)
+    return problems
+
+
+def _failure(outcome: runner.Outcome) -> str:
+    """The name, the error and the last lines of the log of a run that failed."""
+    there = outcome.log is not None and outcome.log.exists()
+    words = f"failed: {outcome.run.name}: {outcome.error}"
+    if not there or outcome.log is None:
+        return words
+    text = outcome.log.read_text(encoding="utf-8", errors="replace")
+    last = [f"    {line}" for line in text.splitlines()[-LAST_LINES:]]
+    return "\n".join([f"{words} (see {outcome.log})", *last])
+
+
+def _execute(runs: Sequence[Run], jobs: int | None) -> list[runner.Outcome]:
+    """Execute the runs with a progress bar on a terminal, or else with one line for each run."""
+    from tqdm import tqdm
+
+    total = sum(not state.is_complete(run) for run in runs)
+    done = itertools.count(1)
+    with tqdm(total=total, unit="run", disable=None, dynamic_ncols=True) as bar:
+
+        def show(outcome: runner.Outcome) -> None:
+            text = f"{outcome.run.name}: {_headline(outcome)}"
+            if bar.disable:
+                print(f"[{next(done)}/{total}] {outcome.seconds:5.1f} s  {text}", flush=True)
+            bar.set_postfix_str(text)
+            bar.update()
+
+        return runner.execute(runs, jobs, show)
+
+
+def _headline(outcome: runner.Outcome) -> str:
+    """The test accuracy of each evaluation, or FAILED."""
+    run = outcome.run
+    if outcome.error:
+        return "FAILED"
+    parts = state.figures(run.folder, [e.name for e in run.evaluations], run.train)
+    return " ".join(
+        f"{name} {found['test'].get('accuracy') or 0:.1f}"
+        for name, found in parts.items()
+        if "test" in found
+    )

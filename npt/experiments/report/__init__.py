@@ -1,0 +1,1 @@
+"""Reports of experiments: statistics, tables and figures, beside what the paper reports."""

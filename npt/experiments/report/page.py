@@ -1,0 +1,195 @@
+"""The report of an output folder: OUT/report/README.md, and beside it each table and figure.
+
+A table has a LaTeX and a CSV file, a figure PNG, PDF and CSV. Numbers come from the records of the
+runs alone, so the same runs in two places give the same files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from npt.datasets.catalog import CATALOG
+from npt.errors import NPTError
+from npt.experiments import state
+from npt.experiments.console import PROBLEMS
+from npt.experiments.found import BASE_TO_NEW, TRANSFER, frames_found
+from npt.experiments.frame import frame_of
+from npt.experiments.report import figures, tables
+from npt.experiments.report.reported import Reported, load_reported
+from npt.experiments.report.table import Table
+from npt.experiments.reproduce import PAPER_SUITE, asked
+from npt.files import atomic_write, read_record, remove_leftovers
+from npt.results import RESULT
+
+FOLDER = "report"
+PAGE = "README.md"
+Frames = Mapping[str, pd.DataFrame]  # of the parts of an experiment, by name
+Make = Callable[[Frames, "Reported | None"], Any]
+
+
+def _one(frames: Frames) -> pd.DataFrame:
+    """The frame of an experiment with one part, or of all its parts."""
+    whole = pd.concat(list(frames.values()), ignore_index=True)
+    return whole.drop_duplicates(["method", "ratio", "seed", "source", "part"])
+
+
+def _of_one(make: Callable[..., Table], **more: Any) -> Make:
+    return lambda frames, reported: make(_one(frames), reported, **more)
+
+
+# How results are shown: tables, or a figure.
+TABLES: dict[str, tuple[Make, ...]] = {
+    "base_to_new": (_of_one(tables.base_to_new),),
+    "base_and_new": tuple(_of_one(tables.appendix, figure=x) for x in tables.APPENDIX),
+    "cross_dataset": (_of_one(tables.transfer, name="table2"),),
+    "domain_generalisation": (_of_one(tables.transfer, name="table4"),),
+    "ablation": (lambda frames, reported: tables.ablation(frames, reported),),
+}
+FIGURES: dict[str, Callable[[Frames], figures.Drawn]] = {
+    "fig1": lambda frames: figures.fig1(_one(frames)),
+    "fig2": lambda frames: figures.fig2(_one(frames)),
+    "fig4": lambda frames: figures.fig4(_one(frames)),
+    "fig5": lambda frames: figures.fig5(frames),
+}
+ALONE = ("base_and_new", "ablation")  # their runs are described with those of other tables
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results behind one table or figure."""
+
+    name: str  # of its files
+    title: str
+    kind: str  # in TABLES or FIGURES
+    suite: str
+    frames: Frames
+
+    @property
+    def accuracies(self) -> pd.Series:
+        return pd.concat([frame["accuracy"] for frame in self.frames.values()])
+
+
+def write(out: str | Path) -> Path:
+    """Write the report of what `reproduce` was asked for in `out`; returns the page.
+
+    If it was asked for nothing there, the report is of all the runs that are found. NPTError if
+    there are none.
+    """
+    out = Path(out)
+    results = _asked(out) or _found(out)
+    folder = out / FOLDER
+    remove_leftovers(folder)
+    reported = load_reported()
+    parts = [
+        "# Results",
+        "Accuracies in percent. The CSV file of a table has its numbers in full precision, with "
+        "deviation, 95 % interval and number of runs.",
+        *_versions(out),
+        *_missing(results, out),
+    ]
+    for x in results:
+        of_paper = reported if x.suite == PAPER_SUITE else None
+        parts += [f"## {x.title}", _shown(x, folder, of_paper).strip()]
+    if any(x.suite == PAPER_SUITE for x in results):
+        parts += ["## What does not agree in the paper's own figures"]
+        sentences = dict.fromkeys(x.sentence for x in reported.disagreements())
+        parts += ["\n".join(f"- {sentence}" for sentence in sentences)]
+    with atomic_write(folder / PAGE) as file:
+        file.write("\n\n".join(parts) + "\n")
+    return folder / PAGE
+
+
+# --------------------------------------------------------------------------- results
+def _asked(out: Path) -> list[Results]:
+    """What `reproduce` was asked for."""
+    return [
+        Results(
+            *(experiment.name, experiment.title, experiment.report, suite),
+            {name: frame_of(part, out) for name, part in experiment.parts.items()},
+        )
+        for suite, experiment in asked(out).values()
+    ]
+
+
+def _found(out: Path) -> list[Results]:
+    """What there is of runs that no experiment has asked for."""
+    frames = frames_found(out)
+    if not frames:
+        raise NPTError(f"the runs in {out} have no results on test images: test them first")
+    names = {
+        BASE_TO_NEW: ("base_to_new", "Base-to-new generalisation"),
+        TRANSFER: ("transfer", "Tests on all classes, of the training data set and of others"),
+    }
+    papers = {row.config for row in CATALOG.values()}
+    return [
+        Results(*names[kind], kind, PAPER_SUITE if papers & {*x["dataset"]} else "", {"": x})
+        for kind, x in frames.items()
+    ]
+
+
+# --------------------------------------------------------------------------- tables, figures
+def _shown(results: Results, folder: Path, reported: Reported | None) -> str:
+    """Write the files of a table or a figure; returns its Markdown."""
+    kind, frames = results.kind, results.frames
+    if kind in FIGURES:
+        return _figure(results, folder)
+    if kind not in TABLES:
+        known = ", ".join((*TABLES, *FIGURES))
+        raise NPTError(f"{results.name} has the report {kind!r}, but there are {known}")
+    made = [make(frames, reported) for make in TABLES[kind]]
+    made += [] if kind in ALONE else _beside(frames, reported)
+    return "\n".join(_table(table, results.name, folder) for table in made)
+
+
+def _beside(frames: Frames, reported: Reported | None) -> Iterator[Table]:
+    """The tables that follow those of accuracies."""
+    frame = _one(frames)
+    yield tables.pairs(frame, reported)
+    yield tables.train_counts(frame, reported)
+    if reported and frame["setting"].any():
+        yield tables.settings(frame, reported)
+
+
+def _table(table: Table, name: str, folder: Path) -> str:
+    stem = table.name if table.name.startswith(name) else f"{name}_{table.name}"
+    with atomic_write(folder / f"{stem}.tex") as file:
+        file.write(table.latex())
+    with atomic_write(folder / f"{stem}.csv") as file:
+        table.cells().to_csv(file, index=False)
+    return table.markdown()
+
+
+def _figure(results: Results, folder: Path) -> str:
+    try:
+        figure, data = FIGURES[results.kind](results.frames)
+    except NPTError as error:
+        return f"Not drawn: {error}\n"
+    figures.save(figure, data, folder, results.name)
+    return f"![{results.title}]({results.name}.png)\n"
+
+
+# --------------------------------------------------------------------------- about the runs
+def _versions(out: Path) -> list[str]:
+    """What the results were computed with, by the first record there is."""
+    path = next(iter(sorted(out.rglob(RESULT))), None)
+    versions = state.read_result(path).get("versions", {}) if path else {}
+    return [", ".join(f"{name} {version}" for name, version in versions.items())] * bool(versions)
+
+
+def _missing(results: Sequence[Results], out: Path) -> list[str]:
+    lines = [
+        f"- {x.title}: {x.accuracies.isna().sum()} of {len(x.accuracies)} evaluations are missing"
+        for x in results
+        if x.accuracies.isna().any()
+    ]
+    if not lines:
+        return []
+    with suppress(NPTError):  # there is no such file, or it is damaged
+        lines += [f"- {name}: {words}" for name, words in read_record(out / PROBLEMS).items()]
+    return ["## What is missing", "\n".join(lines)]

@@ -1,0 +1,148 @@
+"""Reproduces the tables and figures of the paper: `python -m npt.experiments reproduce table1`.
+
+configs/experiments/<suite>/<name>.yaml says what a table runs. What was asked for is kept in
+OUT/asked/<name>.json, so that a report knows which runs it should have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from npt.config import find_config
+from npt.errors import NPTError
+from npt.experiments import forecast, runner
+from npt.experiments.console import carry_out
+from npt.experiments.plan import Experiment, dataset_name, merge
+from npt.experiments.reading import Selection, check_known, load_experiment, methods_beside
+from npt.files import read_record, write_record
+
+PAPER_SUITE = "paper"
+SUITES = (PAPER_SUITE, "mini")
+# In the order of the paper. Tables whose runs are those of another one follow it.
+NAMES = (
+    "table1",
+    "table1_appendix",
+    "table2",
+    "table3",
+    "table4",
+    "fig1",
+    "fig2",
+    "fig4",
+    "fig5",
+)
+ALL = "all"
+ASKED = "asked"  # a folder in OUT
+
+
+def folder_of(suite: str) -> str:
+    check_known("suite", [suite], SUITES)
+    return f"configs/experiments/{suite}"
+
+
+def _file(suite: str, name: str) -> str:
+    return f"{folder_of(suite)}/{name}.yaml"
+
+
+def load(names: Sequence[str], suite: str, selection: Selection) -> list[Experiment]:
+    """The experiments of these names with the selected runs, without those that have none.
+
+    A selected method that none of them names is added to all of them. NPTError if a name, or a
+    selected method or data set, is not known, or nothing is left.
+    """
+    if ALL in names:
+        names = NAMES
+    for name in names:
+        if name not in NAMES:
+            raise NPTError(f"there is no {name}; there are {', '.join(NAMES)} and {ALL}")
+    known = methods_beside(find_config(_file(suite, NAMES[0])))
+    check_known("methods", selection.methods, known)
+    check_known("datasets", selection.datasets, _datasets(suite))
+    files = [_file(suite, name) for name in names]
+    selection = _with_added(selection, files)
+    found = [load_experiment(file, (), selection) for file in files]
+    found = [experiment for experiment in found if experiment.parts]
+    if not found:
+        raise NPTError(
+            f"{', '.join(names)} of suite {suite} has no run with these methods and data sets"
+        )
+    return found
+
+
+def _with_added(selection: Selection, files: Sequence[str]) -> Selection:
+    parts = [part for file in files for part in load_experiment(file).parts.values()]
+    named = {label for part in parts for label in part.trainers}
+    added = dict.fromkeys((*selection.added, *(x for x in selection.methods if x not in named)))
+    return replace(selection, added=tuple(added))
+
+
+def _datasets(suite: str) -> list[str]:
+    """The names of all data sets that the tables of a suite train or test on."""
+    parts = [p for name in NAMES for p in load_experiment(_file(suite, name)).parts.values()]
+    return [dataset_name(x) for part in parts for x in (*part.datasets, *part.targets)]
+
+
+def reproduce(
+    names: Sequence[str],
+    suite: str,
+    out: Path,
+    selection: Selection,
+    jobs: int | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Execute the runs of tables and figures, and write the report; returns the exit code."""
+    experiments = load(names, suite, selection)
+    selection = _with_added(selection, [_file(suite, x.name) for x in experiments])
+    runs = merge(run for experiment in experiments for run in experiment.runs(out))
+    if dry_run:
+        costs = forecast.read_costs(folder_of(suite))
+        found = forecast.lines(runs, costs, out)
+        print(forecast.render(found, costs, jobs or runner.default_jobs()[0]))
+        return 0
+    for experiment in experiments:
+        remember(out, experiment.name, suite, selection)
+    code = carry_out(_title(experiments), runs, out, jobs)
+    from npt.experiments.report import page
+
+    print(f"Report in {page.write(out)}")
+    return code
+
+
+def _title(experiments: Sequence[Experiment]) -> str:
+    return "\n".join(experiment.title for experiment in experiments)
+
+
+# --------------------------------------------------------------------------- what was asked for
+def remember(out: Path, name: str, suite: str, selection: Selection) -> None:
+    kept = {key: list(x) if isinstance(x, tuple) else x for key, x in asdict(selection).items()}
+    path = out / ASKED / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_record(path, {"suite": suite, "selection": kept})
+
+
+def asked(out: Path) -> dict[str, tuple[str, Experiment]]:
+    """The suite and the experiment of every table that was asked for in `out`, in order."""
+    found = {}
+    for name in NAMES:
+        path = out / ASKED / f"{name}.json"
+        if path.is_file():
+            suite, selection = _request(path)
+            (experiment,) = load([name], suite, selection)
+            found[name] = (suite, experiment)
+    return found
+
+
+def _request(path: Path) -> tuple[str, Selection]:
+    record: dict[str, Any] = read_record(path)
+    try:
+        values = record["selection"]
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return str(record["suite"]), Selection(**given)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise NPTError(
+            f"{path} does not say what was asked for: run its script again, or delete it"
+        ) from error

@@ -1,0 +1,130 @@
+"""The report of runs that no experiment has asked for."""
+
+import json
+import math
+
+import pytest
+import test_collect
+
+from npt.experiments.__main__ import main
+from npt.experiments.found import BASE_TO_NEW, TRANSFER, frames_found
+
+CONFIG = {"TRAINER": {"NAME": "MaPLe"}, "SEED": 1, "DATASET": {}, "OPTIM": {"MAX_EPOCH": 5}}
+
+
+def put(folder, accuracy, trainer="MaPLe", data="EuroSAT", classes="base", ratio=1.0, **more):
+    """The record of a run, with `seed`, `model` (then it is an evaluation) and `epochs`."""
+    config = {
+        "TRAINER": {"NAME": trainer},
+        "SEED": more.get("seed", 1),
+        "DATASET": {"NAME": data, "SUBSAMPLE_CLASSES": classes, "IMBALANCE_RATIO": ratio},
+        "OPTIM": {"MAX_EPOCH": more.get("epochs", 5)},
+    }
+    tests = "model" in more or trainer == "ZeroshotCLIP"
+    record = {
+        "task": "evaluation" if tests else "training",
+        "finished": more.get("finished", True),
+        "config": config,
+        "model": {"folder": str(more["model"])} if "model" in more else None,
+        "train_counts": None if tests else [16, 2, 1],
+        "results": {"test": {"accuracy": accuracy}},
+    }
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def family(tmp_path):
+    """The family's tree: base-to-new of two trainers at two ratios, and zero-shot."""
+    out = tmp_path / "output"
+    for number, (trainer, ratio) in enumerate(
+        [("MaPLe", 1.0), ("MaPLe", 0.05), ("MaPLeNPT", 1.0), ("MaPLeNPT", 0.05)]
+    ):
+        base = put(out / f"base/{number}", 80.0 + number, trainer, ratio=ratio)
+        # Scripts of the family do not give the test the ratio of the training.
+        put(out / f"new/{number}", 60.0 + number, trainer, classes="new", model=base)
+    put(out / "zero/base", 50.0, "ZeroshotCLIP")
+    put(out / "zero/new", 55.0, "ZeroshotCLIP", classes="new")
+    return out
+
+
+def values(frame):
+    keys = ["method", "ratio", "part"]
+    return {tuple(row[k] for k in keys): row["accuracy"] for row in frame.to_dict("records")}
+
+
+def test_base_to_new(family):
+    frames = frames_found(family)
+    assert list(frames) == [BASE_TO_NEW]
+    assert values(frames[BASE_TO_NEW]) == {
+        ("MaPLe", 1.0, "base"): 80, ("MaPLe", 1.0, "new"): 60,
+        ("MaPLe", 0.05, "base"): 81, ("MaPLe", 0.05, "new"): 61,
+        ("MaPLe+NPT", 1.0, "base"): 82, ("MaPLe+NPT", 1.0, "new"): 62,
+        ("MaPLe+NPT", 0.05, "base"): 83, ("MaPLe+NPT", 0.05, "new"): 63,
+        ("CLIP", 1.0, "base"): 50, ("CLIP", 1.0, "new"): 55,
+        ("CLIP", 0.05, "base"): 50, ("CLIP", 0.05, "new"): 55,
+    }  # fmt: skip
+    assert set(frames[BASE_TO_NEW]["source"]) == {"eurosat"}
+
+
+def test_the_report_has_the_papers_figures_beside_it(family):
+    assert main(["report", str(family)]) == 0
+    text = (family / "report/README.md").read_text()
+    assert (
+        "paper" in text and "MaPLe+NPT against MaPLe" in text and "60.03" in text
+    )  # CLIP, EuroSAT
+
+
+def test_a_moved_tree(family, tmp_path):
+    before = values(frames_found(family)[BASE_TO_NEW])
+    moved = family.rename(tmp_path / "elsewhere")
+    # The models are named by their old absolute paths.
+    (tmp_path / "output").mkdir()
+    assert values(frames_found(moved)[BASE_TO_NEW]) == before
+
+
+def test_what_is_missing_is_expected(family):
+    for path in (family / "new/3").iterdir():
+        path.unlink()
+    put(family / "base/5", 70.0, seed=2)
+    frame = frames_found(family)[BASE_TO_NEW]
+    assert math.isnan(values(frame[frame["seed"] == 1])["MaPLe+NPT", 0.05, "new"])
+    assert len(frame[frame["seed"] == 2]) == 8  # two methods, two ratios, base and new
+    assert frame[frame["seed"] == 2]["accuracy"].count() == 1
+
+
+def test_trainings_that_have_not_ended_do_not_count(family):
+    put(family / "base/5", 70.0, seed=2, finished=False)
+    assert frames_found(family)[BASE_TO_NEW]["seed"].unique().tolist() == [1]
+
+
+def test_transfers(tmp_path):
+    source = put(tmp_path / "a", 70.0, data="ImageNet", classes="all")
+    put(tmp_path / "b", 40.0, data="DescribableTextures", classes="all", model=source)
+    put(tmp_path / "c", 45.0, data="MyOwn", classes="all", model=source)
+    frame = frames_found(tmp_path)[TRANSFER]
+    parts = {row["part"]: (row["source"], row["accuracy"]) for row in frame.to_dict("records")}
+    expected = {"source": 70.0, "dtd": 40.0, "MyOwn": 45.0}
+    assert parts == {part: ("imagenet", accuracy) for part, accuracy in expected.items()}
+    assert main(["report", str(tmp_path)]) == 0
+
+
+def test_runs_with_other_settings_are_other_methods(tmp_path):
+    put(tmp_path / "a", 70.0)
+    put(tmp_path / "b", 75.0, epochs=50)
+    frame = frames_found(tmp_path)[BASE_TO_NEW]
+    assert {row["method"]: row["accuracy"] for row in frame.to_dict("records")} == {
+        "MaPLe epochs=5": 70.0,
+        "MaPLe epochs=50": 75.0,
+    }
+
+
+def test_logs_of_other_repositories(tmp_path):
+    test_collect.put(tmp_path / "base2new/train_base/eurosat/seed3")
+    model = "output/base2new/train_base/eurosat/seed3"
+    new = {"eval_only": True, "model_dir": model, "classes": "new", "end": "", "accuracy": 70.0}
+    test_collect.put(tmp_path / "base2new/test_new/eurosat/seed3", **new)
+    found = values(frames_found(tmp_path)[BASE_TO_NEW])
+    assert found == {("MaPLe", 1.0, "base"): 92.9, ("MaPLe", 1.0, "new"): 70.0}
+    assert main(["report", str(tmp_path)]) == 0

@@ -1,0 +1,305 @@
+"""`reproduce`, its dry run, its console and its report, with runs that only write figures."""
+
+import json
+import random
+from pathlib import Path
+
+import fake_runs
+import pandas as pd
+import pytest
+
+from npt.errors import NPTError
+from npt.experiments import console, reproduce, runner, state
+from npt.experiments.__main__ import main
+from npt.experiments.frame import frame_of
+from npt.experiments.plan import merge
+from npt.experiments.reading import Selection
+from npt.experiments.report import page
+from npt.files import locked
+
+COUNTS = {1.0: [16, 16, 16], 0.05: [16, 3, 1], 0.01: [16, 1, 1]}
+
+
+def write(run):
+    """Figures that differ from run to run and are always the same of one run."""
+    label = random.Random(f"{run.folder.relative_to(run.out)}")
+    fake_runs.write(run, 50 + 20 * label.random())
+    for path in run.folder.rglob("result.json"):
+        content = json.loads(path.read_text())
+        if content["task"] == "training":
+            content |= {"train_counts": COUNTS.get(run.ratio), "train_seconds": 10.0}
+        for figures in content["results"].values():
+            figures |= {"seconds": 2.0, "many": 60.0, "medium": None, "few": 40.0}
+            figures["accuracy"] += label.random()
+        path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Runs are written at once; `fake.problems` and `fake.failing` say what goes wrong."""
+
+    class Fake:
+        problems: dict[str, str] = {}
+        failing: tuple[str, ...] = ()
+
+        def execute(self, runs, jobs, report):
+            outcomes = []
+            for run in runs:
+                if state.is_complete(run):
+                    continue
+                error = log = None
+                if run.method in self.failing:
+                    error, log = "a failure", run.folder / "base" / "log.txt"
+                    log.parent.mkdir(parents=True)
+                    log.write_text("".join(f"line {k}\n" for k in range(20)))
+                else:
+                    write(run)
+                outcomes.append(runner.Outcome(run, 1.0, error, log))
+                report(outcomes[-1])
+            return outcomes
+
+    it = Fake()
+    monkeypatch.setattr(runner, "validate", lambda runs: it.problems)
+    monkeypatch.setattr(runner, "execute", it.execute)
+    monkeypatch.setattr(page.figures, "fig1", _no_features)  # which need real models
+    return it
+
+
+def _no_features(frame):
+    raise NPTError("there are no features")
+
+
+def reproduced(tmp_path, *arguments):
+    return main(["reproduce", *arguments, "--suite", "mini", "--out", str(tmp_path / "out")])
+
+
+def text(tmp_path) -> str:
+    return (tmp_path / "out/report/README.md").read_text()
+
+
+def test_all_tables_and_figures(fake, tmp_path):
+    assert reproduced(tmp_path, "all", "--seeds", "1,2") == 0
+    report = text(tmp_path)
+    for name in range(1, 5):
+        assert f"## Table {name}: " in report
+    for name in (2, 4, 5):
+        assert f"(fig{name}.png)" in report
+    assert "Not drawn: there are no features" in report and "What is missing" not in report
+    files = {path.name for path in (tmp_path / "out/report").iterdir()}
+    expected = {f"table{k}.{kind}" for k in range(1, 5) for kind in ("tex", "csv")}
+    expected |= {f"fig{k}.{kind}" for k in (2, 4, 5) for kind in ("png", "pdf", "csv")}
+    assert expected <= files
+    assert not any(".tmp" in name for name in files)
+
+
+def test_two_places_give_the_same_report(fake, tmp_path):
+    reports = []
+    for where in ("here", "there"):
+        assert reproduced(tmp_path / where, "table1,fig4,fig5", "--seeds", "1") == 0
+        folder = tmp_path / where / "out/report"
+        reports.append({p.name: p.read_bytes() for p in folder.iterdir()})
+    assert reports[0] == reports[1] and len(reports[0]) > 10
+
+
+def test_runs_that_tables_share_are_run_once(fake, tmp_path, capsys):
+    assert reproduced(tmp_path, "table1", "--seeds", "1") == 0
+    capsys.readouterr()
+    assert reproduced(tmp_path, "fig4,table1_appendix", "--seeds", "1") == 0
+    assert "78 runs, 78 of them complete" in capsys.readouterr().out
+    assert reproduced(tmp_path, "table3", "--seeds", "1") == 0
+    # Of its 4 methods, base-to-new has two of Table 1; the transfers are one training each.
+    assert f"{4 * 6 + 4} runs, {2 * 6} of them complete" in capsys.readouterr().out
+    assert reproduced(tmp_path, "table2,table4", "--seeds", "1") == 0
+    # The two of Table 3 have all evaluations of both already.
+    assert "13 runs, 2 of them complete" in capsys.readouterr().out
+    report = text(tmp_path)
+    for name in ("Table 1: ", "Table 1 in full", "Table 2", "Table 3", "Table 4", "Figure 4"):
+        assert f"## {name}" in report
+
+
+def test_zero_shot_stands_at_every_ratio(fake, tmp_path):
+    reproduced(tmp_path, "table1", "--seeds", "1", "--ratios", "1,0.25,0.0625")
+    cells = pd.read_csv(tmp_path / "out/report/table1.csv")
+    clip = cells[cells["method"] == "CLIP"]
+    assert sorted(clip["ratio"].unique()) == [0.0625, 0.25, 1.0]
+    assert clip.groupby("column")["mean"].nunique().eq(1).all()
+
+
+def test_one_data_set_missing(fake, tmp_path, capsys):
+    fake.problems = {"mini_flags": "MiniFlags is not there: get it"}
+    assert reproduced(tmp_path, "table1,table2", "--seeds", "1") == 1
+    error = capsys.readouterr().err
+    assert error == "not run: mini_flags: MiniFlags is not there: get it\n"
+    report = text(tmp_path)
+    assert "- mini_flags: MiniFlags is not there: get it" in report
+    assert "Table 1: base-to-new generalisation" in report
+    cells = pd.read_csv(tmp_path / "out/report/table1.csv")
+    missing = cells[cells["mean"].isna()]["column"].unique()
+    assert "mini_flags" in missing and any("mean" in column for column in missing)
+    target = pd.read_csv(tmp_path / "out/report/table2.csv")
+    of_flags = target[target["column"] == "mini_flags"]
+    assert of_flags["mean"].isna().all() and target["mean"].notna().any()
+    fake.problems = {}
+    assert reproduced(tmp_path, "table1,table2", "--seeds", "1") == 0
+    assert "missing" not in text(tmp_path)
+
+
+def test_nothing_to_run_is_an_error(fake, tmp_path, capsys):
+    fake.problems = {"mini_land": "it is not there"}
+    assert reproduced(tmp_path, "table1", "--datasets", "mini_land") == 2
+    assert "error: it is not there" in capsys.readouterr().err
+
+
+def test_a_failing_run_stops_no_other(fake, tmp_path, capsys):
+    fake.failing = ("MaPLe",)
+    assert reproduced(tmp_path, "table1", "--seeds", "1", "--datasets", "mini_land") == 1
+    error = capsys.readouterr().err
+    assert error.count("failed: mini_land tau") == 3 and error.count("    line 19") == 3
+    assert "line 14" not in error
+    report = text(tmp_path)
+    assert "3 of 26 evaluations are missing" not in report and "6 of 30 eval" in report
+    assert "- mini_land tau 1 MaPLe seed 1: a failure" in report
+    fake.failing = ()
+    assert reproduced(tmp_path, "table1", "--seeds", "1", "--datasets", "mini_land") == 0
+    assert "What is missing" not in text(tmp_path)
+
+
+def test_the_dry_run_lists_states_times_and_disk(fake, tmp_path, capsys):
+    arguments = ["table1", "--seeds", "1,2", "--datasets", "mini_land"]
+    assert reproduced(tmp_path, *arguments, "--dry-run") == 0
+    before = capsys.readouterr().out
+    assert before.count("to do") == 25 and "25 runs, 0 complete" in before
+    assert not (tmp_path / "out").exists()
+    reproduced(tmp_path, *arguments[:1], "--seeds", "1", "--datasets", "mini_land")
+    (run,) = [
+        run
+        for part in reproduce.load(["table1"], "mini", Selection(seeds=(1,)))[0].parts.values()
+        for run in part.runs(tmp_path / "out")
+        if (run.method, run.ratio, run.dataset) == ("MaPLe", 1.0, "mini_land")
+    ]
+    (run.folder / "new/result.json").unlink()
+    capsys.readouterr()
+    assert reproduced(tmp_path, *arguments, "--dry-run") == 0
+    after = capsys.readouterr().out
+    assert "25 runs, 12 complete" in after and "1 of 2 tests to do" in after
+    line = next(x for x in after.splitlines() if "MaPLe seed 2" in x and "tau 0.05" in x)
+    assert line.split()[:5] == ["to", "do", "14", "s", "1.2"]  # as the complete run of seed 1
+
+
+def test_paper_data_sets_that_are_not_there_are_named(tmp_path, capsys):
+    (tmp_path / "data/eurosat").mkdir(parents=True)
+    argv = ["reproduce", "table1", "--root", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--seeds", "1", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(x.startswith("to do") for x in lines if " eurosat tau" in x)
+    assert all(x.startswith("no data") for x in lines if " dtd tau" in x)
+    assert "143 runs" in lines[-1] and "estimated" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["table7"], "there is no table7; there are table1,"),
+        (["table1", "--seeds", "one"], "'one' must be different whole numbers"),
+        (["table1", "--seeds", "1,1"], "'1,1' must be different"),
+        (["table1", "--seeds", "-1"], "-1"),
+        (["table1", "--seeds", ""], "must be different"),
+        (["table1", "--ratios", "0.1,x"], "'0.1,x' must be different numbers"),
+        (["table1", "--datasets", "mini_lnd"], "did you mean mini_land?"),
+        (["table1", "--datasets", "mini_net"], "has no run with these"),
+        (["table1", "--methods", "Maple"], "did you mean MaPLe?"),
+        (["table1", "--suite", "big"], "invalid choice"),
+        (["table1", "--settings", "mine"], "invalid choice"),
+        (["table1", "--jobs", "0"], "--jobs"),
+        (["table1", "seeds", "1"], "seeds is not a config key"),
+        (["table1", "OPTIM.LR"], "has no value"),
+        (["table1", "--sedes", "1"], "--sedes"),
+        (["table1", "OPTIM.LRR", "1"], "OPTIM.LRR"),
+        (["table1", "--ratios", "2", "--datasets", "mini_land"], "IMBALANCE_RATIO"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, words):
+    out = ["--out", str(tmp_path / "out")]
+    suite = [] if "--suite" in arguments else ["--suite", "mini"]
+    try:
+        code = main(["reproduce", arguments[0], *suite, *out, *arguments[1:]])
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2 and error.startswith("error: ") and words in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "out").rglob("result.json"))
+
+
+def test_two_runners_on_one_folder(fake, tmp_path, capsys):
+    with locked(tmp_path / "out/.lock", "here"):
+        assert reproduced(tmp_path, "table1") == 2
+    assert "another process is running an experiment" in capsys.readouterr().err
+
+
+def test_a_result_cut_short_is_missing_and_named(fake, tmp_path, capsys):
+    reproduced(tmp_path, "table1", "--seeds", "1", "--datasets", "mini_land")
+    path = next(p for p in (tmp_path / "out").rglob("new/result.json") if "MaPLeNPT" in str(p))
+    path.write_bytes(path.read_bytes()[:50])
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert "1 of 30 evaluations are missing" in text(tmp_path)
+    capsys.readouterr()
+    assert reproduced(tmp_path, "table1", "--seeds", "1", "--datasets", "mini_land") == 0
+    assert str(path) in capsys.readouterr().err
+    assert "missing" not in text(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"suite": "mini", "selection": {"a": 1}}'])
+def test_a_damaged_request_is_named(fake, tmp_path, capsys, content):
+    reproduced(tmp_path, "table1", "--seeds", "1", "--datasets", "mini_land")
+    (tmp_path / "out/asked/table1.json").write_text(content)
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "out")]) == 2
+    assert "asked/table1.json" in capsys.readouterr().err
+
+
+def test_a_report_of_nothing(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and error.count("\n") == 1
+
+
+def test_methods_and_keys_of_the_command_line(fake, tmp_path):
+    more = ["--methods", "CoOp,CoOp+NPT", "--datasets", "mini_land", "OPTIM.MAX_EPOCH", "2"]
+    assert reproduced(tmp_path, "table1", "--seeds", "1", *more) == 0
+    assert "CoOp+NPT against CoOp" in text(tmp_path)
+    records = [json.loads(p.read_text()) for p in (tmp_path / "out").rglob("run.json")]
+    assert {r["trainer"] for r in records} == {"CoOp", "CoOpNPT"}
+    assert all("OPTIM.MAX_EPOCH 2" in c for r in records for c in r["commands"].values())
+
+
+def test_the_frame_has_every_evaluation_that_should_be_there(fake, tmp_path):
+    (experiment,) = reproduce.load(["table2"], "mini", Selection(seeds=(1, 2)))
+    (part,) = experiment.parts.values()
+    empty = frame_of(part, tmp_path)
+    assert len(empty) == (4 * 3 * 2 + 1 * 3) * 7 and empty["accuracy"].isna().all()
+    for run in part.runs(tmp_path):
+        if run.method != "MaPLe":
+            write(run)
+    frame = frame_of(part, tmp_path)
+    assert set(frame[frame["accuracy"].isna()]["method"]) == {"MaPLe"}
+    assert list(frame["method"].unique()) == list(part.trainers)
+    assert list(frame["part"].unique()) == ["source", *part.targets]
+    counts = frame[(frame["method"] == "CoCoOp") & (frame["ratio"] == 0.05)]["train_counts"]
+    assert all(x == COUNTS[0.05] for x in counts)
+    assert frame[~frame["trained"]]["setting"].eq("").all()
+
+
+def test_every_run_of_all_scripts_is_in_one_list(tmp_path):
+    """The dry run of all.sh counts shared runs once."""
+    experiments = reproduce.load(["all"], "mini", Selection())
+    single = [run.folder for x in experiments for run in x.runs(tmp_path)]
+    assert len(merge(r for x in experiments for r in x.runs(tmp_path))) == len(set(single))
+    assert len(set(single)) < len(single) / 2
+    assert [x.name for x in experiments] == list(reproduce.NAMES)
+
+
+def test_console_names_an_unreadable_log(tmp_path):
+    (run,) = fake_runs.runs(tmp_path, seeds=1)
+    outcome = runner.Outcome(run, 1.0, "a failure", Path(tmp_path / "no.txt"))
+    assert console._failure(outcome) == f"failed: {run.name}: a failure"
