@@ -39,8 +39,9 @@ def fake(monkeypatch):
     """Runs are written at once; `fake.problems` and `fake.failing` say what goes wrong."""
 
     class Fake:
-        problems: dict[str, str] = {}
-        failing: tuple[str, ...] = ()
+        def __init__(self):
+            self.problems: dict[str, str] = {}
+            self.failing: tuple[str, ...] = ()
 
         def execute(self, runs, jobs, report):
             outcomes = []
