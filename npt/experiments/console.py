@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from npt.errors import NPTError
@@ -35,32 +35,35 @@ def carry_out(title: str, runs: Sequence[Run], out: Path, jobs: int | None) -> i
         print(title)
         print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete in {out}")
         try:
-            problems = _prepare(waiting)
-            possible = runner.without(runs, problems)
-            outcomes = _execute(possible, jobs)
+            problems = runner.validate(waiting)
+            outcomes = _execute(_possible(runs, problems), jobs)
         except KeyboardInterrupt as stop:
             done = sum(map(state.is_complete, runs))
             raise type(stop)(
                 f"{done} of {len(runs)} runs are complete in {out}; the same command goes on"
             ) from None
         failed = [outcome for outcome in outcomes if outcome.error]
-        for outcome in failed:
-            print(_failure(outcome), file=sys.stderr)
-        for dataset, words in problems.items():
-            print(f"not run: {dataset_name(dataset)}: {words}", file=sys.stderr)
-        named = {dataset_name(dataset): words for dataset, words in problems.items()}
-        write_record(out / PROBLEMS, {**named, **{o.run.name: str(o.error) for o in failed}})
+        _tell(failed, {dataset_name(x): words for x, words in problems.items()}, out)
     return EXIT_FAILED_RUNS if failed or problems else 0
 
 
-def _prepare(waiting: Sequence[Run]) -> dict[str, str]:
-    """Why data sets cannot be used. NPTError if nothing is left to run."""
-    problems = runner.validate(waiting)
-    possible = runner.without(waiting, problems)
-    if waiting and all(map(state.is_complete, possible)):
-        dataset, words = next(iter(problems.items()))
-        raise NPTError(f"{dataset_name(dataset)}: {words}" if len(problems) > 1 else words)
-    return problems
+def _possible(runs: Sequence[Run], problems: Mapping[str, str]) -> list[Run]:
+    """The runs without data sets that cannot be used. NPTError if none is left."""
+    possible = runner.without(runs, problems)
+    if not possible:
+        first, *others = problems.values()
+        raise NPTError(f"{first} ({len(others)} more data sets are missing)" if others else first)
+    return possible
+
+
+def _tell(failed: Sequence[runner.Outcome], problems: Mapping[str, str], out: Path) -> None:
+    """Name what went wrong, and keep it for the report. problems: by the name of a data set."""
+    for outcome in failed:
+        print(_failure(outcome), file=sys.stderr)
+    for dataset, words in problems.items():
+        print(f"not run: {dataset}: {words}", file=sys.stderr)
+    errors = {outcome.run.name: str(outcome.error) for outcome in failed}
+    write_record(out / PROBLEMS, {**problems, **errors})
 
 
 def _failure(outcome: runner.Outcome) -> str:

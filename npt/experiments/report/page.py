@@ -157,7 +157,7 @@ def _beside(frames: Frames, reported: Reported | None) -> Iterator[Table]:
 
 
 def _table(table: Table, name: str, folder: Path) -> str:
-    stem = table.name if table.name.startswith(name) else f"{name}_{table.name}"
+    stem = table.name if table.name.startswith("table") else f"{name}_{table.name}"
     with atomic_write(folder / f"{stem}.tex") as file:
         file.write(table.latex())
     with atomic_write(folder / f"{stem}.csv") as file:
