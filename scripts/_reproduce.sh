@@ -1,5 +1,6 @@
 # Sourced by the scripts of tables and figures, with the name of the experiment and their arguments:
 #   source _reproduce.sh NAME "$@"
+caller=$PWD
 source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
 
 name=$1
@@ -31,4 +32,7 @@ HELP
     esac
 done
 setup report
+# Paths in the arguments are those of the caller; the package is that of this checkout.
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+cd "$caller"
 exec python -m npt.experiments reproduce "$name" "$@"

@@ -4,9 +4,10 @@
 # layouts with a few small images, CLIP is a random one of two layers (scripts/_rehearsal.py); one
 # seed, one epoch, float32. The numbers mean nothing.
 #   bash scripts/rehearse.sh [OUT]               OUT: output/rehearsal
+out=${1:-output/rehearsal}
+case "$out" in /*) ;; *) out=$PWD/$out ;; esac
 source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
 
-out=${1:-output/rehearsal}
 setup report
 pairs=()
 while IFS= read -r word; do pairs+=("$word"); done < <(python scripts/_rehearsal.py "$out")

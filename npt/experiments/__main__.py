@@ -234,7 +234,10 @@ def gradients_command(args: argparse.Namespace) -> int:
 
 def _words(text: str) -> tuple[str, ...]:
     """The words of a list with commas."""
-    return tuple(filter(None, (word.strip() for word in text.split(","))))
+    found = tuple(filter(None, (word.strip() for word in text.split(","))))
+    if not found:
+        raise argparse.ArgumentTypeError("it is empty: leave it out, or name something")
+    return found
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -248,7 +251,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _numbers_of(text: str, kind: Any, allowed: str) -> tuple:
     try:
         found = tuple(map(kind, _words(text)))
-    except ValueError:
+    except (ValueError, argparse.ArgumentTypeError):
         found = ()
     if not found or len(set(found)) < len(found) or min(found) < 0:
         raise argparse.ArgumentTypeError(f"'{text}' must be different {allowed}")

@@ -24,6 +24,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ from npt.experiments.plan import (
 from npt.yaml_file import read_value, read_yaml
 
 METHODS = "methods.yaml"
+SHOTS = "DATASET.NUM_SHOTS"  # on the command line, the field `shots`
 TRAINER_FIELDS: dict[str, type] = {
     "config": str,
     "trainer": str,
@@ -54,6 +56,16 @@ TRAINER_FIELDS: dict[str, type] = {
     "transfer": dict,
 }
 OF_EXPERIMENT = ("parts", "report")  # fields beside those of a part
+OF_A_RUN = {  # config keys that follow from fields -> what to set instead
+    "DATASET.IMBALANCE_RATIO": "ratios",
+    "DATASET.NAME": "datasets",
+    "DATASET.NUM_SHOTS": "shots",
+    "DATASET.SUBSAMPLE_CLASSES": "protocol",
+    "OUTPUT_DIR": "--out",
+    "RESUME": "nothing: a run goes on by itself",
+    "SEED": "seeds",
+    "TRAINER.NAME": "trainers",
+}
 KINDS: dict[type, str] = {  # for messages
     bool: "true or false",
     dict: "a mapping",
@@ -109,6 +121,9 @@ def _override(values: dict[str, Any], overrides: list[str]) -> None:
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         if key.startswith("-"):
             raise NPTError(f"flags come before the KEY VALUE pairs: {key} is too late")
+        if key == SHOTS:
+            values["shots"] = read_value(text, f"the value of {key}")
+            continue
         if key == key.upper():
             values["opts"] = {**(values.get("opts") or {}), key: text}
             continue
@@ -234,6 +249,11 @@ def check_part(values: dict[str, Any], where: str) -> Part:
             raise NPTError(f"{key} in {where} must be {KINDS[kind]}, not {checked[key]!r}")
     if checked.get("settings", "") not in ("", PAPER, PUBLISHED):
         raise NPTError(f"settings in {where} must be {PAPER} or {PUBLISHED}")
+    specs = [spec for spec in checked["trainers"].values() if isinstance(spec, dict)]
+    every = [checked.get("opts", {}), checked.get("grid", {}), *(x.get("opts") for x in specs)]
+    for key in itertools.chain(*(opts for opts in every if isinstance(opts, dict))):
+        if key in OF_A_RUN:
+            raise NPTError(f"{key} is not an option of {where}: set {OF_A_RUN[key]}")
     for key, options in checked.get("grid", {}).items():
         if not isinstance(options, list) or not options:
             raise NPTError(f"grid.{key} in {where} must be a list of values, not {options!r}")

@@ -215,6 +215,9 @@ def test_paper_data_sets_that_are_not_there_are_named(tmp_path, capsys):
         (["table1", "seeds", "1"], "seeds is not a config key"),
         (["table1", "OPTIM.LR"], "has no value"),
         (["table1", "--sedes", "1"], "--sedes"),
+        (["table1", "DATASET.IMBALANCE_RATIO", "0.5"], "set ratios"),
+        (["table1", "DATASET.NUM_SHOTS", "many"], "shots"),
+        (["table1", "--methods", ","], "--methods: it is empty"),
         (["table1", "OPTIM.LRR", "1"], "OPTIM.LRR"),
         (["table1", "--ratios", "2", "--datasets", "mini_land"], "IMBALANCE_RATIO"),
     ],
@@ -267,10 +270,12 @@ def test_a_report_of_nothing(tmp_path, capsys):
 
 def test_methods_and_keys_of_the_command_line(fake, tmp_path):
     more = ["--methods", "CoOp,CoOp+NPT", "--datasets", "mini_land", "OPTIM.MAX_EPOCH", "2"]
+    more += ["DATASET.NUM_SHOTS", "4"]
     assert reproduced(tmp_path, "table1", "--seeds", "1", *more) == 0
     assert "CoOp+NPT against CoOp" in text(tmp_path)
     records = [json.loads(p.read_text()) for p in (tmp_path / "out").rglob("run.json")]
     assert {r["trainer"] for r in records} == {"CoOp", "CoOpNPT"}
+    assert {r["shots"] for r in records} == {4} and list((tmp_path / "out").rglob("shots_4"))
     assert all("OPTIM.MAX_EPOCH 2" in c for r in records for c in r["commands"].values())
 
 
