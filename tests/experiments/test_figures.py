@@ -67,9 +67,9 @@ def test_what_is_drawn_is_what_was_projected():
     limit = figures.POINTS_PER_CLASS
     for place, name in enumerate(("class 1", "class 4")):
         of_class = image[50 * place : 50 * (place + 1)]
-        assert points.loc[("text", name)].to_numpy() == pytest.approx(text[place])
-        assert points.loc[("mean", name)].to_numpy() == pytest.approx(of_class.mean(0))
-        shown = points.loc[("image", name)].to_numpy()
+        assert points.loc[[("text", name)]].to_numpy() == pytest.approx(text[[place]])
+        assert points.loc[[("mean", name)]].to_numpy() == pytest.approx(of_class.mean(0)[None])
+        shown = points.loc[[("image", name)]].to_numpy()
         assert shown.shape == (limit, 2) and set(map(tuple, shown)) <= set(map(tuple, of_class))
 
 

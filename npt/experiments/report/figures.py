@@ -139,7 +139,7 @@ def _seeds(rows: pd.DataFrame) -> str:
     return f"{number} seeds" if number != 1 else "1 seed"
 
 
-def _gaps(table: pd.DataFrame, names: pd.Series) -> str:
+def _gaps(table: pd.DataFrame, names: Iterable[str]) -> str:
     """A note on the rows of a table with missing runs; names: what the rows are."""
     counts = zip(names, table["missing"], table["evaluations"], strict=True)
     gaps = [f"{name} ({missing} of {number})" for name, missing, number in counts if missing]
@@ -163,9 +163,15 @@ def _write_notes(figure: Figure, *notes: str) -> None:
 
 def _errorbar(ax: Axes, table: pd.DataFrame, x: str, y: str, place: int, **look: Any) -> None:
     """Points with the error bars that there are; place: of the colour and marker."""
-    spread = {f"{axis}err": table.get(f"{key}_std") for axis, key in (("x", x), ("y", y))}
-    kind = {"color": COLOURS[place], "marker": MARKERS[place], "markersize": 5, "capsize": 2}
-    ax.errorbar(table[x], table[y], **spread, **{**kind, "elinewidth": 0.8, **look})
+    look |= {"color": COLOURS[place], "marker": MARKERS[place], "markersize": 5}
+    look |= {"xerr": _spread(table, x), "yerr": _spread(table, y), "capsize": 2, "elinewidth": 0.8}
+    ax.errorbar(table[x], table[y], **look)
+
+
+def _spread(table: pd.DataFrame, column: str) -> pd.Series | None:
+    """The deviations of a column, if there are any: matplotlib may warn of none but NaN."""
+    found = table.get(f"{column}_std")
+    return None if found is None or found.isna().all() else found
 
 
 # --------------------------------------------------------------------------- figure 1
@@ -228,7 +234,7 @@ def fig2(frame: pd.DataFrame) -> Drawn:
             label = method if points[measure].notna().any() else None
             _errorbar(ax, points, measure, "accuracy", place, label=label, linestyle=line)
             if len(points) > 1:
-                _write_ratios(ax, points, measure, place, rising=rank > 0)
+                _write_ratios(ax, points, measure, place)
         words = "undefined" if pd.isna(rank) else f"${rank:.2f}$"
         ax.set_title(f"{heading}: Spearman's rank correlation {words} ({len(shown)} points)")
         ax.set_xlabel(f"{heading} (smaller: closer to neural collapse)")
@@ -246,20 +252,27 @@ def fig2(frame: pd.DataFrame) -> Drawn:
     return figure, data
 
 
-def _write_ratios(ax: Axes, points: pd.DataFrame, measure: str, place: int, rising: bool) -> None:
-    """Write the ratio of each point beside the line, on the other side for every second method."""
+def _write_ratios(ax: Axes, points: pd.DataFrame, measure: str, place: int) -> None:
+    """Write the ratio beside each point, on the other side for every second method.
+
+    The labels of a method have different heights, so that those of points close together can be
+    read.
+    """
     side = 1 if place % 2 else -1
-    across = -side if rising else side
-    for _, point in points.dropna(subset=[measure, "accuracy"]).iterrows():
+    middle = (len(points) - 1) / 2
+    for k, (_, point) in enumerate(points.iterrows()):
+        if pd.isna(point[measure]):
+            continue
         text = ax.annotate(
             f"{point['ratio']:g}",
             (point[measure], point["accuracy"]),
-            xytext=(5 * across, 4 * side),
+            xytext=(7 * side, 9 * (middle - k) + 4.5),  # not on the error bar
             textcoords="offset points",
-            ha="left" if across > 0 else "right",
-            va="bottom" if side > 0 else "top",
+            ha="left" if side > 0 else "right",
+            va="center",
             fontsize=8,
             color=COLOURS[place],
+            zorder=5,
         )
         text.set_path_effects([withStroke(linewidth=2, foreground="white")])
 
@@ -313,7 +326,7 @@ def _draw_gains(
             x,
             gain,
             width,
-            yerr=of_part["gain_std"],
+            yerr=_spread(of_part, "gain"),
             color=COLOURS[k],
             label=part,
             error_kw={"elinewidth": 0.8, "capsize": 2},
@@ -361,8 +374,11 @@ def fig5(frames: Mapping[str, pd.DataFrame]) -> Drawn:
         line[0].set_ylabel("accuracy (%)")
     panels[0, -1].legend(**BESIDE)
     figure.suptitle(f"{npt}, {_data(every['source'], 'average of ')}, {_seeds(every)}")
-    named = data["value"].map("{:g}".format).radd(" = ").radd(data["weight"])
-    _write_notes(figure, _gaps(data, named.fillna(data["method"])), _settings(every))
+    names = [
+        method if pd.isna(value) else f"{weight} = {value:g}"
+        for method, weight, value in zip(data["method"], data["weight"], data["value"], strict=True)
+    ]
+    _write_notes(figure, _gaps(data, names), _settings(every))
     return figure, data
 
 
