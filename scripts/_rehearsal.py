@@ -4,7 +4,7 @@
 
 FOLDER/data has small copies of the layouts of the fifteen data sets (five classes, a few images of
 a few pixels; no split files, so these are made). FOLDER/clip.pt is a random CLIP with the layout of
-OpenAI's ViT-B/16, but two layers and images of 32 pixels.
+OpenAI's ViT-B/16, cut to two layers, a quarter of its widths and images of 32 pixels.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ import layouts
 
 PIXELS = 32
 VIT_B16 = {
-    "embed_dim": 512,
+    "embed_dim": 128,
     "image_resolution": PIXELS,
     "vision_layers": 2,
-    "vision_width": 768,
+    "vision_width": 192,
     "vision_patch_size": 16,
     "context_length": 77,
     "vocab_size": 49408,
-    "transformer_width": 512,
-    "transformer_heads": 8,
+    "transformer_width": 128,
+    "transformer_heads": 2,
     "transformer_layers": 2,
 }
 

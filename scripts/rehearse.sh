@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs every script with the paper's configs, so that real data bring no surprise: all protocols,
 # evaluations and table cells, in minutes and without a GPU. The data sets are copies of the fifteen
-# layouts with a few small images, CLIP is a random one of two layers (scripts/_rehearsal.py); one
-# seed, one epoch, float32. The numbers mean nothing.
+# layouts with a few small images, CLIP is a small random one (scripts/_rehearsal.py); one seed, one
+# epoch, float32. The numbers mean nothing.
 #   bash scripts/rehearse.sh [OUT]               OUT: output/rehearsal
 out=${1:-output/rehearsal}
 case "$out" in /*) ;; *) out=$PWD/$out ;; esac
