@@ -273,7 +273,7 @@ class Panel:
         if self.accuracy is None:
             return self.title
         values = [f"{heading} {value:.3f}" for heading, value in self.measures.items()]
-        return "\n".join([self.title, "  ".join([f"accuracy {self.accuracy:.1f}%", *values])])
+        return "\n".join([self.title, "  ".join([f"{self.accuracy:.1f}%", *values])])
 
 
 def panel_of(folder: Path, part: str, title: str) -> Panel:
@@ -374,5 +374,6 @@ def plot(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: i
         )
         for part in record["commands"]
     ]
-    figure, _ = draw(rows, f"{record['dataset']}, τ = {record['ratio']:g}", num_classes)
+    ratio = next((run["ratio"] for _, run in runs if run["train"]), record["ratio"])
+    figure, _ = draw(rows, f"{record['dataset']}, τ = {ratio:g}", num_classes)
     write_image(figure, path)

@@ -27,6 +27,7 @@ import difflib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,12 @@ def _override(values: dict[str, Any], overrides: list[str]) -> None:
 def methods_beside(path: Path) -> dict[str, Spec]:
     """The methods.yaml in the folder of an experiment's file; empty if there is none."""
     beside = path.parent / METHODS
-    return read_yaml(beside, "methods") if beside.is_file() else {}
+    return _methods_in(beside, beside.stat().st_mtime_ns) if beside.is_file() else {}
+
+
+@lru_cache
+def _methods_in(path: Path, modified: int) -> dict[str, Spec]:
+    return read_yaml(path, "methods")  # many experiments share it
 
 
 def _selected(parts: Any, chosen: Selection, path: Path) -> dict[str, Part]:

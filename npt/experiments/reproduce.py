@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def _with_added(selection: Selection, files: Sequence[str]) -> Selection:
     return replace(selection, added=tuple(added))
 
 
+@cache
 def _datasets(suite: str) -> list[str]:
     """The names of all data sets that the tables of a suite train or test on."""
     parts = [p for name in NAMES for p in load_experiment(_file(suite, name)).parts.values()]

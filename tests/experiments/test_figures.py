@@ -129,9 +129,9 @@ def test_headings_have_the_measures_with_values(folder):
         return figures.panel_of(run, "new", "A").heading
 
     standard = {"lcd_abs": 0.1, "mid_abs": 0.2}
-    assert heading(standard) == "A\naccuracy 50.0%  LCD 0.100  MID 0.200"
-    assert heading({}) == heading({"lcd_abs": None}) == "A\naccuracy 50.0%"
-    words = "A\naccuracy 50.0%  Own 3.000"
+    assert heading(standard) == "A\n50.0%  LCD 0.100  MID 0.200"
+    assert heading({}) == heading({"lcd_abs": None}) == "A\n50.0%"
+    words = "A\n50.0%  Own 3.000"
     assert heading({**standard, "own": 3.0}, headings={"own": "Own"}) == words
 
 

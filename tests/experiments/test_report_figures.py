@@ -204,7 +204,7 @@ def test_figure_1_has_four_panels_with_the_features_of_their_runs(folders, tmp_p
         points = data[data["panel"] == panel]
         for name, column in (("accuracy", "accuracy"), ("LCD", "lcd_abs"), ("MID", "mid_abs")):
             assert set(points[name]) == set(rows[column])
-        assert f"accuracy {rows['accuracy'].iloc[0]:.1f}%  LCD" in words(figure)
+        assert f"\n{rows['accuracy'].iloc[0]:.1f}%  LCD" in words(figure)
         features = SplitFeatures.load(Path(rows["folder"].iloc[0]) / "new" / "features.npz")
         text, image = project(features, range(5))  # up to the turn of the plane
         for kind, expected in (("text", text), ("image", image)):
