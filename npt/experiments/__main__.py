@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         "upper case for every run.",
     )
     run.add_argument("experiment", help="yaml of the experiment, see configs/experiments")
-    run.add_argument("--out", required=True, type=Path, help="folder of its runs")
+    run.add_argument("--out", required=True, type=_folder, help="folder of its runs")
     run.add_argument("--jobs", type=int, help="parallel runs (default: one per GPU, or per core)")
     run.set_defaults(do=run_command)
 
@@ -53,11 +53,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="paper (default), or mini: small data sets, made here",
     )
     add("--root", default=os.environ.get("DATA", ""), help="folder of the data sets (or $DATA)")
-    add("--out", type=Path, help="folder of the runs (default: output/SUITE)")
+    add("--out", type=_folder, help="folder of the runs (default: output/SUITE)")
     add("--seeds", type=_integers, default=(), help="seeds, as 1,2,3 (default)")
     add("--methods", type=_words, default=(), help="methods to run, as MaPLe,MaPLe+NPT")
     add("--datasets", type=_words, default=(), help="data sets to run, as eurosat,dtd")
-    add("--ratios", type=_numbers, default=(), help="imbalance ratios, as 1,0.25,0.0625")
+    add(
+        "--ratios",
+        type=_numbers,
+        default=(),
+        help="imbalance ratios, as 1,0.25,0.0625 (not of parts at tau 1)",
+    )
     add(
         "--settings",
         choices=("paper", "published"),
@@ -84,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage="%(prog)s EXPERIMENT --out DIR [KEY VALUE ...]",
     )
     estimate.add_argument("experiment", help="yaml of the experiment, see configs/experiments")
-    estimate.add_argument("--out", required=True, type=Path, help="folder of its runs")
+    estimate.add_argument("--out", required=True, type=_folder, help="folder of its runs")
     estimate.set_defaults(do=estimate_command)
 
     table = commands.add_parser("table", help="mean and standard deviation over seeds")
@@ -230,6 +235,15 @@ def gradients_command(args: argparse.Namespace) -> int:
 
     print(gradients.render(*gradients.study(args, args.batches), args.style))
     return 0
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: name a folder")
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a folder: name another one")
+    return path
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ COLUMNS = {
     "seed": "SEED",
     "epochs": "OPTIM.MAX_EPOCH",
 }
+CONFIG_OF = "config"  # a column that is not written
 LOG = "log.txt"
 END_OF_TRAINING = ("Finish training", "Finished training")
 SPLIT = re.compile(r"Evaluate on the \*(\w+)\* set")
@@ -45,6 +46,11 @@ def collect(folder: str | Path) -> pd.DataFrame:
     (the folder of the checkpoint that was tested), and the figures; those of the test images have
     their own names, others begin with the split, as in val_accuracy. NPTError if there is no run.
     """
+    return pd.DataFrame(rows_of(folder)).drop(columns=CONFIG_OF)
+
+
+def rows_of(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of `collect`, with the whole config of each run by full key under CONFIG_OF."""
     where = Path(folder)
     if not where.is_dir():
         raise NPTError(f"there is no folder {where}: name the output folder of some runs")
@@ -56,7 +62,7 @@ def collect(folder: str | Path) -> pd.DataFrame:
             f"{where} has neither a {RESULT} nor a {LOG} with results: name the output folder of "
             "some runs"
         )
-    return pd.DataFrame(rows)
+    return rows
 
 
 def _folders(where: Path) -> Iterator[Path]:
@@ -84,6 +90,7 @@ def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
         "task": record.get("task"),
         "finished": record.get("finished", True),
         **{column: config.get(key) for column, key in COLUMNS.items()},
+        CONFIG_OF: config,
         "model": (record.get("model") or {}).get("folder"),
         **_figures(results),
         **record.get("training", {}),
@@ -132,6 +139,7 @@ def _of_log(lines: Sequence[str]) -> dict[str, Any]:
         "task": "evaluation" if tests else TRAINING,
         "finished": tests or ended,
         **{key: _number(value) if key in NUMBERS else value for key, value in head.items()},
+        CONFIG_OF: config,
         "model": (arguments.get("model_dir") or None) if tests else None,
         **_figures(results),
     }

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from npt.errors import NPTError
 from npt.experiments import runner, state
 from npt.experiments.plan import Run, dataset_name
-from npt.files import locked, remove_leftovers, write_record
+from npt.files import locked, read_record, remove_leftovers, write_record
 
 EXIT_FAILED_RUNS = 1
 PROBLEMS = "problems.json"  # data set or run -> sentence, of the last call
 LAST_LINES = 5  # of the log of a run that failed
 
 
-def carry_out(title: str, runs: Sequence[Run], out: Path, jobs: int | None) -> int:
+def carry_out(
+    title: str,
+    runs: Sequence[Run],
+    out: Path,
+    jobs: int | None,
+    begin: Callable[[], None] = lambda: None,
+) -> int:
     """Execute the runs that are not complete in `out`; returns the exit code.
 
     Data sets that cannot be used and runs that fail do not stop the others. They are named at the
     end, and in `out`/problems.json. NPTError if no run is possible, or another process works there.
+    begin: called when nothing stands in the way of the first run any more
     """
     if jobs is not None and jobs < 1:
         raise NPTError(f"--jobs is the number of runs at a time, at least 1, not {jobs}")
@@ -36,14 +44,18 @@ def carry_out(title: str, runs: Sequence[Run], out: Path, jobs: int | None) -> i
         print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete in {out}")
         try:
             problems = runner.validate(waiting)
-            outcomes = _execute(_possible(runs, problems), jobs)
+            possible = _possible(runs, problems)
+            begin()
+            outcomes = _execute(possible, jobs)
         except KeyboardInterrupt as stop:
             done = sum(map(state.is_complete, runs))
             raise type(stop)(
                 f"{done} of {len(runs)} runs are complete in {out}; the same command goes on"
             ) from None
         failed = [outcome for outcome in outcomes if outcome.error]
-        _tell(failed, {dataset_name(x): words for x, words in problems.items()}, out)
+        named = {dataset_name(dataset): words for dataset, words in problems.items()}
+        _tell(failed, named)
+        _remember(failed, named, runs, out)
     return EXIT_FAILED_RUNS if failed or problems else 0
 
 
@@ -56,14 +68,26 @@ def _possible(runs: Sequence[Run], problems: Mapping[str, str]) -> list[Run]:
     return possible
 
 
-def _tell(failed: Sequence[runner.Outcome], problems: Mapping[str, str], out: Path) -> None:
-    """Name what went wrong, and keep it for the report. problems: by the name of a data set."""
+def _tell(failed: Sequence[runner.Outcome], problems: Mapping[str, str]) -> None:
+    """Name what went wrong. problems: why data sets cannot be used, by their names"""
     for outcome in failed:
         print(_failure(outcome), file=sys.stderr)
     for dataset, words in problems.items():
         print(f"not run: {dataset}: {words}", file=sys.stderr)
+
+
+def _remember(
+    failed: Sequence[runner.Outcome], problems: Mapping[str, str], runs: Sequence[Run], out: Path
+) -> None:
+    """Keep what went wrong for the report, and what earlier calls with other runs have kept."""
+    ours = {run.name for run in runs}
+    ours |= {dataset_name(evaluation.dataset) for run in runs for evaluation in run.evaluations}
+    earlier: dict[str, str] = {}
+    with suppress(NPTError):  # there is none, or it is damaged
+        earlier = read_record(out / PROBLEMS)
+    kept = {name: words for name, words in earlier.items() if name not in ours}
     errors = {outcome.run.name: str(outcome.error) for outcome in failed}
-    write_record(out / PROBLEMS, {**problems, **errors})
+    write_record(out / PROBLEMS, {**kept, **problems, **errors})
 
 
 def _failure(outcome: runner.Outcome) -> str:

@@ -24,6 +24,7 @@ from npt.errors import NPTError
 from npt.experiments import state
 from npt.experiments.estimate import words
 from npt.experiments.plan import Evaluation, Run, dataset_name
+from npt.experiments.runner import without
 from npt.flags import parse_args, setup_cfg
 from npt.imbalance import imbalanced_counts
 from npt.results import RESULT
@@ -68,7 +69,7 @@ class Line:
         return self.state != COMPLETE
 
 
-COMPLETE, MISSING = "complete", "no data"
+COMPLETE, MISSING = "complete", "no data:"
 
 
 def read_costs(folder: str | Path) -> Costs:
@@ -86,9 +87,10 @@ def lines(runs: Sequence[Run], costs: Costs, out: Path) -> list[Line]:
     found = []
     for run in runs:
         words_of_state = _state(run)
-        seconds = 0.0 if words_of_state == COMPLETE else _seconds(run, costs, measured)
-        disk = 0.0 if words_of_state == COMPLETE else _megabytes(run, costs)
-        found.append(Line(run, words_of_state, seconds, disk))
+        rest = [] if words_of_state == COMPLETE else without([run], _missing_data(run)) or [run]
+        seconds = [_seconds(x, costs, measured) for x in rest]
+        total = None if None in seconds else sum(x for x in seconds if x)
+        found.append(Line(run, words_of_state, total, sum(_megabytes(x, costs) for x in rest)))
     return found
 
 
@@ -132,15 +134,22 @@ def _state(run: Run) -> str:
         return f"{len(missing)} of {len(run.evaluations)} tests to do"
     if run.train and any(first.glob("resume/*")):
         return "interrupted"
-    if any(_is_missing(run, evaluation) for evaluation in run.evaluations):
-        return MISSING
-    return "to do"
+    absent = _missing_data(run)
+    if run.dataset in absent:
+        return f"{MISSING} {dataset_name(run.dataset)}"
+    names = ", ".join(dataset_name(x) for x in absent)
+    return f"to do without {names}" if names else "to do"
 
 
-def _is_missing(run: Run, evaluation: Evaluation) -> bool:
-    size = size_of(evaluation.dataset)
-    root = dict(run.opts).get("DATASET.ROOT", "")
-    return size is not None and bool(size.folder) and not Path(str(root), size.folder).is_dir()
+def _missing_data(run: Run) -> list[str]:
+    """The data sets of a run whose folder is not there."""
+    root = str(dict(run.opts).get("DATASET.ROOT", ""))
+    found: dict[str, None] = {}
+    for evaluation in run.evaluations:
+        size = size_of(evaluation.dataset)
+        if size is not None and size.folder and not Path(root, size.folder).is_dir():
+            found[evaluation.dataset] = None
+    return list(found)
 
 
 # --------------------------------------------------------------------------- time

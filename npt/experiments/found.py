@@ -7,22 +7,26 @@ other repositories of the CoOp family. Expected are all combinations of what is 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
 from npt.experiments import state
-from npt.experiments.collect import collect
+from npt.experiments.collect import CONFIG_OF, rows_of
 from npt.experiments.frame import HEAD
+from npt.identity import FREE
 from npt.results import RESULT, TRAINING
 
 ZERO_SHOT = {"ZeroshotCLIP": "CLIP"}  # trainers without training -> method
 NPT = "NPT"
 KEYS = ["method", "ratio", "seed", "source", "part", "dataset"]
-# What tells runs of one trainer apart, beside the columns of a frame.
-VARIANT = ["backbone", "shots", "epochs"]
+# Keys in which runs of one trainer may differ without being of another method.
+OF_FRAMES = {
+    *("SEED", "DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES", "DATASET.IMBALANCE_RATIO"),
+    *FREE,
+}
 BASE_TO_NEW, TRANSFER = "base_to_new", "cross_dataset"
 
 
@@ -43,45 +47,41 @@ def frames_found(folder: str | Path) -> dict[str, pd.DataFrame]:
 
 def _evaluations(folder: Path) -> list[dict[str, Any]]:
     """A row of a frame for each run with an accuracy on test images."""
-    runs = collect(folder)
-    runs = runs.reindex(
-        columns=[*runs.columns, *(c for c in ("model", "accuracy") if c not in runs)]
-    )
-    trainings = {
-        PurePosixPath(run["folder"]): run
-        for run in runs.to_dict("records")
-        if run["task"] == TRAINING
+    runs = rows_of(folder)
+    trainings = {PurePosixPath(run["folder"]): run for run in runs if run["task"] == TRAINING}
+    # The run whose method, ratio, seed and data a test has: its training, if that is here.
+    of = [run if run["task"] == TRAINING else _training_of(run, trainings) or run for run in runs]
+    differing = _differing(of)
+    return [
+        _evaluation(folder, run, training, _label(training, differing), order)
+        for order, (run, training) in enumerate(zip(runs, of, strict=True))
+        if run.get("accuracy") is not None and run["finished"]
+    ]
+
+
+def _evaluation(
+    folder: Path, run: Mapping[str, Any], training: Mapping[str, Any], label: str, order: int
+) -> dict[str, Any]:
+    source, dataset = _dataset(training["dataset"]), _dataset(run["dataset"])
+    part = run["classes"] if run.get("classes") in ("base", "new") else "source"
+    if part == "source" and source != dataset:
+        part = dataset
+    ratio, seed = training.get("ratio"), training.get("seed")
+    head = ("folder", "model", "dataset", CONFIG_OF)
+    return {
+        **{key: value for key, value in run.items() if key not in head},
+        "method": label,
+        "ratio": 1.0 if ratio is None else float(ratio),
+        "seed": -1 if seed is None else int(seed),
+        "trained": run["trainer"] not in ZERO_SHOT,
+        "setting": "",
+        "source": source,
+        "part": part,
+        "dataset": dataset,
+        "train_counts": _counts(folder, training),
+        "folder": run["folder"],
+        "order": order,
     }
-    labels = _labels(runs)
-    found = []
-    for order, (run, label) in enumerate(zip(runs.to_dict("records"), labels, strict=True)):
-        if pd.isna(run["accuracy"]) or not run["finished"]:
-            continue
-        training = run if run["task"] == TRAINING else _training_of(run, trainings)
-        trained = run["trainer"] not in ZERO_SHOT
-        of = training or run  # whose ratio, seed and data are the run's
-        source, dataset = _dataset(of["dataset"]), _dataset(run["dataset"])
-        classes = run.get("classes")
-        part = classes if classes in ("base", "new") else "source"
-        if part == "source" and source != dataset:
-            part = dataset
-        found.append(
-            {
-                **{k: x for k, x in run.items() if k not in ("folder", "model", "dataset")},
-                "method": label,
-                "ratio": float(of["ratio"]) if pd.notna(of.get("ratio")) else 1.0,
-                "seed": int(of["seed"]) if pd.notna(of.get("seed")) else -1,
-                "trained": trained,
-                "setting": "",
-                "source": source,
-                "part": part,
-                "dataset": dataset,
-                "train_counts": _counts(folder, of),
-                "folder": run["folder"],
-                "order": order,
-            }
-        )
-    return found
 
 
 def _counts(folder: Path, training: Mapping[str, Any]) -> list[int] | None:
@@ -90,7 +90,7 @@ def _counts(folder: Path, training: Mapping[str, Any]) -> list[int] | None:
 
 def _training_of(run: Mapping[str, Any], trainings: Mapping[PurePosixPath, Any]) -> Any:
     """The training whose model was tested, if it is here; its folder may have been moved."""
-    if not isinstance(run["model"], str):
+    if not isinstance(run.get("model"), str):
         return None
     model = PurePosixPath(run["model"]).parts
     ends = [path for path in trainings if _same_end(path.parts, model)]
@@ -103,17 +103,25 @@ def _same_end(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return length > 0 and one[-length:] == other[-length:]
 
 
-def _labels(runs: pd.DataFrame) -> list[str]:
-    """The method of each run, with what differs between runs of one trainer."""
-    variants = [key for key in VARIANT if key in runs]
-    differing = {
-        trainer: [key for key in variants if rows[rows["task"] == TRAINING][key].nunique() > 1]
-        for trainer, rows in runs.groupby("trainer")
+def _differing(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The config keys in which the runs of each trainer differ, beside those of a frame."""
+    seen: dict[str, dict[str, set[str]]] = {}
+    for run in runs:
+        values = seen.setdefault(run["trainer"], {})
+        for key, value in run[CONFIG_OF].items():
+            if key not in OF_FRAMES:
+                values.setdefault(key, set()).add(str(value))
+    return {
+        trainer: [key for key, found in values.items() if len(found) > 1]
+        for trainer, values in seen.items()
     }
-    return [
-        " ".join([_method(run["trainer"]), *(f"{k}={run[k]}" for k in differing[run["trainer"]])])
-        for run in runs.to_dict("records")
-    ]
+
+
+def _label(run: Mapping[str, Any], differing: Mapping[str, Sequence[str]]) -> str:
+    """The method of a run, with what tells it apart from other runs of its trainer."""
+    trainer, config = run["trainer"], run[CONFIG_OF]
+    words = [f"{key.rpartition('.')[2]}={config.get(key)}" for key in differing[trainer]]
+    return " ".join([_method(trainer), *words])
 
 
 def _method(trainer: str) -> str:

@@ -61,7 +61,7 @@ class Run:
     seed: int
     shots: int
     train: bool
-    setting: str  # PAPER or PUBLISHED; "" without training
+    setting: str  # PAPER or PUBLISHED, with a note if keys are changed; "" without training
     evaluations: tuple[Evaluation, ...]
     opts: tuple[tuple[str, Any], ...]
     params: tuple[tuple[str, Any], ...]  # the opts that come from the grid
@@ -225,9 +225,10 @@ class Part:
             return spec["config"], ""
         # The paper's rows of other methods at tau 1 are those that their own papers published.
         chosen = self.settings or (PUBLISHED if ratio == 1 else PAPER)
+        changed = ", with changed keys" * bool(set(self.opts) - identity.FREE)
         if chosen == PUBLISHED and PUBLISHED in spec:
-            return spec[PUBLISHED], PUBLISHED
-        return spec["config"], PAPER
+            return spec[PUBLISHED], PUBLISHED + changed
+        return spec["config"], PAPER + changed
 
     def _run(self, variant: dict, dataset: str, ratio: float, seed: int, out: Path) -> Run:
         return Run(

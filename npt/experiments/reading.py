@@ -56,6 +56,7 @@ TRAINER_FIELDS: dict[str, type] = {
     "published": str,
     "transfer": dict,
 }
+ALL_IMAGES = -1  # as DATASET.NUM_SHOTS
 OF_EXPERIMENT = ("parts", "report")  # fields beside those of a part
 OF_A_RUN = {  # config keys that follow from fields -> what to set instead
     "DATASET.IMBALANCE_RATIO": "ratios",
@@ -108,6 +109,7 @@ def load_experiment(
     chosen = selection or Selection()
     given = {"ratios": chosen.ratios, "seeds": chosen.seeds, "settings": chosen.settings}
     values |= {key: value for key, value in given.items() if value}
+    _check_parts(values, str(path))
     _override(values, [*overrides, *(x for pair in chosen.opts.items() for x in pair)])
     experiment = check_experiment(values, str(path))
     if chosen.methods or chosen.added or chosen.datasets:
@@ -132,6 +134,9 @@ def _override(values: dict[str, Any], overrides: list[str]) -> None:
         if isinstance(value, str) and "," in value:
             parts = filter(str.strip, value.split(","))
             value = [read_value(part, f"the value of {key}") for part in parts]
+        for name, part in (values.get("parts") or {}).items():
+            if key in part:
+                raise NPTError(f"{key} is set by the part {name} of the experiment: edit it there")
         if key == "trainers":
             known = values.get("trainers") or {}
             chosen = value if isinstance(value, list) else [value]
@@ -203,18 +208,23 @@ def check_experiment(values: dict[str, Any], where: str) -> Experiment:
     where: the path of the file, for messages and for the methods.yaml beside it
     """
     own = {key: value for key, value in values.items() if key not in OF_EXPERIMENT}
-    report, parts = values.get("report", ""), values.get("parts", {"": {}})
+    report = values.get("report", "")
     if not isinstance(report, str):
         raise NPTError(f"report in {where} must be text, not {report!r}")
+    _check_parts(values, where)
+    parts = values.get("parts", {"": {}})
+    checked = {str(name): check_part({**own, **more}, where) for name, more in parts.items()}
+    title = values.get("title") or ""
+    return Experiment(Path(where).stem, title, checked, report)
+
+
+def _check_parts(values: dict[str, Any], where: str) -> None:
+    parts = values.get("parts", {"": {}})
     if not isinstance(parts, dict) or not parts:
         raise NPTError(f"parts in {where} must be a mapping of names to fields")
-    checked = {}
     for name, more in parts.items():
         if not isinstance(more, dict):
             raise NPTError(f"parts.{name} in {where} must be a mapping of fields, not {more!r}")
-        checked[str(name)] = check_part({**own, **more}, where)
-    title = values.get("title") or ""
-    return Experiment(Path(where).stem, title, checked, report)
 
 
 def check_part(values: dict[str, Any], where: str) -> Part:
@@ -257,9 +267,19 @@ def check_part(values: dict[str, Any], where: str) -> Part:
         raise NPTError(f"settings in {where} must be {PAPER} or {PUBLISHED}")
     specs = [spec for spec in checked["trainers"].values() if isinstance(spec, dict)]
     every = [checked.get("opts", {}), checked.get("grid", {}), *(x.get("opts") for x in specs)]
-    for key in itertools.chain(*(opts for opts in every if isinstance(opts, dict))):
+    every = [opts for opts in every if isinstance(opts, dict)]
+    for key in itertools.chain(*every):
         if key in OF_A_RUN:
             raise NPTError(f"{key} is not an option of {where}: set {OF_A_RUN[key]}")
+    for key in every[0]:
+        if any(key in opts for opts in every[1:]):
+            raise NPTError(
+                f"{key} cannot be given for every run of {where}: methods differ in it there"
+            )
+    if checked.get("shots", 1) < 1 and checked["shots"] != ALL_IMAGES:
+        raise NPTError(
+            f"shots in {where} must be at least 1, or {ALL_IMAGES} for all, not {checked['shots']}"
+        )
     for key, options in checked.get("grid", {}).items():
         if not isinstance(options, list) or not options:
             raise NPTError(f"grid.{key} in {where} must be a list of values, not {options!r}")

@@ -6,8 +6,10 @@ OUT/asked/<name>.json, so that a report knows which runs it should have.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,15 @@ ALL = "all"
 ASKED = "asked"  # a folder in OUT
 
 
+@dataclass(frozen=True)
+class Request:
+    """A table that was asked for, and with what selection."""
+
+    suite: str
+    experiment: Experiment
+    selection: Selection
+
+
 def folder_of(suite: str) -> str:
     check_known("suite", [suite], SUITES)
     return f"configs/experiments/{suite}"
@@ -47,8 +58,8 @@ def _file(suite: str, name: str) -> str:
     return f"{folder_of(suite)}/{name}.yaml"
 
 
-def load(names: Sequence[str], suite: str, selection: Selection) -> list[Experiment]:
-    """The experiments of these names with the selected runs, without those that have none.
+def load(names: Sequence[str], suite: str, selection: Selection) -> list[Request]:
+    """The tables of these names with the selected runs, without those that have none.
 
     A selected method that none of them names is added to all of them. NPTError if a name, or a
     selected method or data set, is not known, or nothing is left.
@@ -63,8 +74,8 @@ def load(names: Sequence[str], suite: str, selection: Selection) -> list[Experim
     check_known("datasets", selection.datasets, _datasets(suite))
     files = [_file(suite, name) for name in names]
     selection = _with_added(selection, files)
-    found = [load_experiment(file, (), selection) for file in files]
-    found = [experiment for experiment in found if experiment.parts]
+    found = [Request(suite, load_experiment(file, (), selection), selection) for file in files]
+    found = [request for request in found if request.experiment.parts]
     if not found:
         raise NPTError(
             f"{', '.join(names)} of suite {suite} has no run with these methods and data sets"
@@ -95,54 +106,81 @@ def reproduce(
     dry_run: bool = False,
 ) -> int:
     """Execute the runs of tables and figures, and write the report; returns the exit code."""
-    experiments = load(names, suite, selection)
-    selection = _with_added(selection, [_file(suite, x.name) for x in experiments])
-    runs = merge(run for experiment in experiments for run in experiment.runs(out))
+    requests = load(names, suite, selection)
+    runs = merge(run for request in requests for run in request.experiment.runs(out))
     if dry_run:
         costs = forecast.read_costs(folder_of(suite))
         found = forecast.lines(runs, costs, out)
         print(forecast.render(found, costs, jobs or runner.default_jobs()[0]))
         return 0
-    for experiment in experiments:
-        remember(out, experiment.name, suite, selection)
-    code = carry_out(_title(experiments), runs, out, jobs)
+    _check_suite(out, suite)
+
+    def begin() -> None:
+        for request in requests:
+            remember(out, request)
+
+    title = "\n".join(request.experiment.title for request in requests)
+    code = carry_out(title, runs, out, jobs, begin)
     from npt.experiments.report import page
 
     print(f"Report in {page.write(out)}")
     return code
 
 
-def _title(experiments: Sequence[Experiment]) -> str:
-    return "\n".join(experiment.title for experiment in experiments)
-
-
 # --------------------------------------------------------------------------- what was asked for
-def remember(out: Path, name: str, suite: str, selection: Selection) -> None:
-    kept = {key: list(x) if isinstance(x, tuple) else x for key, x in asdict(selection).items()}
-    path = out / ASKED / f"{name}.json"
+def remember(out: Path, request: Request) -> None:
+    selection = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(request.selection).items()
+    }
+    path = out / ASKED / f"{request.experiment.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_record(path, {"suite": suite, "selection": kept})
+    write_record(path, {"suite": request.suite, "selection": selection})
 
 
-def asked(out: Path) -> dict[str, tuple[str, Experiment]]:
-    """The suite and the experiment of every table that was asked for in `out`, in order."""
-    found = {}
+def asked(out: Path) -> list[Request]:
+    """What was asked for in `out`, in the order of NAMES; a damaged request is named on stderr.
+
+    NPTError if all of them are damaged.
+    """
+    found, damaged = [], []
     for name in NAMES:
         path = out / ASKED / f"{name}.json"
         if path.is_file():
-            suite, selection = _request(path)
-            (experiment,) = load([name], suite, selection)
-            found[name] = (suite, experiment)
+            try:
+                suite, selection = _read(path)
+                experiment = load_experiment(_file(suite, name), (), selection)
+                found.append(Request(suite, experiment, selection))
+            except NPTError as error:
+                damaged.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+    if damaged and not found:
+        raise NPTError(damaged[0])
+    for words in damaged:
+        print(f"warning: {words}", file=sys.stderr)
     return found
 
 
-def _request(path: Path) -> tuple[str, Selection]:
+def _check_suite(out: Path, suite: str) -> None:
+    """NPTError if `out` has tables of another suite."""
+    for path in sorted((out / ASKED).glob("*.json")):
+        with suppress(NPTError):  # a damaged request is written anew
+            other, _ = _read(path)
+            if other != suite and path.stem in NAMES:
+                break
+    else:
+        return
+    raise NPTError(f"{out} has tables of the suite {other}: use another --out for {suite}")
+
+
+def _read(path: Path) -> tuple[str, Selection]:
     record: dict[str, Any] = read_record(path)
     try:
         values = record["selection"]
         given: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
+        if not isinstance(given.get("opts"), dict):
+            raise TypeError("opts are not pairs")
         return str(record["suite"]), Selection(**given)
     except (KeyError, TypeError, AttributeError) as error:
         raise NPTError(

@@ -86,12 +86,18 @@ def execute_run(run: Run) -> None:
                 trainer.train()  # goes on from the last step; after the last one it only tests
                 _claim(run, known)
                 _test(trainer, run, first)
+    errors = []
     for evaluation in run.evaluations:
         if missing_splits(run, evaluation):
             remove_result(run.output(evaluation))  # it may be of a model that was there before
-            with _trainer(run, evaluation) as trainer:
-                load(trainer, str(run.output(first)) if run.train else "")
-                _test(trainer, run, evaluation)
+            try:
+                with _trainer(run, evaluation) as trainer:
+                    load(trainer, str(run.output(first)) if run.train else "")
+                    _test(trainer, run, evaluation)
+            except Exception as error:  # the other evaluations do not depend on this one
+                errors.append(error)
+    if errors:
+        raise errors[0]
     if not run.keep_checkpoints:
         remove_checkpoints(run)
 

@@ -173,17 +173,23 @@ def runs_in(folder: Path) -> Iterator[tuple[Path, Record]]:
     """The folder and the run.json of every run in `folder`. Damaged records are named on stderr."""
     for path in sorted(folder.rglob(RECORD)):
         run = read_run(path.parent)
-        for words in damages(path.parent, run.get("commands", ()), beside=True).values():
-            print(f"warning: {words}", file=sys.stderr)
-        for part in run.get("commands", ()):
-            if not is_of_run(run, path.parent, part):
-                print(
-                    f"warning: {path.parent / part / RESULT} is of another configuration than "
-                    f"{path}: it does not count",
-                    file=sys.stderr,
-                )
+        warn(path.parent, run, run.get("commands", ()))
         if run:
             yield path.parent, run
+
+
+def warn(folder: Path, run: Record, parts: Iterable[str]) -> None:
+    """Name on stderr the records of a run that do not count."""
+    parts = list(parts)
+    for words in damages(folder, parts, beside=True).values():
+        print(f"warning: {words}", file=sys.stderr)
+    for part in parts:
+        if not is_of_run(run, folder, part):
+            print(
+                f"warning: {folder / part / RESULT} is of another configuration than "
+                f"{folder / RECORD}: it does not count",
+                file=sys.stderr,
+            )
 
 
 # --------------------------------------------------------------------------- checkpoints, leftovers

@@ -7,7 +7,8 @@
 #            that of the trainer and the protocol (tiny on the mini suite)
 #   TAU      imbalance ratio, images of the smallest class over those of the largest; default 1
 #   SHOTS    images of the largest class; default 16
-#   SOURCE   transfer only (xd_*, dg_*): the data set to train on; default imagenet
+#   SOURCE   transfer only (xd_*, dg_*): the data set to train on; default imagenet, for tests on the
+#            mini suite mini_net
 #   DATA     folder of the data sets; the mini suite (mini_*) needs none
 #   OUT      first folder of the output; default output
 # The folders' names have _tau and the ratio after CFG if TAU is not 1. A stopped training goes on
@@ -40,7 +41,7 @@ way_to_set() { # KEY: what sets a config key that is part of the output folder's
         DATASET.SUBSAMPLE_CLASSES) echo "the choice of the script" ;;
         DATASET.NAME) echo DATASET ;;
         TRAINER.NAME) echo TRAINER ;;
-        SEED) echo SEED ;;
+        SEED) echo "the argument SEED" ;;
         OUTPUT_DIR) echo OUT ;;
     esac
 }
@@ -58,8 +59,8 @@ begin() { # PROTOCOL "NAMES OF THE ARGUMENTS" ARGUMENT ...
     done
     settings=$(show_settings)
     TRAINER=${TRAINER:-MaPLeNPT} CFG=${CFG:-} TAU=${TAU:-1} SHOTS=${SHOTS:-16}
-    SOURCE=${SOURCE:-imagenet} DATA=${DATA:-} OUT=${OUT:-output}
-    dataset=$SOURCE
+    DATA=${DATA:-} OUT=${OUT:-output}
+    dataset=${SOURCE:-imagenet}
     for argument in $names; do
         [ $# -gt 0 ] || fail "there is no $argument: $usage"
         case "$argument" in
@@ -80,8 +81,10 @@ begin() { # PROTOCOL "NAMES OF THE ARGUMENTS" ARGUMENT ...
         [ -z "$way" ] ||
             fail "$argument is part of the output folder's name: it is set by $way (--help)"
     done
+    if ! is_mini "$dataset"; then SOURCE=${SOURCE:-imagenet}; else SOURCE=${SOURCE:-mini_net}; fi
     check_whole SEED "$seed"
     check_whole SHOTS "$SHOTS"
+    [ "$SHOTS" != 0 ] || fail "SHOTS is 0, but it must be at least 1: $usage"
     check_dataset "$dataset"
     check_data
     TAU=$(same_ratio "$TAU")

@@ -115,8 +115,8 @@ def test_runs_with_other_settings_are_other_methods(tmp_path):
     put(tmp_path / "b", 75.0, epochs=50)
     frame = frames_found(tmp_path)[BASE_TO_NEW]
     assert {row["method"]: row["accuracy"] for row in frame.to_dict("records")} == {
-        "MaPLe epochs=5": 70.0,
-        "MaPLe epochs=50": 75.0,
+        "MaPLe MAX_EPOCH=5": 70.0,
+        "MaPLe MAX_EPOCH=50": 75.0,
     }
 
 
@@ -128,3 +128,31 @@ def test_logs_of_other_repositories(tmp_path):
     found = values(frames_found(tmp_path)[BASE_TO_NEW])
     assert found == {("MaPLe", 1.0, "base"): 92.9, ("MaPLe", 1.0, "new"): 70.0}
     assert main(["report", str(tmp_path)]) == 0
+
+
+def test_weights_that_were_not_default_are_not_mixed_in(tmp_path):
+    """Also where only one key of the trainer differs, and the seed is the same."""
+    for number, weight in enumerate((0.3, 1.0)):
+        folder = put(tmp_path / str(number), 60.0 + number, "MaPLeNPT")
+        record = json.loads((folder / "result.json").read_text())
+        record["config"]["TRAINER"]["NPT"] = {"W1": weight}
+        (folder / "result.json").write_text(json.dumps(record))
+    frame = frames_found(tmp_path)[BASE_TO_NEW]
+    assert {row["method"]: row["accuracy"] for row in frame.to_dict("records")} == {
+        "MaPLe+NPT W1=0.3": 60.0,
+        "MaPLe+NPT W1=1.0": 61.0,
+    }
+
+
+def test_a_test_has_the_label_of_its_training(tmp_path):
+    """Not its own keys, which scripts of the family do not give it."""
+    for epochs in (1, 2):
+        base = put(tmp_path / f"base{epochs}", 60.0 + epochs, epochs=epochs)
+        put(tmp_path / f"new{epochs}", 50.0 + epochs, classes="new", model=base)
+    frame = frames_found(tmp_path)[BASE_TO_NEW]
+    assert values(frame) == {
+        ("MaPLe MAX_EPOCH=1", 1.0, "base"): 61.0,
+        ("MaPLe MAX_EPOCH=1", 1.0, "new"): 51.0,
+        ("MaPLe MAX_EPOCH=2", 1.0, "base"): 62.0,
+        ("MaPLe MAX_EPOCH=2", 1.0, "new"): 52.0,
+    }

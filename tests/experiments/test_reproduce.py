@@ -74,6 +74,11 @@ def reproduced(tmp_path, *arguments):
     return main(["reproduce", *arguments, "--suite", "mini", "--out", str(tmp_path / "out")])
 
 
+def loaded(name, **selection):
+    (request,) = reproduce.load([name], "mini", Selection(**selection))
+    return request.experiment
+
+
 def text(tmp_path) -> str:
     return (tmp_path / "out/report/README.md").read_text()
 
@@ -174,7 +179,7 @@ def test_the_dry_run_lists_states_times_and_disk(fake, tmp_path, capsys):
     reproduced(tmp_path, *arguments[:1], "--seeds", "1", "--datasets", "mini_land")
     (run,) = [
         run
-        for part in reproduce.load(["table1"], "mini", Selection(seeds=(1,)))[0].parts.values()
+        for part in loaded("table1", seeds=(1,)).parts.values()
         for run in part.runs(tmp_path / "out")
         if (run.method, run.ratio, run.dataset) == ("MaPLe", 1.0, "mini_land")
     ]
@@ -193,7 +198,7 @@ def test_paper_data_sets_that_are_not_there_are_named(tmp_path, capsys):
     assert main([*argv, "--seeds", "1", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(x.startswith("to do") for x in lines if " eurosat tau" in x)
-    assert all(x.startswith("no data") for x in lines if " dtd tau" in x)
+    assert all(x.startswith("no data: dtd ") for x in lines if " dtd tau" in x)
     assert "143 runs" in lines[-1] and "estimated" in lines[-1]
 
 
@@ -218,6 +223,11 @@ def test_paper_data_sets_that_are_not_there_are_named(tmp_path, capsys):
         (["table1", "DATASET.IMBALANCE_RATIO", "0.5"], "set ratios"),
         (["table1", "DATASET.NUM_SHOTS", "many"], "shots"),
         (["table1", "--methods", ","], "--methods: it is empty"),
+        (["table1", "--out", ""], "--out: it is empty"),
+        (["table1", "--out", __file__], "is not a folder"),
+        (["table1", "DATASET.NUM_SHOTS", "0"], "at least 1"),
+        (["table3", "TRAINER.NPT.W2", "0.8"], "methods differ in it"),
+        (["fig5", "TRAINER.NPT.W1", "0.3"], "methods differ in it"),
         (["table1", "OPTIM.LRR", "1"], "OPTIM.LRR"),
         (["table1", "--ratios", "2", "--datasets", "mini_land"], "IMBALANCE_RATIO"),
     ],
@@ -280,8 +290,7 @@ def test_methods_and_keys_of_the_command_line(fake, tmp_path):
 
 
 def test_the_frame_has_every_evaluation_that_should_be_there(fake, tmp_path):
-    (experiment,) = reproduce.load(["table2"], "mini", Selection(seeds=(1, 2)))
-    (part,) = experiment.parts.values()
+    (part,) = loaded("table2", seeds=(1, 2)).parts.values()
     empty = frame_of(part, tmp_path)
     assert len(empty) == (4 * 3 * 2 + 1 * 3) * 7 and empty["accuracy"].isna().all()
     for run in part.runs(tmp_path):
@@ -298,7 +307,7 @@ def test_the_frame_has_every_evaluation_that_should_be_there(fake, tmp_path):
 
 def test_every_run_of_all_scripts_is_in_one_list(tmp_path):
     """The dry run of all.sh counts shared runs once."""
-    experiments = reproduce.load(["all"], "mini", Selection())
+    experiments = [x.experiment for x in reproduce.load(["all"], "mini", Selection())]
     single = [run.folder for x in experiments for run in x.runs(tmp_path)]
     assert len(merge(r for x in experiments for r in x.runs(tmp_path))) == len(set(single))
     assert len(set(single)) < len(single) / 2
@@ -309,3 +318,83 @@ def test_console_names_an_unreadable_log(tmp_path):
     (run,) = fake_runs.runs(tmp_path, seeds=1)
     outcome = runner.Outcome(run, 1.0, "a failure", Path(tmp_path / "no.txt"))
     assert console._failure(outcome) == f"failed: {run.name}: a failure"
+
+
+SMALL = ("--seeds", "1", "--datasets", "mini_land")
+
+
+def test_a_refused_call_does_not_change_what_was_asked_for(fake, tmp_path, capsys):
+    assert reproduced(tmp_path, "table1", *SMALL) == 0
+    before = text(tmp_path)
+    with locked(tmp_path / "out/.lock", "here"):
+        assert reproduced(tmp_path, "table1", "--seeds", "9") == 2
+    assert reproduced(tmp_path, "table1", *SMALL, "--jobs", "0") == 2
+    fake.problems = {"mini_flags": "it is not there"}
+    assert reproduced(tmp_path, "table1", "--datasets", "mini_flags") == 2
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert text(tmp_path) == before
+
+
+def test_the_report_expects_what_was_asked_for(fake, tmp_path):
+    """A method that one table names is not added to the others, in the report either."""
+    methods = ["--methods", "CLIP,CoOp,MaPLe", "--datasets", "mini_land,mini_net_a"]
+    assert reproduced(tmp_path, "all", "--seeds", "1", *methods) == 0
+    assert "missing" not in text(tmp_path)
+    assert "| CoOp" not in text(tmp_path).split("## Table 2")[0]
+
+
+def test_a_figure_without_its_runs_is_not_drawn(fake, tmp_path):
+    for methods in ("CoCoOp,CoCoOp+NPT", "CoCoOp+NPT", "MaPLe", "MaPLe,CoCoOp,CoCoOp+NPT"):
+        assert reproduced(tmp_path, "fig5", *SMALL, "--methods", methods) == 0
+        assert "Not drawn: " in text(tmp_path)
+
+
+def test_the_report_says_which_keys_were_changed(fake, tmp_path):
+    assert reproduced(tmp_path, "table1", *SMALL) == 0
+    assert "Every run with" not in text(tmp_path)
+    assert reproduced(tmp_path, "table1", *SMALL, "OPTIM.LR", "0.1", "TRAIN.PRINT_FREQ", "3") == 0
+    assert "Every run with `OPTIM.LR 0.1`, which is not in the configs" in text(tmp_path)
+    (part,) = loaded("table1", opts={"OPTIM.LR": "0.1"}).parts.values()
+    assert {r.setting for r in part.runs("o")} == {"", "paper, with changed keys"}
+
+
+def test_reasons_of_other_calls_are_kept(fake, tmp_path):
+    fake.problems = {"mini_flags": "it is not there"}
+    assert reproduced(tmp_path, "table1", "--seeds", "1") == 1
+    fake.problems = {}
+    assert reproduced(tmp_path, "fig1", "--seeds", "1") == 0
+    assert "- mini_flags: it is not there" in text(tmp_path)
+    assert reproduced(tmp_path, "table1", "--seeds", "1") == 0
+    assert "it is not there" not in text(tmp_path)
+
+
+def test_the_report_names_records_that_do_not_count(fake, tmp_path, capsys):
+    reproduced(tmp_path, "table1", *SMALL)
+    path = next(p for p in (tmp_path / "out").rglob("new/result.json") if "MaPLeNPT" in str(p))
+    path.write_bytes(path.read_bytes()[:50])
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "out")]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: {path} ") and error.count("\n") == 1
+
+
+def test_a_damaged_request_beside_others_is_named(fake, tmp_path, capsys):
+    reproduced(tmp_path, "table1", *SMALL)
+    (tmp_path / "out/asked/table1.json").write_text("{")
+    capsys.readouterr()
+    assert reproduced(tmp_path, "fig4", *SMALL) == 0
+    assert "asked/table1.json" in capsys.readouterr().err
+    assert "## Figure 4" in text(tmp_path) and "## Table 1" not in text(tmp_path)
+
+
+def test_one_folder_is_for_one_suite(fake, tmp_path, capsys):
+    reproduced(tmp_path, "table1", *SMALL)
+    out = str(tmp_path / "out")
+    assert main(["reproduce", "table1", "--suite", "paper", "--out", out]) == 2
+    assert "has tables of the suite mini" in capsys.readouterr().err
+
+
+def test_fields_of_parts_are_not_overridden_in_silence(tmp_path, capsys):
+    file = "configs/experiments/mini/table3.yaml"
+    assert main(["run", file, "--out", str(tmp_path), "datasets", "mini_land"]) == 2
+    assert "datasets is set by the part base_to_new" in capsys.readouterr().err

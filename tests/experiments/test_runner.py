@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import fake_runs
@@ -12,6 +13,7 @@ import pytest
 
 from npt.errors import NPTError
 from npt.experiments import runner, state
+from npt.experiments.plan import Part
 from npt.files import locked
 
 FAKE = Path(fake_runs.__file__)
@@ -167,6 +169,24 @@ def test_checkpoints_are_deleted_when_they_are_not_kept(tmp_path):
     assert runner.execute(todo, 1, execute_one=fake_runs.quick) == []
     assert not runner.has_checkpoint(todo[0].folder / "base")
     assert runner.is_complete(todo[0])
+
+
+def test_a_failing_evaluation_does_not_keep_the_next_from_being_made(tmp_path, monkeypatch):
+    def test(trainer, run, evaluation):
+        tested.append(evaluation.name)
+        if evaluation.name == "two":
+            raise NPTError("two is damaged")
+
+    tested: list[str] = []
+    monkeypatch.setattr(runner, "_trainer", lambda run, evaluation: nullcontext())
+    monkeypatch.setattr(runner, "load", lambda trainer, folder: None)
+    monkeypatch.setattr(runner, "_test", test)
+    zero = {"train": False, "config": "configs/trainers/ZeroshotCLIP/tiny.yaml"}
+    entries = tuple({"name": name, "classes": "all"} for name in ("one", "two", "three"))
+    (run,) = Part({"ZeroshotCLIP": zero}, ("mini_land",), protocol=entries).runs(tmp_path)
+    with pytest.raises(NPTError, match="two is damaged"):
+        runner.execute_run(run)
+    assert tested == ["one", "two", "three"]
 
 
 def test_a_run_s_folder_follows_from_what_it_is(tmp_path):

@@ -39,7 +39,7 @@ from npt.files import atomic_write
 from npt.terms import TERMS, Term
 
 FIRST_CHOICE = "MaPLe"  # of several methods with an NPT form
-LINES = {"base": "base", "new": "new", "hm": "harmonic mean"}  # of figure 5
+LINES = {"base": "base", "new": "new", "hm": "harmonic mean of the averages"}  # of figure 5
 Drawn = tuple[Figure, pd.DataFrame]
 
 
@@ -350,13 +350,15 @@ def fig5(frames: Mapping[str, pd.DataFrame]) -> Drawn:
     frames: by name; each that is named after a weight (w1, w2) is a panel, with the values in its
         column TRAINER.NPT.<WEIGHT>. The runs of the method without terms may be in any of them.
 
-    A row of the data is a point of three lines: base, new, and `hm`, their harmonic mean (of the
-    averages, as in the tables). The method without terms, lines across, has neither weight nor
-    value. Several ratios are rows of panels.
+    A row of the data is a point of three lines: base, new, and `hm`, the harmonic mean of these
+    averages (Table 1 has another average, too). The method without terms, lines across, has neither
+    weight nor value. Several ratios are rows of panels.
     """
     terms = {term.weight.lower(): term for term in TERMS.values() if term.weight.lower() in frames}
     every = pd.concat(list(frames.values()), ignore_index=True)
     base, npt = method_pair(every)
+    if not terms or not all((frames[weight]["method"] == npt).any() for weight in terms):
+        raise NPTError(f"the figure shows {npt} at several weights, and there are no such runs")
     tables = [_by_weight(frames[weight], npt, weight) for weight in terms]
     without = _rows(every[every["method"] == base], ["accuracy"])
     if len(without):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from npt.experiments import state
 from npt.experiments.console import PROBLEMS
 from npt.experiments.found import BASE_TO_NEW, TRANSFER, frames_found
 from npt.experiments.frame import frame_of
+from npt.experiments.plan import merge
 from npt.experiments.report import figures, tables
 from npt.experiments.report.reported import Reported, load_reported
 from npt.experiments.report.table import Table
 from npt.experiments.reproduce import PAPER_SUITE, asked
 from npt.files import atomic_write, read_record, remove_leftovers
+from npt.identity import FREE
 from npt.results import RESULT
 
 FOLDER = "report"
@@ -69,6 +71,7 @@ class Results:
     kind: str  # in TABLES or FIGURES
     suite: str
     frames: Frames
+    opts: Mapping[str, str] = field(default_factory=dict)  # KEY VALUE pairs of the command line
 
     @property
     def accuracies(self) -> pd.Series:
@@ -95,7 +98,7 @@ def write(out: str | Path) -> Path:
     ]
     for x in results:
         of_paper = reported if x.suite == PAPER_SUITE else None
-        parts += [f"## {x.title}", _shown(x, folder, of_paper).strip()]
+        parts += [f"## {x.title}", *_changed(x), _shown(x, folder, of_paper).strip()]
     if any(x.suite == PAPER_SUITE for x in results):
         parts += ["## What does not agree in the paper's own figures"]
         sentences = dict.fromkeys(x.sentence for x in reported.disagreements())
@@ -107,13 +110,17 @@ def write(out: str | Path) -> Path:
 
 # --------------------------------------------------------------------------- results
 def _asked(out: Path) -> list[Results]:
-    """What `reproduce` was asked for."""
+    """What `reproduce` was asked for. Damaged records of its runs are named on stderr."""
+    requests = asked(out)
+    for run in merge(run for x in requests for run in x.experiment.runs(out)):
+        state.warn(run.folder, state.read_run(run.folder), [e.name for e in run.evaluations])
     return [
         Results(
-            *(experiment.name, experiment.title, experiment.report, suite),
-            {name: frame_of(part, out) for name, part in experiment.parts.items()},
+            *(x.experiment.name, x.experiment.title, x.experiment.report, x.suite),
+            {name: frame_of(part, out) for name, part in x.experiment.parts.items()},
+            {key: value for key, value in x.selection.opts.items() if key not in FREE},
         )
-        for suite, experiment in asked(out).values()
+        for x in requests
     ]
 
 
@@ -150,10 +157,12 @@ def _shown(results: Results, folder: Path, reported: Reported | None) -> str:
 def _beside(frames: Frames, reported: Reported | None) -> Iterator[Table]:
     """The tables that follow those of accuracies."""
     frame = _one(frames)
-    yield tables.pairs(frame, reported)
-    yield tables.train_counts(frame, reported)
+    made = [tables.pairs(frame, reported), tables.train_counts(frame, reported)]
     if reported and frame["setting"].any():
-        yield tables.settings(frame, reported)
+        made.append(tables.settings(frame, reported))
+    for table in made:
+        if any(block.rows for block in table.blocks) or table.name == "pairs":
+            yield table
 
 
 def _table(table: Table, name: str, folder: Path) -> str:
@@ -163,6 +172,12 @@ def _table(table: Table, name: str, folder: Path) -> str:
     with atomic_write(folder / f"{stem}.csv") as file:
         table.cells().to_csv(file, index=False)
     return table.markdown()
+
+
+def _changed(results: Results) -> list[str]:
+    """What was given for every run on the command line."""
+    words = ", ".join(f"`{key} {value}`" for key, value in results.opts.items())
+    return [f"Every run with {words}, which is not in the configs of this table."] * bool(words)
 
 
 def _figure(results: Results, folder: Path) -> str:

@@ -4,8 +4,8 @@ A figure (an accuracy, a harmonic mean, an average) is computed from the accurac
 from their means over seeds. What is shown is the figure of the means, as in the papers of the CoOp
 family: the harmonic mean of the mean base and the mean new accuracy. Its spread is that of the
 figures of each seed: the population standard deviation, as in parse_test_res.py, and the 95 % t
-interval. Only seeds count that have every accuracy of a figure, so that an average over data sets
-is one of complete rows.
+interval around their mean. Only seeds count that have every accuracy of a figure, so that an
+average over data sets is one of complete rows.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def spread(values: np.ndarray, centre: float, **size: int) -> Summary:
     """The summary of the figures (n) of n seeds around the value that is shown."""
     if len(values) < 2:
         return Summary(mean=centre, **size)
-    half = _half_width(values)
-    return Summary(centre, float(values.std()), centre - half, centre + half, **size)
+    half, middle = _half_width(values), float(values.mean())
+    return Summary(centre, float(values.std()), middle - half, middle + half, **size)
 
 
 def each_seed(x: np.ndarray, figure: Figure = mean) -> np.ndarray:

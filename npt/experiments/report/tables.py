@@ -270,7 +270,7 @@ def _beside_zero_shot(
         rows = {row.label: row.cells[place] for row in block.rows if row.label not in untrained}
         figure = columns[place].column.heading
         where = f"in the {figure}" if len(columns) > 1 else f"on {figure}"
-        ours = {label: cell.summary.mean for label, cell in rows.items()}
+        ours = {x + STAR * cell.marked: cell.summary.mean for x, cell in rows.items()}
         theirs = {x: cell.quoted.value for x, cell in rows.items() if cell.quoted}
         level, quoted = zero.cells[place].summary.mean, zero.cells[place].quoted
         text = f"Below {zero.label} {where}: here {_below(ours, level)}"
