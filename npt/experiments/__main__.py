@@ -149,9 +149,11 @@ def estimate_command(args: argparse.Namespace) -> int:
 
 
 def reproduce_command(args: argparse.Namespace) -> int:
+    from npt.experiments.reading import Selection
+    from npt.experiments.reproduce import reproduce
+
     with _report_extra():
-        from npt.experiments import reproduce
-        from npt.experiments.reading import Selection
+        from npt.experiments.report import page
 
     pairs = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
     for key in pairs:
@@ -169,8 +171,10 @@ def reproduce_command(args: argparse.Namespace) -> int:
         opts={**root, **pairs},
     )
     out = args.out or Path("output", args.suite)
-    with _report_extra():
-        return reproduce.reproduce(args.names, args.suite, out, selection, args.jobs, args.dry_run)
+    code = reproduce(args.names, args.suite, out, selection, args.jobs, args.dry_run)
+    if not args.dry_run:
+        print(f"Report in {page.write(out)}")
+    return code
 
 
 def report_command(args: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -105,7 +104,7 @@ def reproduce(
     jobs: int | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Execute the runs of tables and figures, and write the report; returns the exit code."""
+    """Execute the runs of tables and figures, or list them; returns the exit code."""
     requests = load(names, suite, selection)
     runs = merge(run for request in requests for run in request.experiment.runs(out))
     if dry_run:
@@ -120,11 +119,7 @@ def reproduce(
             remember(out, request)
 
     title = "\n".join(request.experiment.title for request in requests)
-    code = carry_out(title, runs, out, jobs, begin)
-    from npt.experiments.report import page
-
-    print(f"Report in {page.write(out)}")
-    return code
+    return carry_out(title, runs, out, jobs, begin)
 
 
 # --------------------------------------------------------------------------- what was asked for
@@ -163,13 +158,12 @@ def asked(out: Path) -> list[Request]:
 def _check_suite(out: Path, suite: str) -> None:
     """NPTError if `out` has tables of another suite."""
     for path in sorted((out / ASKED).glob("*.json")):
-        with suppress(NPTError):  # a damaged request is written anew
+        try:
             other, _ = _read(path)
-            if other != suite and path.stem in NAMES:
-                break
-    else:
-        return
-    raise NPTError(f"{out} has tables of the suite {other}: use another --out for {suite}")
+        except NPTError:  # it is damaged; the next request replaces it
+            continue
+        if other != suite:
+            raise NPTError(f"{out} has tables of the suite {other}: use another --out for {suite}")
 
 
 def _read(path: Path) -> tuple[str, Selection]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from npt.experiments import plan
 from npt.experiments.estimate import Estimate, estimate, render, words
+from npt.experiments.reading import load_experiment
 from npt.experiments.runner import execute_run
 
 bash_only = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -112,7 +112,7 @@ def test_the_demo_on_images_of_the_real_layout(demo, tmp_path):
 def runs(data, tmp_path):
     pairs = [*SHORT, *TINY]
     pairs += ["DATASET.ROOT", str(data), "TRAINER.MAPLE.PREC", "fp32"]
-    return plan.load_experiment("configs/experiments/paper/demo_eurosat.yaml", pairs).runs(
+    return load_experiment("configs/experiments/paper/demo_eurosat.yaml", pairs).runs(
         tmp_path / "runs"
     )
 

@@ -17,9 +17,9 @@ from npt.experiments.reproduce import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
-# Two methods at two ratios of one data set in each protocol, an epoch of a few images.
+# Two methods, which every table has, at two ratios of one data set in each protocol, an epoch of a few images.
 REDUCED = ["--suite", "mini", "--seeds", "1", "--ratios", "1,0.1"]
-REDUCED += ["--datasets", "mini_land,mini_net_a", "--methods", "CLIP,MaPLe,MaPLe+NPT"]
+REDUCED += ["--datasets", "mini_land,mini_net_a", "--methods", "MaPLe,MaPLe+NPT"]
 REDUCED += ["DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "1"]
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -145,6 +145,7 @@ def _command(number: int) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_rehearsal_reaches_every_cell(environment, tmp_path):
     """Every script with the paper's configs, on copies of the layouts of the fifteen data sets."""
     done = finished(start(environment, "all.sh", "--rehearse", tmp_path))
