@@ -14,8 +14,8 @@ from npt.errors import NPTError
 FEW = settings(max_examples=25, deadline=None)
 
 
-# float64 shows that two ways give the same values. In float32 each of them rounds: their gradients were
-# up to 1.9e-5 apart in some thousand examples.
+# float64 shows that two ways give the same values. In float32 each of them rounds: their gradients
+# were up to 1.9e-5 apart in some thousand examples.
 EXACT = {torch.float32: 3e-5, torch.float64: 1e-11}
 
 

@@ -17,7 +17,8 @@ from npt.experiments.reproduce import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
-# Two methods, which every table has, at two ratios of one data set in each protocol, an epoch of a few images.
+# Two methods, which every table has, at two ratios of one data set in each protocol, an epoch
+# of a few images.
 REDUCED = ["--suite", "mini", "--seeds", "1", "--ratios", "1,0.1"]
 REDUCED += ["--datasets", "mini_land,mini_net_a", "--methods", "MaPLe,MaPLe+NPT"]
 REDUCED += ["DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "1"]
