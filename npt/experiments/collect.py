@@ -17,6 +17,7 @@ import pandas as pd
 from npt import identity
 from npt.errors import NPTError
 from npt.experiments import state
+from npt.measure import END_OF_TRAINING
 from npt.results import RESULT, TRAINING
 
 # column -> key of the config
@@ -32,7 +33,6 @@ COLUMNS = {
 }
 CONFIG_OF = "config"  # a column that is not written
 LOG = "log.txt"
-END_OF_TRAINING = ("Finish training", "Finished training")
 SPLIT = re.compile(r"Evaluate on the \*(\w+)\* set")
 FIGURE = re.compile(r"\* (accuracy|error|macro_f1): ([-+.\deE]+)%")
 CONFIG = re.compile(r"( *)([\w.]+):(?: (.*))?")

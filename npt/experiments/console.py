@@ -14,7 +14,7 @@ from npt.experiments.plan import Run, dataset_name
 from npt.files import locked, read_record, remove_leftovers, write_record
 
 EXIT_FAILED_RUNS = 1
-PROBLEMS = "problems.json"  # data set or run -> sentence, of the last call
+PROBLEMS = "problems.json"  # data set or run -> why it is not done
 LAST_LINES = 5  # of the log of a run that failed
 
 

@@ -30,8 +30,6 @@ from npt.imbalance import imbalanced_counts
 from npt.results import RESULT
 from npt.yaml_file import read_yaml
 
-MEGABYTE = 1e6
-
 
 class Size(NamedTuple):
     """What is known of a data set without reading it."""
@@ -81,7 +79,7 @@ def read_costs(folder: str | Path) -> Costs:
         raise NPTError(f"{path} does not have the constants of an estimate ({error})") from error
 
 
-def lines(runs: Sequence[Run], costs: Costs, out: Path) -> list[Line]:
+def lines(runs: Sequence[Run], costs: Costs) -> list[Line]:
     """A Line for each run, in their order."""
     measured = _measured(runs)
     found = []
@@ -128,7 +126,7 @@ def _disk(line: Line) -> str:
 def _state(run: Run) -> str:
     if state.is_complete(run):
         return COMPLETE
-    first = run.output(run.evaluations[0])
+    first = _first(run)
     missing = [name for name, splits in state.missing(run).items() if splits]
     if run.train and state.has_trained(first):
         return f"{len(missing)} of {len(run.evaluations)} tests to do"
@@ -179,7 +177,7 @@ def _seconds(run: Run, costs: Costs, measured: dict[tuple, float]) -> float | No
             total += measured[key]
             continue
         size = size_of(wanted.dataset)
-        if size is None:
+        if size is None or run.shots < 1:  # all images of the data set, whose number is not known
             return None
         total += _of_test(run, wanted, size, costs)
         if run.train and wanted == run.evaluations[0]:
@@ -191,7 +189,7 @@ def _of_training(run: Run, evaluation: Evaluation, size: Size, costs: Costs) -> 
     cfg = setup_cfg(parse_args(run.argv(evaluation)))
     classes = _classes(evaluation, size)
     batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-    images = sum(imbalanced_counts(max(1, run.shots), run.ratio, classes))
+    images = sum(imbalanced_counts(run.shots, run.ratio, classes))
     steps = max(1, images // batch) * cfg.OPTIM.MAX_EPOCH
     prompts = classes * (batch if run.trainer in costs.per_image else 1)
     return costs.start + steps * (costs.step + costs.prompt * prompts)

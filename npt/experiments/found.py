@@ -7,6 +7,7 @@ other repositories of the CoOp family. Expected are all combinations of what is 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,7 +40,14 @@ def frames_found(folder: str | Path) -> dict[str, pd.DataFrame]:
     frame = pd.DataFrame(rows)
     if frame.empty:
         return {}
-    frame = frame.sort_values("order", kind="stable").drop_duplicates(KEYS, keep="last")
+    twice = frame.duplicated(KEYS, keep="last")
+    for place in frame[twice]["folder"]:
+        print(
+            f"warning: {Path(folder, place)} does not count: a later folder has a run with the "
+            "same configuration",
+            file=sys.stderr,
+        )
+    frame = frame[~twice]
     parts = frame["part"].isin(("base", "new"))
     found = {BASE_TO_NEW: frame[parts], TRANSFER: frame[~parts]}
     return {name: _expected(rows) for name, rows in found.items() if len(rows)}
@@ -53,14 +61,14 @@ def _evaluations(folder: Path) -> list[dict[str, Any]]:
     of = [run if run["task"] == TRAINING else _training_of(run, trainings) or run for run in runs]
     differing = _differing(of)
     return [
-        _evaluation(folder, run, training, _label(training, differing), order)
-        for order, (run, training) in enumerate(zip(runs, of, strict=True))
+        _evaluation(folder, run, training, _label(training, differing))
+        for run, training in zip(runs, of, strict=True)
         if run.get("accuracy") is not None and run["finished"]
     ]
 
 
 def _evaluation(
-    folder: Path, run: Mapping[str, Any], training: Mapping[str, Any], label: str, order: int
+    folder: Path, run: Mapping[str, Any], training: Mapping[str, Any], label: str
 ) -> dict[str, Any]:
     source, dataset = _dataset(training["dataset"]), _dataset(run["dataset"])
     part = run["classes"] if run.get("classes") in ("base", "new") else "source"
@@ -80,7 +88,6 @@ def _evaluation(
         "dataset": dataset,
         "train_counts": _counts(folder, training),
         "folder": run["folder"],
-        "order": order,
     }
 
 
@@ -149,7 +156,6 @@ def _expected(rows: pd.DataFrame) -> pd.DataFrame:
     trained = rows[rows["trained"]]
     ratios = sorted(trained["ratio"].unique() if len(trained) else [1.0], reverse=True)
     tests = rows[["source", "part", "dataset"]].drop_duplicates()
-    order = ["method", "ratio", "seed", "source", "part", "dataset"]
     wanted = []
     for method, group in rows.groupby("method", sort=False):
         first = bool(group["trained"].iloc[0])
@@ -158,12 +164,12 @@ def _expected(rows: pd.DataFrame) -> pd.DataFrame:
             wanted += [
                 (method, ratio, seed, *test, first) for test in tests.itertuples(index=False)
             ]
-    expected = pd.DataFrame(wanted, columns=[*order, "trained"])
-    values = rows.drop(columns=["trained", "order"])
+    expected = pd.DataFrame(wanted, columns=[*KEYS, "trained"])
+    values = rows.drop(columns="trained")
     alone = values[~rows["trained"]].drop(columns="ratio")
     zero_shot = alone.merge(pd.DataFrame({"ratio": ratios}), how="cross")
     both = pd.concat([values[rows["trained"]], zero_shot]) if len(zero_shot) else values
-    frame = expected.merge(both.drop_duplicates(order), on=order, how="left")
+    frame = expected.merge(both.drop_duplicates(KEYS), on=KEYS, how="left")
     frame["setting"] = ""
     frame["train_counts"] = frame["train_counts"].astype(object)
     return frame[[*HEAD, *(column for column in frame if column not in HEAD)]]

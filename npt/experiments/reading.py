@@ -265,17 +265,6 @@ def check_part(values: dict[str, Any], where: str) -> Part:
             raise NPTError(f"{key} in {where} must be {KINDS[kind]}, not {checked[key]!r}")
     if checked.get("settings", "") not in ("", PAPER, PUBLISHED):
         raise NPTError(f"settings in {where} must be {PAPER} or {PUBLISHED}")
-    specs = [spec for spec in checked["trainers"].values() if isinstance(spec, dict)]
-    every = [checked.get("opts", {}), checked.get("grid", {}), *(x.get("opts") for x in specs)]
-    every = [opts for opts in every if isinstance(opts, dict)]
-    for key in itertools.chain(*every):
-        if key in OF_A_RUN:
-            raise NPTError(f"{key} is not an option of {where}: set {OF_A_RUN[key]}")
-    for key in every[0]:
-        if any(key in opts for opts in every[1:]):
-            raise NPTError(
-                f"{key} cannot be given for every run of {where}: methods differ in it there"
-            )
     if checked.get("shots", 1) < 1 and checked["shots"] != ALL_IMAGES:
         raise NPTError(
             f"shots in {where} must be at least 1, or {ALL_IMAGES} for all, not {checked['shots']}"
@@ -285,6 +274,7 @@ def check_part(values: dict[str, Any], where: str) -> Part:
             raise NPTError(f"grid.{key} in {where} must be a list of values, not {options!r}")
     for label, spec in checked["trainers"].items():
         _check_trainer(label, spec, where)
+    _check_options(checked, where)
     for split in checked.get("evaluate", ()):
         if split not in ("val", "test"):
             raise NPTError(f"evaluate in {where} has the split {split}: use val or test")
@@ -293,6 +283,23 @@ def check_part(values: dict[str, Any], where: str) -> Part:
     if any(e.get("data") == "targets" for e in part.entries) and not part.targets:
         raise NPTError(f"the protocol of {where} tests on other data sets: name them in targets")
     return part
+
+
+def _check_options(checked: dict[str, Any], where: str) -> None:
+    """Raise NPTError if a config key would change what a run is called, or which method it is."""
+    specs = checked["trainers"].values()
+    own = [checked.get("grid", {})]  # what methods differ in
+    own += [opts for x in specs for opts in (x.get("opts"), x.get("transfer", {}).get("opts"))]
+    own = [opts for opts in own if opts]
+    given = checked.get("opts", {})
+    for key in itertools.chain(given, *own):
+        if key in OF_A_RUN:
+            raise NPTError(f"{key} is not an option of {where}: set {OF_A_RUN[key]}")
+    for key in given:
+        if any(key in opts for opts in own):
+            raise NPTError(
+                f"{key} cannot be given for every run of {where}: methods differ in it there"
+            )
 
 
 def _from_methods(labels: list[Any], where: str) -> dict[str, Spec]:

@@ -109,7 +109,7 @@ def reproduce(
     runs = merge(run for request in requests for run in request.experiment.runs(out))
     if dry_run:
         costs = forecast.read_costs(folder_of(suite))
-        found = forecast.lines(runs, costs, out)
+        found = forecast.lines(runs, costs)
         print(forecast.render(found, costs, jobs or runner.default_jobs()[0]))
         return 0
     _check_suite(out, suite)

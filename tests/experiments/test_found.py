@@ -156,3 +156,11 @@ def test_a_test_has_the_label_of_its_training(tmp_path):
         ("MaPLe MAX_EPOCH=2", 1.0, "base"): 62.0,
         ("MaPLe MAX_EPOCH=2", 1.0, "new"): 52.0,
     }
+
+
+def test_a_run_that_is_there_twice_is_named(tmp_path, capsys):
+    put(tmp_path / "a", 60.0)
+    put(tmp_path / "b", 61.0)
+    frame = frames_found(tmp_path)[BASE_TO_NEW]
+    assert values(frame) == {("MaPLe", 1.0, "base"): 61.0}
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'a'} does not count")
