@@ -79,6 +79,23 @@ def subsample(
     return [data[position] for position in sorted(kept)]
 
 
+def summary_of_counts(counts: Sequence[int]) -> dict[str, float]:
+    """What there really is to train on: `counts` are the images of each class.
+
+    images and classes; largest and smallest count; singles: the classes with one image; ratio:
+    smallest over largest, the tau that was obtained (0 if a class has no images).
+    """
+    largest, smallest = max(counts, default=0), min(counts, default=0)
+    return {
+        "images": sum(counts),
+        "classes": len(counts),
+        "largest": largest,
+        "smallest": smallest,
+        "singles": sum(count == 1 for count in counts),
+        "ratio": smallest / largest if largest else 0.0,
+    }
+
+
 def _permuted(items: Sequence[int], seed: str) -> list[int]:
     """A random permutation that depends only on `seed`, the same on every machine."""
     rng = random.Random(seed)
