@@ -15,7 +15,7 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from yacs.config import CfgNode
 from npt import engine
 from npt.checks import LARGEST, SHOWN, TEXT, Check, is_text, like, number, one_of, shown, whole
 from npt.errors import NPTError
-from npt.imbalance import ORDERS
+from npt.imbalance import ORDERS, TYPES
 from npt.losses import REDUCTIONS
 from npt.yaml_file import read_yaml
 
@@ -51,6 +51,11 @@ class Key(NamedTuple):
 WEIGHT = number(0, LARGEST)
 LENGTH = number(0, LARGEST, "(]")
 RATIO = Check(number(0, 1, "(]").good, "a number in (0, 1]")
+NOT_ONCE = ("RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler", "ClassBalancedSampler")
+EACH_ONCE = Check(
+    lambda value: is_text(value) and value not in NOT_ONCE,
+    "SequentialSampler or RandomSampler: a test sees each image once",
+)
 
 KEYS: dict[str, Key] = {
     "TRAINER.NPT.E_W": Key(1.0, LENGTH),  # squared length of text features
@@ -66,13 +71,24 @@ KEYS: dict[str, Key] = {
     # tau: images of the rarest class over those of the largest
     "DATASET.IMBALANCE_RATIO": Key(1.0, RATIO),
     "DATASET.IMBALANCE_ORDER": Key("label", one_of(*ORDERS)),  # which classes are the rare ones
+    "DATASET.IMBALANCE_TYPE": Key("exp", one_of(*TYPES)),  # images by rank: see npt.imbalance
+    # ClassBalancedSampler: a class of n images is drawn in proportion to n^(1 - power)
+    "DATALOADER.TRAIN_X.BALANCE_POWER": Key(1.0, number(0, 1)),
+    # a key of the engine, whose other samplers repeat images or leave some out
+    "DATALOADER.TEST.SAMPLER": Key("SequentialSampler", EACH_ONCE),
     # keys of the engine, with what our trainers take of them
     "INPUT.NO_TRANSFORM": Key(False, Check(lambda v: v is False, "False: CLIP takes tensors")),
     "DATALOADER.K_TRANSFORMS": Key(1, Check(lambda v: v == 1, "1: CLIP takes one version")),
 }
+# What a host's own node TRAINER.NPT must have: the keys of the paper's loss.
+PAPER_KEYS = tuple(f"TRAINER.NPT.{name}" for name in ("W1", "W2", "E_W", "E_H", "REDUCTION"))
+RULES: list[Callable[[CfgNode], None]] = []  # further checks of a config that is frozen
 # Only these are checked for every trainer. The others belong to our own trainers, which check
 # them: a host may give the same name another meaning.
-OF_ANY_TRAINER = ("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE")
+OF_ANY_TRAINER = (
+    *("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE"),
+    *("DATALOADER.TRAIN_X.", "DATALOADER.TEST."),
+)
 MISSING = object()
 LONGEST_LITERAL = 10_000  # characters of a value on the command line that is read as Python
 
@@ -103,19 +119,23 @@ def keys_of_method(node: str) -> list[str]:
     return [path for path in KEYS if not path.startswith("TRAINER.") or path.startswith(others)]
 
 
+def setting(node: CfgNode, name: str) -> Any:
+    """The value of TRAINER.NPT.<name> in its node, or its default if the node lacks it."""
+    return node.get(name, KEYS[f"TRAINER.NPT.{name}"].default)
+
+
 class BadValue(NPTError, ValueError):
     """A value that a config key does not take."""
 
 
-def check(cfg: CfgNode, required: str = "", keys: Iterable[str] | None = None) -> None:
-    """Raise NPTError for a bad value, or for a missing key whose name begins with `required`.
+def check(cfg: CfgNode, required: Sequence[str] = (), keys: Iterable[str] | None = None) -> None:
+    """Raise NPTError for a bad value, or for a missing key of those that are `required`.
 
-    Other missing keys are accepted: a host may have replaced a node of ours by its own.
+    Other missing keys have their defaults: a host may have replaced a node of ours by its own.
     """
     for path in KEYS if keys is None else keys:
         key = KEYS[path]
-        needed = bool(required) and path.startswith(required) and key.check is not None
-        if needed and _find(cfg, path) is MISSING:
+        if path in required and _find(cfg, path) is MISSING:
             raise NPTError(f"The config has no key {path}; set it to {key.allowed()}.")
         _check_value(cfg, path, key)
 
@@ -180,6 +200,8 @@ class CheckedRoot(CfgNode):
             check_engine(self)
             check(self, keys=keys_of_any_trainer())
             _warn_of_no_acceleration(self)
+            for rule in RULES:
+                rule(self)
         super()._immutable(is_immutable)
 
     def merge_from_list(self, cfg_list: list[Any]) -> None:

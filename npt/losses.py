@@ -1,4 +1,4 @@
-"""The two regularisers of NPT (Eqs. 5 and 6), pure functions of features, in float32 inside.
+"""The regularisers, pure functions of features, in float32 inside: the two of NPT (Eqs. 5 and 6).
 
 With text features g_k scaled to length sqrt(E_W) and image features z_i to length sqrt(E_H),
     L_LC = sum over i != j of (<g_i, g_j> - E_W mu)^2,  mu = -1 / (K - 1)
@@ -9,11 +9,16 @@ the argument `reduction`:
     "class"  L_LC: sum over j, mean over the classes i  L_MI: mean over the batch
     "sum"    both as printed
 If every image has text features of its own (CoCoOp), L_LC is computed per image and averaged.
+
+Beyond the paper: L_LC within clusters of classes, L_MI balanced over classes, and the distance of
+class texts from those of the frozen CLIP. A later paper, CPT (CVPR 2026), has terms of this kind;
+only a secondary description of it could be read, so details of ours may differ.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -68,6 +73,81 @@ def multimodal_isomorphism_loss(
         cosines = paired_cosines(image_features, text_features, labels)  # (B,)
         errors = (e_w * e_h) * (cosines - 1).square()
     return errors.sum() if reduction == "sum" else errors.mean()
+
+
+# ---- beyond the paper
+
+
+def clustered_collapse_loss(
+    text_features: Tensor,
+    clusters: Sequence[Tensor],
+    e_w: float = 1.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """L_LC within each cluster, averaged over clusters: an ETF of each cluster's own classes.
+
+    `text_features` (K, D) or (B, K, D); `clusters` are tensors of class labels, each with mu of
+    its own size. Clusters of one class have no pair and do not count; without any other the loss
+    is zero. `reduction` as in `language_collapse_loss`; CPT (CVPR 2026, by a secondary
+    description) sums over the pairs of a cluster. One cluster of all classes gives L_LC.
+    """
+    losses = [
+        language_collapse_loss(text_features[..., members, :], e_w, reduction)
+        for members in clusters
+        if len(members) > 1
+    ]
+    return torch.stack(losses).mean() if losses else 0.0 * text_features.float().sum()
+
+
+def balanced_isomorphism_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    labels: Tensor,
+    class_weights: Tensor,
+    e_w: float = 1.0,
+    e_h: float = 1.0,
+) -> Tensor:
+    """L_MI in which every class counts the same, however many images it has.
+
+    It is the mean over the batch of each image's error times the weight of its class. With the
+    weights N / (C n_k) (`npt.remedies.balanced_weights`), its mean over an epoch is the mean over
+    classes of the mean over their images. Other arguments and errors as in
+    `multimodal_isomorphism_loss`; `class_weights` is (K,). After CPT (CVPR 2026), by a secondary
+    description.
+    """
+    check_pairing(image_features, text_features, labels)
+    _check_energy("e_w", e_w)
+    _check_energy("e_h", e_h)
+    with without_autocast(image_features.device):
+        cosines = paired_cosines(image_features, text_features, labels)  # (B,)
+        errors = (e_w * e_h) * (cosines - 1).square()
+    return (errors * class_weights.to(errors)[labels.to(class_weights.device)]).mean()
+
+
+ANCHORS = ("l1", "squared")
+
+
+def anchor_loss(text_features: Tensor, frozen_text: Tensor, kind: str = "l1") -> Tensor:
+    """The mean over classes of the distance of a class text from its frozen text, both of length 1.
+
+    kind: "l1", the sum of absolute differences (CPT, CVPR 2026, by a secondary description), or
+    "squared", the squared Euclidean distance (KgCoOp, Yao et al., CVPR 2023)
+    `text_features` (K, D) or (B, K, D), `frozen_text` (K, D). ValueError for shapes that do not
+    fit, or an unknown kind.
+    """
+    check_text(text_features)
+    if text_features.shape[-2:] != frozen_text.shape:
+        raise InvalidArgument(
+            f"text_features are {tuple(text_features.shape)} and frozen_text "
+            f"{tuple(frozen_text.shape)}, which are not of the same classes and dimensions."
+        )
+    if kind not in ANCHORS:
+        raise InvalidArgument(f'kind must be one of {", ".join(ANCHORS)}, but it is "{kind}".')
+    with without_autocast(text_features.device):
+        unit = unit_rows(text_features)
+        difference = unit - unit_rows(frozen_text).to(unit)  # (..., K, D)
+        distance = difference.abs() if kind == "l1" else difference.square()
+    return distance.sum(-1).mean()
 
 
 # ---- shared with npt.geometry

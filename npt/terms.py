@@ -17,7 +17,7 @@ and `TRAINER.NPT.W_SPREAD 0.1` on the command line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from npt import config
+from npt.checks import one_of, whole
+from npt.clusters import clusters_of
 from npt.errors import NPTError
 from npt.geometry import (
     Degree,
@@ -34,10 +36,21 @@ from npt.geometry import (
     multimodal_isomorphism_degree,
     neural_collapse_metrics,
 )
-from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
+from npt.losses import (
+    ANCHORS,
+    anchor_loss,
+    balanced_isomorphism_loss,
+    clustered_collapse_loss,
+    language_collapse_loss,
+    multimodal_isomorphism_loss,
+)
+from npt.remedies import balanced_weights
 
 NODE = "TRAINER.NPT"  # the config node of the weights
-ACCURACIES = ("accuracy", "error_rate", "macro_f1", "class_mean_accuracy", "many", "medium", "few")
+ACCURACIES = (  # the figures of predictions, in percent but for the temperature
+    *("accuracy", "error_rate", "macro_f1", "class_mean_accuracy", "many", "medium", "few"),
+    *("worst_class", "geometric_mean", "harmonic_mean", "ece", "temperature", "ece_scaled"),
+)
 # Other entries of the log and of result.json, and columns of tables.
 RESERVED = {
     *(*ACCURACIES, "seconds", "loss", "loss_clip"),
@@ -52,6 +65,7 @@ class Run:
 
     settings: the config node TRAINER.NPT
     class_counts: (K,) images of each class in the training data of this process, or None
+    drawn_counts: how often an epoch draws each class, the same unless a sampler balances them
     """
 
     def __init__(
@@ -60,8 +74,10 @@ class Run:
         model: Any = None,
         class_counts: Tensor | None = None,
         encode_frozen: Callable[[], Tensor] | None = None,
+        drawn_counts: Sequence[float] | None = None,
     ):
         self.settings, self.model, self.class_counts = settings, model, class_counts
+        self.drawn_counts = drawn_counts
         self._encode_frozen = encode_frozen
 
     @property
@@ -81,6 +97,23 @@ class Run:
                 "There are no frozen text features: this run has no CLIP to compute them."
             )
         return self._encode_frozen()
+
+    @cached_property
+    def clusters(self) -> list[Tensor]:
+        """The classes in clusters of at most TRAINER.NPT.CLUSTER_SIZE, by their frozen texts."""
+        device = self.frozen_text.device
+        size = config.setting(self.settings, "CLUSTER_SIZE")
+        return [members.to(device) for members in clusters_of(self.frozen_text, size)]
+
+    @cached_property
+    def class_weights(self) -> Tensor:
+        """(K,) N / (C n_k): every class counts the same. NPTError if the counts are not known."""
+        if self.drawn_counts is None:
+            raise NPTError(
+                "The number of training images of the classes is not known, so they cannot be "
+                "balanced: set TRAINER.NPT.W_BALANCED to 0."
+            )
+        return torch.tensor(balanced_weights(self.drawn_counts))
 
 
 @dataclass(frozen=True)
@@ -246,6 +279,31 @@ def _mi(batch: Batch) -> Tensor:
 # No columns in tables: LCD and MID show the same there.
 register(Term("loss_lc", "W1", _lc, default=0.3, symbol="L_LC", reduces=True))  # Eq. 5
 register(Term("loss_mi", "W2", _mi, default=0.8, symbol="L_MI", reduces=True))  # Eq. 6
+
+
+# --------------------------------------------------------------------------- beyond the paper
+def _clustered(batch: Batch) -> Tensor:
+    run, s = batch.run, batch.run.settings
+    return clustered_collapse_loss(batch.text, run.clusters, s.E_W, s.REDUCTION)
+
+
+def _balanced(batch: Batch) -> Tensor:
+    s = batch.run.settings
+    return balanced_isomorphism_loss(
+        batch.image, batch.text, batch.labels, batch.run.class_weights, s.E_W, s.E_H
+    )
+
+
+def _anchor(batch: Batch) -> Tensor:
+    kind = config.setting(batch.run.settings, "ANCHOR")
+    return anchor_loss(batch.text, batch.run.frozen_text, kind)
+
+
+register(Term("loss_cluster", "W_CLUSTER", _clustered, symbol="L_cluster", reduces=True))
+register(Term("loss_balanced", "W_BALANCED", _balanced, symbol="L_balanced"))
+register(Term("loss_anchor", "W_ANCHOR", _anchor, symbol="L_anchor"))
+config.add(f"{NODE}.CLUSTER_SIZE", config.Key(8, whole(2)))  # the most classes of a cluster
+config.add(f"{NODE}.ANCHOR", config.Key("l1", one_of(*ANCHORS)))  # the distance of W_ANCHOR
 
 
 # --------------------------------------------------------------------------- the measures

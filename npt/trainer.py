@@ -22,14 +22,14 @@ from npt import config
 from npt.errors import NPTError
 from npt.host.acceleration import accelerate
 from npt.host.features import HOW_TO_ADAPT, FeatureTap, PassFeatures
-from npt.measure import Measured
+from npt.remedied import Remedied
 from npt.results import Results
 from npt.terms import Batch, Evaluated, Run, any_weight, evaluate
 
 DERIVED = ("token_prefix", "token_suffix")  # buffers made of a model's own class names
 
 
-class NPTMixin(Measured):
+class NPTMixin(Remedied):
     """A mixin for trainers, `class MaPLeNPT(NPTMixin, MaPLe)`: L = L_host + w1 L_LC + w2 L_MI + ...
 
     The trainer must have `self.model`, whose features are read as in `npt.host.features`. In a
@@ -48,7 +48,7 @@ class NPTMixin(Measured):
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
-        config.check(cfg, required="TRAINER.NPT", keys=config.keys_of_any_trainer())
+        config.check(cfg, config.PAPER_KEYS, config.keys_of_any_trainer())
 
     def build_model(self) -> None:
         super().build_model()

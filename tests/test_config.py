@@ -124,7 +124,7 @@ def test_a_node_that_a_host_put_in_place_of_ours_is_checked_too():
     cfg.TRAINER.NPT.W1 = 1.0
     cfg.freeze()  # what a trainer needs beyond this is the trainer's to ask for
     with pytest.raises(NPTError, match=r"no key TRAINER\.NPT\.\w+; set it to"):
-        config.check(cfg, required="TRAINER.NPT")
+        config.check(cfg, config.PAPER_KEYS)
 
 
 def test_plain_trees_of_a_host_can_be_checked():

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 import npt
 from dassl.config import defaults as engine_defaults
 from npt import terms
+from npt.clusters import clusters_of
 from npt.config import KEYS
 from npt.errors import NPTError
 from npt.geometry import language_collapse_degree
+from npt.losses import anchor_loss, balanced_isomorphism_loss, clustered_collapse_loss
 from npt.terms import MEASURES, TERMS, Batch, Measure, Run, Term, evaluate
 
 
@@ -48,10 +50,39 @@ def test_the_rows_of_the_paper():
     assert [(t.name, t.weight, t.default) for t in TERMS.values()] == [
         ("loss_lc", "W1", 0.3),
         ("loss_mi", "W2", 0.8),
+        ("loss_cluster", "W_CLUSTER", 0.0),  # beyond the paper: not computed without a weight
+        ("loss_balanced", "W_BALANCED", 0.0),
+        ("loss_anchor", "W_ANCHOR", 0.0),
     ]
     assert list(MEASURES) == ["lcd", "lcd_abs", "mid", "mid_abs", "nc1", "nc2", "nc3"]
     assert terms.headings() == {"lcd_abs": "LCD", "mid_abs": "MID"}
     assert list(evaluate(batch_of()).values) == ["loss_lc", "loss_mi", "lcd", "mid"]
+
+
+def test_the_terms_beyond_the_paper_take_what_they_need_from_the_run():
+    frozen = torch.randn(K, 8, generator=torch.Generator().manual_seed(5))
+    known = {"encode_frozen": lambda: frozen, "drawn_counts": [3.0, 1.0, 1.0, 1.0, 1.0]}
+    batch = batch_of(weights=(0.0, 0.0), **known)
+    settings = batch.run.settings
+    settings.update({"W_CLUSTER": 0.5, "W_BALANCED": 0.25, "W_ANCHOR": 0.125, "CLUSTER_SIZE": 3})
+    found = evaluate(batch)
+    clusters = clusters_of(frozen, 3)
+    weights = torch.tensor([7 / 15, *[7 / 5] * 4])
+    expected = {
+        "loss_cluster": clustered_collapse_loss(batch.text, clusters, 1.0, settings.REDUCTION),
+        "loss_balanced": balanced_isomorphism_loss(
+            batch.image, batch.text, batch.labels, weights, 1.0, 2.0
+        ),
+        "loss_anchor": anchor_loss(batch.text, frozen),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found.values[name], value)
+    total = sum(w * x for w, x in zip((0.5, 0.25, 0.125), expected.values(), strict=True))
+    torch.testing.assert_close(found.weighted, total)
+    with pytest.raises(NPTError, match="not known"):
+        unknown = batch_of(weights=(0.0, 0.0))
+        unknown.run.settings.W_BALANCED = 1.0
+        evaluate(unknown)
 
 
 def test_a_term_from_outside_is_minimised_and_logged(registered):
@@ -240,11 +271,11 @@ def test_what_a_run_knows(registered):
         assert float(batch.run.logit_scale) == pytest.approx(100)
         return (batch.text - batch.run.frozen_text).abs().sum(-1).mean()
 
-    registered(Term("loss_anchor", "W_ANCHOR", uses, default=0.1))
+    registered(Term("loss_frozen", "W_FROZEN", uses, default=0.1))
     model = SimpleNamespace(logit_scale=torch.tensor(100.0).log())
     known = {"class_counts": torch.tensor([3, 1, 1, 1, 1]), "model": model}
     batch = batch_of(**known, encode_frozen=encode)
-    assert evaluate(batch).values["loss_anchor"] > 0
+    assert evaluate(batch).values["loss_frozen"] > 0
     evaluate(batch)
     assert seen.calls == 1  # computed once, and only because the term asked
     with pytest.raises(NPTError, match="no frozen text features"):
@@ -291,13 +322,13 @@ import npt
 from npt.terms import Measure, Term
 
 
-def anchor(batch):
+def frozen(batch):
     text = torch.nn.functional.normalize(batch.text, dim=-1)
     assert len(batch.run.class_counts) == text.shape[-2] and batch.run.logit_scale > 1
     return (text - batch.run.frozen_text).abs().sum(-1).mean()
 
 
-npt.terms.register(Term("loss_anchor", "W_ANCHOR", anchor, symbol="L_A", heading="anchor"))
+npt.terms.register(Term("loss_frozen", "W_FROZEN", frozen, symbol="L_F", heading="frozen"))
 npt.terms.register(
     Measure("length", "text", lambda x: x.norm(dim=-1).mean(), logged=True, heading="length")
 )
@@ -311,7 +342,7 @@ EXPERIMENT = """
 trainers: {MaPLeNPT: {config: configs/trainers/MaPLe/tiny.yaml}}
 datasets: [mini_flowers]
 shots: 1
-opts: {OPTIM.MAX_EPOCH: 2, DATALOADER.NUM_WORKERS: 0, TRAINER.NPT.W_ANCHOR: 0.1}
+opts: {OPTIM.MAX_EPOCH: 2, DATALOADER.NUM_WORKERS: 0, TRAINER.NPT.W_FROZEN: 0.1}
 """
 
 
@@ -324,19 +355,19 @@ def test_a_users_file_adds_both_and_they_are_in_log_result_gradients_and_table(p
     assert done.returncode == 0, done.stderr
     (base,) = out.rglob("base/result.json")
     result = json.loads(base.read_text())
-    assert result["headings"].items() >= {"loss_anchor": "anchor", "length": "length"}.items()
-    assert result["training"]["loss_anchor"] > 0 and result["training"]["loss_lc"] > 0
+    assert result["headings"].items() >= {"loss_frozen": "frozen", "length": "length"}.items()
+    assert result["training"]["loss_frozen"] > 0 and result["training"]["loss_lc"] > 0
     assert result["results"]["test"]["length"] > 0
     log = (base.parent / "log.txt").read_text()
     lines = [line for line in log.splitlines() if line.startswith("epoch [2/2]")]
-    assert lines and all("loss_anchor" in line and "length" in line for line in lines)
+    assert lines and all("loss_frozen" in line and "length" in line for line in lines)
     assert f"* length: {result['results']['test']['length']:.4f}" in log
     plain = python("-m", "npt.experiments", "table", out)  # without the user's file
-    heads = plain.stdout.splitlines()[2].split()
-    assert heads == ["base", "new", "harmonic", "mean", "LCD", "MID", "length", "anchor"]
-    assert f"{result['training']['loss_anchor']:.4f}" in plain.stdout
+    heads = next(x.split() for x in plain.stdout.splitlines() if x.split()[:1] == ["base"])
+    assert heads == ["base", "new", "harmonic", "mean", "LCD", "MID", "length", "frozen"]
+    assert f"{result['training']['loss_frozen']:.4f}" in plain.stdout
     flags = ["--trainer", "MaPLeNPT", "--config-file", "configs/trainers/MaPLe/tiny.yaml"]
     flags += ["--dataset-config-file", "configs/datasets/mini_flowers.yaml"]
-    flags += ["DATASET.NUM_SHOTS", 1, "TRAINER.NPT.W_ANCHOR", 0.1, "DATALOADER.NUM_WORKERS", 0]
+    flags += ["DATASET.NUM_SHOTS", 1, "TRAINER.NPT.W_FROZEN", 0.1, "DATALOADER.NUM_WORKERS", 0]
     table = python(tmp_path / "mine.py", "gradients", "--batches", 1, *flags)
-    assert "w_anchor L_A" in table.stdout and "w1 L_LC" in table.stdout, table.stderr
+    assert "w_frozen L_F" in table.stdout and "w1 L_LC" in table.stdout, table.stderr

@@ -1,14 +1,12 @@
 """The base class of all trainers here; a method adds its prompts, and a loss if it differs."""
 
-import contextlib
 import os
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dassl.data import DataManager
-from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from npt import engine
 from npt.config import check, keys_of_method
@@ -16,17 +14,17 @@ from npt.encoders import ClassPrompts, build_encoders, load_clip
 from npt.encoders.openai import CLIP, convert_weights
 from npt.errors import NPTError
 from npt.identity import file_digest
-from npt.measure import Measured
+from npt.remedied import Remedied
 from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned, read
 from npt.trainers.images import KeptImages
 from npt.trainers.prompts import PromptedCLIP, PromptLearner
+from npt.trainers.steps import PromptSteps, grad_scaler
 
 
-class PromptTrainer(Measured, TrainerX):
+class PromptTrainer(Remedied, PromptSteps):
     """Trains the prompts of a frozen CLIP."""
 
     model: Any  # a PromptedCLIP
-    node = ""  # the method's config node, TRAINER.<node>
     model_name = "prompt_learner"  # the folder of checkpoints in OUTPUT_DIR
     key_prefix = ""  # of the parameters' names in checkpoints
 
@@ -39,10 +37,6 @@ class PromptTrainer(Measured, TrainerX):
         raise NotImplementedError(f"{type(self).__name__} does not define build_prompts")
 
     # ---- configuration, data and model
-
-    @property
-    def precision(self) -> str:
-        return self.cfg.TRAINER[self.node].PREC if self.node else "fp32"
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
@@ -106,51 +100,6 @@ class PromptTrainer(Measured, TrainerX):
                 f"({resolution}, {resolution}); set INPUT.SIZE to that"
             )
 
-    # ---- steps
-
-    @property
-    def amp_dtype(self) -> torch.dtype:
-        """bfloat16 on CPUs and on NVIDIA GPUs since Ampere, which compute in it; else float16."""
-        if self.device.type != "cuda" or torch.cuda.get_device_capability(self.device)[0] >= 8:
-            return torch.bfloat16
-        return torch.float16
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        if self.precision != "amp":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.amp_dtype)
-
-    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return batch["img"].to(self.device), batch["label"].to(self.device)
-
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, and other values to report by name."""
-        return self.model(image, label), {}
-
-    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
-        image, label = self.parse_batch_train(batch)
-        with self.autocast():
-            loss, report = self.loss(image, label)
-        self.model_backward_and_update(loss)
-        summary = {"loss": loss.item(), **report}
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
-        return summary
-
-    def model_backward(self, loss: Tensor) -> None:
-        if self.scaler is None:
-            super().model_backward(loss)
-        else:
-            self.detect_anomaly(loss)
-            self.scaler.scale(loss).backward()
-
-    def model_update(self, names: str | list[str] | None = None) -> None:
-        if self.scaler is None:
-            super().model_update(names)
-        else:
-            self.scaler.step(self.optim)
-            self.scaler.update()
-
     # ---- checkpoints
 
     def checkpoint_extra(self) -> dict[str, Any]:
@@ -194,10 +143,3 @@ class PromptTrainer(Measured, TrainerX):
                 self.train_counts = checkpoint.get("train_counts")
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint.get("epoch")})')
         self._measure_loaded(directory, epoch)
-
-
-def grad_scaler() -> Any:
-    """A GradScaler for CUDA, which torch 2.3 moved to `torch.amp`."""
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler("cuda")
-    return torch.cuda.amp.GradScaler()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from npt import config
 from npt.errors import NPTError, report
 from npt.flags import Parser
+from npt.imbalance import ORDERS
 
 if TYPE_CHECKING:
     from npt.datasets.catalog import Row
 
 EXIT_INCOMPLETE = 1
 EXIT_INTERRUPTED = 130
+RATIOS = [0.05, 0.01]  # which `show` shows if none is asked for
+RATIOS_HELP = "imbalance ratios (default: that of the config, else 0.05 and 0.01)"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,12 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("show", help="class counts before and after imbalance")
     show.add_argument("name", metavar="NAME", help="a data set, or its yaml file")
-    show.add_argument("--root", default="", help="folder of the data sets")
-    show.add_argument("--ratios", type=float, nargs="+", default=[0.05, 0.01], metavar="RATIO")
-    show.add_argument("--shots", type=int, default=16, help="images of the largest class; -1: all")
-    show.add_argument("--classes", choices=["all", "base", "new"], default="all")
-    show.add_argument("--order", choices=["label", "random", "frequency"], default="label")
-    show.add_argument("--seed", type=int, default=1, help="seed of the random order")
+    show.add_argument("--root", help="folder of the data sets")
+    show.add_argument("--ratios", type=float, nargs="+", metavar="RATIO", help=RATIOS_HELP)
+    show.add_argument("--shots", type=int, help="images of the largest class; -1: all (default 16)")
+    show.add_argument("--classes", choices=["all", "base", "new"])
+    show.add_argument("--order", choices=ORDERS, help="which classes are the rare ones")
+    show.add_argument("--seed", type=int, help="seed of the random order (default 1)")
     show.add_argument("--all", action="store_true", help="list every class of a large data set")
     show.add_argument("--output", type=Path, help="picture file (default: <data set>_classes.png)")
     show.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="set config keys")
@@ -110,7 +114,9 @@ def _prepare_data(row: Row, folder: str | None) -> None:
 def show_command(args: argparse.Namespace) -> int:
     from npt.data import show
 
-    counts = show.count(_config(args), args.ratios)
+    cfg = _config(args)
+    configured = [cfg.DATASET.IMBALANCE_RATIO] if cfg.DATASET.IMBALANCE_RATIO < 1 else RATIOS
+    counts = show.count(cfg, args.ratios or configured)
     print(show.table(counts, args.all))
     output = args.output or Path(f"{counts.name}_classes.png")
     show.plot(counts, output)
@@ -125,10 +131,11 @@ def _config(args: argparse.Namespace) -> Any:
     from dassl.data.datasets import DATASET_REGISTRY
     from npt.datasets.catalog import CATALOG
 
-    if not all(0 < ratio <= 1 for ratio in args.ratios):
+    if not all(0 < ratio <= 1 for ratio in args.ratios or ()):
         raise NPTError(f"--ratios must be above 0 and at most 1, not {args.ratios}")
     npt.datasets.add_to_registry()
     cfg = get_cfg_default()
+    cfg.DATASET.NUM_SHOTS, cfg.SEED = 16, 1
     known = {name.casefold(): name for name in DATASET_REGISTRY.registered_names()}
     known |= {row.config: row.name for row in CATALOG.values()}
     name = known.get(args.name.casefold()) or known.get(args.name.replace("_", ""))
@@ -141,14 +148,20 @@ def _config(args: argparse.Namespace) -> Any:
             f"there is no data set {args.name}: give a yaml file, or one of "
             + ", ".join(sorted(set(known.values())))
         )
-    config.merge_pairs(
-        cfg,
-        [
-            *("DATASET.ROOT", args.root, "DATASET.NUM_SHOTS", args.shots, "SEED", args.seed),
-            *("DATASET.SUBSAMPLE_CLASSES", args.classes, "DATASET.IMBALANCE_ORDER", args.order),
-            *args.opts,
-        ],
-    )
+    flags = {
+        "DATASET.ROOT": args.root,
+        "DATASET.NUM_SHOTS": args.shots,
+        "DATASET.SUBSAMPLE_CLASSES": args.classes,
+        "DATASET.IMBALANCE_ORDER": args.order,
+        "SEED": args.seed,
+    }
+    given = [(path, value) for path, value in flags.items() if value is not None]
+    config.merge_pairs(cfg, [*itertools.chain(*given), *args.opts])
+    if args.ratios and cfg.DATASET.IMBALANCE_TYPE == "natural":
+        raise NPTError(
+            "--ratios has no meaning for DATASET.IMBALANCE_TYPE natural, whose ratio is that of "
+            "the data set: leave it out"
+        )
     cfg.freeze()
     return cfg
 

@@ -1,9 +1,11 @@
-"""Training images per class: all images, the few-shot draw, and the draws with imbalance."""
+"""Training images per class: all images, the few-shot draw, and the draws with imbalance.
+
+With remedies in the config, such as class weights, also what they give each class of each draw.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -13,64 +15,126 @@ from typing import Any
 from tabulate import tabulate
 
 from npt.errors import NPTError
-from npt.host.thinning import tested_only
+from npt.host.thinning import class_counts, class_frequency, tested_only
+from npt.imbalance import summary_of_counts
 
 EDGE = 15  # classes at each end of a shortened table
+DRAWN = "drawn"  # heading of the few-shot draw, before any imbalance
+BALANCED = {"IMBALANCE_TYPE": "exp", "IMBALANCE_RATIO": 1.0}
+# The last rows: of the columns of counts, by the names in `summary_of_counts`.
+LAST = {
+    "total": "images",
+    "largest": "largest",
+    "smallest": "smallest",
+    "with one image": "singles",
+    "ratio obtained": "ratio",
+}
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Training images per class: `all_images` before any draw, `drawn` for each imbalance ratio."""
+    """A number for each class.
+
+    `all_images`: training images before any draw. `drawn`: heading -> images of the few-shot draw,
+    and of the draws with imbalance. `remedies`: heading -> what the remedies in the config give.
+    """
 
     name: str
     classnames: list[str]
     all_images: list[int]
-    drawn: dict[float, list[int]]
+    drawn: dict[str, list[int]]
+    remedies: dict[str, list[float]]
 
 
 def count(cfg: Any, ratios: Sequence[float]) -> Counts:
-    """The counts of the data set in `cfg`, for the balanced draw and for each imbalance ratio."""
+    """The counts of the data set in `cfg`, for the few-shot draw and for each imbalance ratio.
+
+    The type of imbalance is that of `cfg`; "natural" has no ratios, and makes one column.
+    """
+    from npt import remedies
+
+    dataset = _built(cfg, BALANCED)
+    if not dataset.train_x or tested_only(dataset):
+        raise NPTError(
+            f"{cfg.DATASET.NAME} has no training images, so there is no imbalance to show: "
+            "it is for testing only."
+        )
+    drawn = {DRAWN: class_counts(dataset)}
+    for heading, keys in _asked(cfg, ratios).items():
+        drawn[heading] = class_counts(_built(cfg, keys))
+    of_remedies = {
+        f"{heading}, {name}": values
+        for heading, numbers in drawn.items()
+        for name, values in remedies.columns(numbers, cfg).items()
+    }
+    return Counts(
+        cfg.DATASET.NAME, list(dataset.classnames), _all_images(cfg, dataset), drawn, of_remedies
+    )
+
+
+def _all_images(cfg: Any, dataset: Any) -> list[int]:
+    """The images of each class before the few-shot draw.
+
+    A data set that does not say them is built once more, without a draw.
+    """
+    labels, frequency = range(dataset.num_classes), class_frequency(dataset)
+    if all(label in frequency for label in labels):
+        return [int(frequency[label]) for label in labels]
+    return class_counts(_built(cfg, {**BALANCED, "NUM_SHOTS": -1}))
+
+
+def _asked(cfg: Any, ratios: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """Heading -> the keys of a draw with imbalance."""
+    kind = cfg.DATASET.IMBALANCE_TYPE
+    if kind == "natural":
+        return {kind: {}}
+    prefix = "" if kind == "exp" else f"{kind}, "
+    return {f"{prefix}ratio {x:g}": {"IMBALANCE_RATIO": float(x)} for x in ratios if x != 1}
+
+
+def _built(cfg: Any, keys: dict[str, Any]) -> Any:
+    """The data set in `cfg` with other keys under DATASET, built without its output."""
     from dassl.data import data_manager
 
-    drawn: dict[float, list[int]] = {}
-    for ratio in dict.fromkeys((1.0, *ratios)):
-        changed = cfg.clone()
-        changed.defrost()
-        changed.DATASET.IMBALANCE_RATIO = float(ratio)
-        changed.freeze()
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-            dataset: Any = data_manager.build_dataset(changed)
-        if not dataset.train_x or tested_only(dataset):
-            raise NPTError(
-                f"{cfg.DATASET.NAME} has no training images, so there is no imbalance to show: "
-                "it is for testing only."
-            )
-        found = Counter(item.label for item in dataset.train_x)
-        drawn[ratio] = [found[label] for label in range(dataset.num_classes)]
-    frequency = getattr(dataset, "class_frequency", None) or dict(enumerate(drawn[1.0]))
-    all_images = [frequency[label] for label in range(dataset.num_classes)]
-    return Counts(cfg.DATASET.NAME, list(dataset.classnames), all_images, drawn)
+    changed = cfg.clone()
+    changed.defrost()
+    changed.DATASET.update(keys)
+    changed.freeze()
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        return data_manager.build_dataset(changed)
 
 
 def table(counts: Counts, every_class: bool = False) -> str:
-    """A row for each class, and the total. The middle rows of a long table are omitted."""
-    columns = [counts.all_images, *counts.drawn.values()]
-    header = ["", "class", "all images", *(_label(ratio) for ratio in counts.drawn)]
+    """A row for each class, and the real numbers of each column at the end.
+
+    The middle rows of a long table are omitted.
+    """
+    images = {"all images": counts.all_images, **counts.drawn}
+    columns = [*images.values(), *counts.remedies.values()]
     rows = [
-        [label, name, *numbers]
+        [str(label), name, *map(_number, numbers)]
         for label, (name, numbers) in enumerate(
             zip(counts.classnames, zip(*columns, strict=True), strict=True)
         )
     ]
-    total: list[Any] = ["", "total", *(sum(column) for column in columns)]
     if len(rows) > 2 * EDGE and not every_class:
         omitted = ["", f"... {len(rows) - 2 * EDGE} more (--all)", *("" for _ in columns)]
         rows = [*rows[:EDGE], omitted, *rows[-EDGE:]]
-    return tabulate([*rows, total], headers=header)
+    summaries = [summary_of_counts(numbers) for numbers in images.values()]
+    for heading, name in LAST.items():
+        rows.append(["", heading, *(_number(found[name]) for found in summaries)])
+    headings = [heading.replace(", ", "\n") for heading in (*images, *counts.remedies)]
+    return tabulate(
+        [[*row, *[""] * (2 + len(columns) - len(row))] for row in rows],
+        headers=["", "class", *headings],
+        colalign=("right", "left", *("right" for _ in columns)),
+        disable_numparse=True,  # class names may be numbers, and counts are not rounded
+    )
 
 
-def _label(ratio: float) -> str:
-    return "drawn" if ratio == 1 else f"ratio {ratio:g}"
+def _number(value: float) -> str:
+    whole = isinstance(value, int) or abs(value) >= 1000
+    return f"{value:.0f}" if whole else f"{value:.3g}"
 
 
 def plot(counts: Counts, file: Path) -> None:
@@ -89,13 +153,11 @@ def plot(counts: Counts, file: Path) -> None:
     above.bar(range(number), counts.all_images, width=0.9, color="0.6")
     above.set_ylabel("all images")
     above.set_title(f"{counts.name}: training images of each class")
-    for place, (ratio, numbers) in enumerate(counts.drawn.items()):
-        if ratio == 1:
-            below.bar(range(number), numbers, width=0.9, color="0.85", label=_label(ratio))
+    for place, (heading, numbers) in enumerate(counts.drawn.items()):
+        if heading == DRAWN:
+            below.bar(range(number), numbers, width=0.9, color="0.85", label=heading)
         else:
-            below.step(
-                range(number), numbers, where="mid", color=f"C{place - 1}", label=_label(ratio)
-            )
+            below.step(range(number), numbers, where="mid", color=f"C{place - 1}", label=heading)
     below.set_ylabel("drawn for training")
     below.set_ylim(bottom=0)
     below.legend()

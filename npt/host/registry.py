@@ -12,10 +12,15 @@ from __future__ import annotations
 
 import copyreg
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
+from npt import config
 from npt.errors import NPTError
 from npt.host.features import Adapter
+from npt.remedied import Remedied
+from npt.remedies import remedies_on
+from npt.terms import TERMS
 from npt.trainer import NPTMixin
 from npt.trainers import METHODS
 
@@ -98,6 +103,40 @@ def _wrap(wrapped: type) -> type[NPTMixin]:
     kind: Any = type("NPTClass", (type(wrapped),), {})  # a metaclass, whose classes pickle so:
     copyreg.pickle(kind, lambda cls: (around, (wrapped,)))
     return kind(wrapped.__name__ + SUFFIX, (NPTMixin, wrapped), {"__module__": __name__})
+
+
+def check_effect(cfg: Any) -> None:
+    """NPTError if a remedy is on that the config's trainer does not have.
+
+    A warning if a weight of a term is given to a trainer without terms.
+    """
+    name, settings = str(cfg.TRAINER.get("NAME") or ""), cfg.TRAINER.get("NPT")
+    if not name or name.endswith(SUFFIX) or settings is None:
+        return
+    weighted = [t.weight for t in TERMS.values() if t.weight_in(settings) != t.default]
+    if weighted:
+        warnings.warn(
+            f"TRAINER.NPT.{weighted[0]} acts on NPT trainers and not on {name}: name {name}NPT.",
+            stacklevel=5,
+        )
+    on = remedies_on(settings)
+    if on and not _has_remedies(name):
+        raise NPTError(
+            f"TRAINER.NPT.{on[0].key} does not act on this repository's own trainer {name}: name "
+            f"{name}NPT, with TRAINER.NPT.W1 0 TRAINER.NPT.W2 0 to have it without the terms of NPT"
+        )
+
+
+def _has_remedies(name: str) -> bool:
+    """Whether a trainer is one of ours; one that is not registered yet is taken for ours."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    registered = name in TRAINER_REGISTRY.registered_names()
+    found = TRAINER_REGISTRY.get(name) if registered else Remedied
+    return isinstance(found, type) and issubclass(found, Remedied)
+
+
+config.RULES.append(check_effect)
 
 
 class FindsNPTTrainers(Registry):

@@ -1,9 +1,12 @@
 """`python -m npt.data show`: images per class, as a table and a picture."""
 
 import layouts
+import numpy as np
 import pytest
 from PIL import Image
 
+import npt  # noqa: F401  (makes `dassl` importable)
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from npt.data import show as module
 from npt.data.__main__ import main
 from npt.imbalance import imbalanced_counts
@@ -18,6 +21,47 @@ def show(tmp_path, capsys):
         return code, [line.split() for line in lines], picture
 
     return run
+
+
+SIZES = {"ant": 3, "bee": 24, "cat": 12}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of images whose classes have different sizes, and a config for it."""
+    root = tmp_path / "images"
+    for part in ("train", "test"):
+        for name, size in SIZES.items():
+            for number in range(size):
+                layouts.put_image(root / part / name / f"{number}.jpg")
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"DATASET: {{NAME: CustomFolder, ROOT: {root}, IMBALANCE_RATIO: 0.25}}")
+    return config
+
+
+class Silent(DatasetBase):
+    """A host's data set that does not say how many images its classes have."""
+
+    def __init__(self, cfg):
+        items = [
+            Datum(__file__, label, classname=name)
+            for label, (name, size) in enumerate(SIZES.items())
+            for _ in range(size)
+        ]
+        drawn = self.generate_fewshot_dataset(items, num_shots=cfg.DATASET.NUM_SHOTS)
+        super().__init__(train_x=drawn, test=items[:3])
+
+
+def numbers_of(lines):
+    """The columns of the classes, without the label and the name."""
+    rows = [line[2:] for line in lines if line and line[0].isdigit()]
+    return [[float(x) for x in column] for column in zip(*rows, strict=True)]
+
+
+def last_rows(lines):
+    """First word -> the rest of the rows below the classes."""
+    names = ("total", "largest", "smallest", "with", "ratio")
+    return {line[0]: line[1:] for line in lines if line and line[0] in names}
 
 
 def test_counts_before_and_after_imbalance(show):
@@ -65,3 +109,74 @@ def test_a_data_set_for_testing_only_is_an_error(tmp_path, capsys):
     layouts.build("ImageNetA", tmp_path)
     assert main(["show", "ImageNetA", "--root", str(tmp_path)]) == 2
     assert "ImageNetA has no training images" in capsys.readouterr().err
+
+
+def test_the_last_rows_are_the_real_numbers(show):
+    code, lines, _ = show("mini_shapes", "--ratios", "0.05", "--shots", "16")
+    columns, found = numbers_of(lines), last_rows(lines)
+    assert code == 0
+    assert found["largest"] == ["24", "16", "16"] and found["smallest"] == ["24", "16", "1"]
+    assert found["with"] == ["one", "image", "0", "0", str(columns[-1].count(1))]
+    assert found["ratio"] == ["obtained", "1", "1", "0.0625"]
+    assert found["total"] == [f"{sum(column):.0f}" for column in columns]
+
+
+def test_the_type_of_imbalance_is_that_of_the_config(show, folder):
+    everything = ("--shots", "12", "--opts", "DATASET.IMBALANCE_RATIO")
+    drawn = [3, 12, 12]
+    for kind, ratio, expected, heading in (
+        ("exp", "0.25", [3, 6, 3], ["ratio", "0.25"]),
+        ("step", "0.25", [3, 12, 3], ["step"]),
+        ("natural", "1", [1, 12, 6], ["natural"]),
+        ("balanced_budget", "0.25", [3, 4.5, 4.5], ["balanced_budget"]),
+    ):
+        code, lines, _ = show(str(folder), *everything, ratio, "DATASET.IMBALANCE_TYPE", kind)
+        assert code == 0 and lines[0][-len(heading) :] == heading
+        columns = numbers_of(lines)
+        assert columns[:2] == [list(SIZES.values()), drawn] and len(columns) == 3
+        assert columns[2] == pytest.approx(expected, abs=0.5 if kind == "balanced_budget" else 0)
+        assert sum(columns[2]) == sum(expected)
+
+
+def test_a_yaml_file_s_own_keys_count_unless_a_flag_is_given(show, folder):
+    """Its ratio is 0.25, so that 16, 8 and 4 images are asked for by rank."""
+    by_label, by_frequency = (
+        numbers_of(show(str(folder), *more)[1])[2] for more in ([], ["--order", "frequency"])
+    )
+    assert by_label == [3, 8, 4] and by_frequency == [3, 16, 8]
+    folder.write_text(folder.read_text().replace("0.25", "0.25, IMBALANCE_ORDER: frequency"))
+    assert numbers_of(show(str(folder))[1])[2] == by_frequency
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--ratios", "0.5"], "--ratios has no meaning"),
+        ([], "IMBALANCE_RATIO is 0.25, but the type natural"),
+    ],
+)
+def test_the_natural_type_takes_no_ratio(more, message, folder, capsys):
+    code = main(["show", str(folder), *more, "--opts", "DATASET.IMBALANCE_TYPE", "natural"])
+    assert code == 2 and message in capsys.readouterr().err
+
+
+def test_the_images_of_a_data_set_that_does_not_say_them(show, capsys):
+    DATASET_REGISTRY.register(Silent, force=True)
+    code, lines, _ = show("Silent", "--shots", "6", "--ratios", "0.5")
+    assert code == 0
+    assert numbers_of(lines) == [[3, 24, 12], [3, 6, 6], [3, 4, 3]]
+    assert main(["show", "Silent", "--opts", "DATASET.IMBALANCE_TYPE", "natural"]) == 2
+    assert "Silent does not say how many images" in capsys.readouterr().err
+
+
+def test_columns_of_the_remedies_in_the_config(show):
+    opts = ("--opts", "TRAINER.NPT.CLASS_WEIGHT", "balanced", "TRAINER.NPT.LOGIT_ADJUST", "2.0")
+    code, lines, _ = show("mini_shapes", "--ratios", "0.25", *opts)
+    assert code == 0
+    _, drawn, thinned, *remedies = numbers_of(lines)
+    flat_shift, flat_weight, shift, weight = map(np.array, remedies)
+    assert not flat_shift.any() and (flat_weight == 1).all() and set(drawn) == {16}
+    n = np.array(thinned)
+    assert shift == pytest.approx(2 * np.log(n / n.max()), rel=0.01)
+    assert weight == pytest.approx(n.mean() / n, rel=0.01)
+    assert "weight" in " ".join(map(" ".join, lines[:4]))

@@ -326,15 +326,16 @@ class DataManager:
             if not items:  # a wrapper of the host's own
                 continue
             first = Counter(items[i].classname for i in order[len(order) - rest :])
-            total = Counter(item.classname for item in items)
+            drawn = Counter(items[i].classname for i in order)
             yield (
                 f"Each epoch leaves out {rest} of {images} images that do not fill a batch of "
                 f"{batch}, in the first epoch of {_shortened(first)} (DATALOADER.{key}.DROP_LAST "
                 "False keeps them)"
             )
-            rare = [name for name, count in total.items() if count <= rest]
+            names = dict.fromkeys(item.classname for item in items)
+            rare = [name for name in names if drawn[name] <= rest]
             if rare:
                 yield (
-                    f"Classes with so few images that an epoch can be without them: "
+                    f"Classes with so few images in an epoch that it can be without them: "
                     f"{_shortened(rare)}"
                 )

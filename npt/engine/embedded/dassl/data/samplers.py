@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
@@ -143,18 +143,24 @@ class RandomClassSampler(_Ordered):
         return order
 
 
-SAMPLERS = {
-    "RandomSampler": lambda source, batch_size, n_domain, n_ins: RandomSampler(source),
-    "SequentialSampler": lambda source, batch_size, n_domain, n_ins: SequentialSampler(source),
-    "RandomDomainSampler": lambda source, batch_size, n_domain, n_ins: RandomDomainSampler(
+def _class_balanced(cfg, source: Sequence) -> Sampler:
+    from npt.host.sampling import class_balanced  # not at the top: npt imports dassl
+
+    return class_balanced(cfg, source)
+
+
+# From the config, the images, the batch size, and the keys N_DOMAIN and N_INS.
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "RandomSampler": lambda cfg, source, *_: RandomSampler(source),
+    "SequentialSampler": lambda cfg, source, *_: SequentialSampler(source),
+    "RandomDomainSampler": lambda cfg, source, batch_size, n_domain, n_ins: RandomDomainSampler(
         source, batch_size, n_domain
     ),
-    "SeqDomainSampler": lambda source, batch_size, n_domain, n_ins: SeqDomainSampler(
-        source, batch_size
-    ),
-    "RandomClassSampler": lambda source, batch_size, n_domain, n_ins: RandomClassSampler(
+    "SeqDomainSampler": lambda cfg, source, batch_size, *_: SeqDomainSampler(source, batch_size),
+    "RandomClassSampler": lambda cfg, source, batch_size, n_domain, n_ins: RandomClassSampler(
         source, batch_size, n_ins
     ),
+    "ClassBalancedSampler": lambda cfg, source, *_: _class_balanced(cfg, source),
 }
 
 
@@ -172,4 +178,4 @@ def build_sampler(
             f'A SAMPLER under DATALOADER is "{sampler_type}", which does not exist: '
             f"use one of {', '.join(SAMPLERS)}"
         )
-    return SAMPLERS[sampler_type](data_source, batch_size, n_domain, n_ins)
+    return SAMPLERS[sampler_type](cfg, data_source, batch_size, n_domain, n_ins)

@@ -1,0 +1,119 @@
+"""`Remedied` trains any trainer of the CoOp family with the remedies of `npt.remedies`.
+
+Trainers compute their classification loss in code that is not ours: in the model (CoCoOp, MaPLe),
+in `forward_backward` (CoOp), beside losses of their own (KgCoOp, PromptSRC), through nn's
+CrossEntropyLoss. All of them end in `torch.nn.functional.cross_entropy`, which is replaced for the
+duration of a training step. Only calls with the labels of the batch, and with gradient, are
+changed. If a step has none, or its loss does not reach the backward pass, it ends with an error.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from npt.errors import NPTError
+from npt.measure import Measured
+from npt.remedies import Remedies, drawn_counts, remedies_on
+
+
+class Remedied(Measured):
+    """A mixin for Dassl trainers: the cross-entropy of a training step has the remedies."""
+
+    _remedies: Remedies | None = None
+
+    def forward_backward(self, batch: dict[str, Any], *more: Any) -> Any:
+        with self.remedied(batch) as seen:
+            summary = super().forward_backward(batch, *more)
+        if seen is not None:
+            seen.check(type(self).__name__)
+        return summary
+
+    @contextmanager
+    def remedied(self, batch: dict[str, Any]) -> Iterator[_Seen | None]:
+        """The cross-entropy of the batch has the remedies inside a `with` block."""
+        if self._remedies is None:
+            self._remedies = self._remedies_on()
+        if not self._remedies:
+            yield None
+            return
+        seen = _Seen(self._remedies, batch["label"])
+        with seen.replacing():
+            yield seen
+
+    def _remedies_on(self) -> Remedies:
+        settings = self.cfg.TRAINER.get("NPT")
+        counts = self.count_training_images() if remedies_on(settings) else []
+        return Remedies(settings, drawn_counts(counts, self.cfg))
+
+
+class _Seen:
+    """The calls of `cross_entropy` in a training step."""
+
+    _lock = threading.RLock()  # two trainings in threads of one process take turns
+
+    def __init__(self, remedies: Remedies, labels: Tensor):
+        self.remedies, self.labels = remedies, labels
+        self.changed = 0  # calls
+        self.reached = False  # whether a backward pass has reached one of them
+
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Replace torch's `cross_entropy` inside a `with` block."""
+        with self._lock:
+            original = F.cross_entropy
+
+            def cross_entropy(input: Tensor, target: Tensor, *more: Any, **named: Any) -> Tensor:
+                if not self._is_of_batch(input, target):
+                    return original(input, target, *more, **named)
+                loss = self.remedies.loss(original, input, target, *more, **named)
+                loss.register_hook(self._reach)
+                self.changed += 1
+                return loss
+
+            F.cross_entropy = cross_entropy
+            try:
+                yield
+            finally:
+                F.cross_entropy = original
+
+    def _reach(self, gradient: Tensor) -> None:
+        self.reached = True
+
+    def _is_of_batch(self, logits: Any, target: Any) -> bool:
+        """Whether these are logits, with gradient, and the labels of the batch.
+
+        A batch in several versions has its labels as often, one after the other or side by side.
+        """
+        if not (isinstance(logits, Tensor) and isinstance(target, Tensor)):
+            return False
+        if not logits.requires_grad or logits.dim() != 2 or target.dim() != 1:
+            return False
+        size = len(self.labels)
+        if target.dtype.is_floating_point or not size or len(target) % size:
+            return False
+        labels = self.labels.to(target.device)
+        times = len(target) // size
+        return torch.equal(target, labels.repeat(times)) or torch.equal(
+            target, labels.repeat_interleave(times)
+        )
+
+    def check(self, trainer: str) -> None:
+        """NPTError if the step did not minimise a cross-entropy with the remedies."""
+        on = self.remedies.names
+        if not self.changed:
+            raise NPTError(
+                f"{trainer} does not call torch's cross_entropy with the labels of the batch, so "
+                f"{on} cannot act on its loss: switch it off, or use the ClassBalancedSampler."
+            )
+        if not self.reached:
+            raise NPTError(
+                f"{trainer} calls torch's cross_entropy, but its backward pass does not reach the "
+                f"result, so {on} has no effect: switch it off, or minimise that loss."
+            )
