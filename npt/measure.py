@@ -1,178 +1,35 @@
-"""Measures of collapse during a test, for any Dassl trainer.
-
-`Measured` is a mixin for trainers; `Recorder` computes the measures batch by batch.
-"""
+"""`Measured`, a mixin for any Dassl trainer: what a test measures, and the record of the run."""
 
 from __future__ import annotations
 
-import math
 import os
+import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from npt import engine, identity, results
-from npt.errors import NPTError, OtherRun
+from npt.calibration import Scaling
+from npt.errors import NPTError, OtherRun, sentence
 from npt.host.features import Adapter, FeatureTap, unwrap
-from npt.losses import unit_rows
+from npt.imbalance import summary_of_counts
+from npt.recorder import Recorder
+from npt.remedies import drawn_counts
 from npt.results import Results
-from npt.terms import ACCURACIES, MEASURES, Batch, Measure, Run, Split, measures_of
+from npt.terms import Run, Split
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX
 else:
     TrainerX = object  # mixed into the trainers of whichever engine there is
-
-
-class Recorder:
-    """Collects the logits and features of a split, batch by batch, and computes its measures."""
-
-    def __init__(self, tap: FeatureTap | None, run: Run, train_counts: Sequence[int] | None = None):
-        self.run, self.train_counts = run, train_counts
-        self.why_not = ""  # why features cannot be read, once a batch has shown it
-        self.failed: dict[str, str] = {}  # why single measures cannot be computed
-        self._labels: list[Tensor] = []
-        self._predictions: list[Tensor] = []
-        self._images: list[Tensor] = []
-        self._sums: dict[str, Tensor] = {}  # sums over images, of measures of texts and batches
-        self._text_sum: Tensor | float = 0.0  # (K, D) sum over images of unit text features
-        self._of_last_text: tuple[Tensor, dict[str, Tensor]] | None = None  # texts, measures
-        self._num_classes = 0
-        self._tap = tap
-
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record the model's features inside a `with` block, for the next `add`."""
-        if self._tap is None:
-            yield
-        else:
-            with self._tap:
-                yield
-
-    @torch.no_grad()
-    def add(self, output: Tensor, labels: Tensor, batch: dict[str, Any] | None = None) -> None:
-        """Add a batch: logits (B, K), labels (B,), and the features of its forward pass."""
-        self._labels.append(labels.cpu())
-        self._predictions.append(output.max(1)[1].cpu())
-        self._num_classes = output.shape[1]
-        if self._tap is None or self.why_not:
-            return
-        try:
-            image, text = self._tap.take(batch, self._num_classes)
-            self._add_features(Batch(image, text, labels, self.run))
-        except NPTError as error:
-            self.why_not = str(error)
-
-    def _add_features(self, batch: Batch) -> None:
-        unit_text = unit_rows(batch.text).double()  # (K, D) or (B, K, D)
-        images = len(batch.image)
-        if batch.text.dim() == 3:
-            of_texts = self._computed("text", lambda m: _summed_over_images(m, batch.text))
-            self._text_sum = self._text_sum + unit_text.sum(0)
-        else:
-            of_texts = {k: x * images for k, x in self._shared_text(batch.text).items()}
-            self._text_sum = self._text_sum + unit_text * images
-        of_batch = self._computed("batch", lambda m: m.value(batch).double() * images)
-        for name, value in {**of_texts, **of_batch}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._images.append(unit_rows(batch.image).cpu())
-
-    def _computed(self, kind: str, value: Callable[[Measure], Tensor]) -> dict[str, Tensor]:
-        """The measures of a kind by name, without those that have failed."""
-        found = {}
-        for measure in measures_of(kind):
-            if measure.name not in self.failed:
-                try:
-                    found[measure.name] = value(measure)
-                except NPTError as error:
-                    self.failed[measure.name] = str(error)
-                    self._sums.pop(measure.name, None)
-        return found
-
-    def _shared_text(self, text: Tensor) -> dict[str, Tensor]:
-        """The measures of texts (K, D) that all images share, computed again when they change."""
-        last = self._of_last_text
-        if last is None or not (last[0] is text or torch.equal(last[0], text)):
-            last = (text, self._computed("text", lambda m: m.value(text).double()))
-            self._of_last_text = last
-        return last[1]
-
-    def split(self) -> Split:
-        """The features of all images added so far. NPTError if they could not be read."""
-        if self.why_not or not isinstance(self._text_sum, Tensor):
-            raise NPTError(self.why_not or "No batch was run, so there are no features.")
-        device = self._text_sum.device
-        images, labels = torch.cat(self._images), torch.cat(self._labels)
-        classifier = self._text_sum / len(images)
-        text = unit_rows(classifier).float()
-        return Split(images.to(device), text, labels.to(device), classifier)
-
-    def results(self) -> Results:
-        """Every accuracy and measure by name; None if it could not be computed."""
-        out: Results = dict.fromkeys([*ACCURACIES, *MEASURES])
-        if not self._labels:
-            return out
-        out.update(self._accuracies())
-        if self._images and not self.why_not:
-            images = sum(map(len, self._images))
-            out.update({name: float(x) / images for name, x in self._sums.items()})
-            try:
-                split = self.split()
-                of_split = self._computed("split", lambda m: m.value(split))
-                out.update({name: float(x) for name, x in of_split.items()})
-            except NPTError as error:
-                self.why_not = str(error)
-        return {k: v if v is not None and math.isfinite(v) else None for k, v in out.items()}
-
-    def _accuracies(self) -> Results:
-        labels, predictions = torch.cat(self._labels), torch.cat(self._predictions)
-        size = max(self._num_classes, int(labels.max()) + 1)
-
-        def count(values: Tensor) -> Tensor:
-            return torch.bincount(values, minlength=size).double()
-
-        hits = count(labels[labels == predictions])
-        total, guessed = count(labels), count(predictions)
-        seen = total > 0
-        recall = 100 * hits / total  # NaN where a class has no images
-        accuracy = 100 * float(hits.sum() / total.sum())
-        out: Results = {
-            "accuracy": accuracy,
-            "error_rate": 100 - accuracy,
-            "macro_f1": 100 * float((2 * hits / (total + guessed))[seen].mean()),
-            "class_mean_accuracy": float(recall[seen].mean()),
-        }
-        if self.train_counts is not None:
-            for name, classes in shot_groups(self.train_counts).items():
-                inside = [k for k in classes if k < size and seen[k]]
-                out[name] = float(recall[inside].mean()) if inside else None
-        return out
-
-
-def _summed_over_images(measure: Measure, text: Tensor) -> Tensor:
-    """A measure of (B, K, D) texts, image by image: the K x K cosines of a batch are large."""
-    return torch.stack([measure.value(x) for x in text]).double().sum()
-
-
-def shot_groups(train_counts: Sequence[int]) -> dict[str, list[int]]:
-    """Labels of the classes with many, medium and few training images.
-
-    With n the largest count, a class of n_k images is "few" for n_k <= n^(1/3), "medium" for
-    n_k <= n^(2/3), else "many"; compared in exact integers.
-    """
-    n = max(train_counts)
-    groups: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
-    for label, count in enumerate(train_counts):
-        name = "few" if count**3 <= n else "medium" if count**3 <= n**2 else "many"
-        groups[name].append(label)
-    return groups
 
 
 # The line before the last test: parsers of the CoOp family look for the one or the other.
@@ -185,6 +42,40 @@ def end_lines_missing(trainer: type) -> list[str]:
     codes = (getattr(method, "__code__", None) for method in methods)
     printed = {text for code in codes if code is not None for text in code.co_consts}
     return [line for line in END_OF_TRAINING if line not in printed]
+
+
+def tests_by_inference(trainer: type) -> bool:
+    """Whether the tests of a Measured trainer are the engine's, of `model_inference`."""
+    hosts = trainer.__mro__[trainer.__mro__.index(Measured) + 1 :]
+    tester = next((cls.__module__ for cls in hosts if "test" in vars(cls)), "")
+    return tester.partition(".")[0] == "dassl"
+
+
+def apart(dataset: Any) -> bool:
+    """Whether a data set has validation images, and none of them is a test image.
+
+    Images are told apart by their paths; without paths the answer is no.
+    """
+
+    def paths(part: str) -> set[str]:
+        items = getattr(dataset, part, None) or ()
+        return {os.path.abspath(getattr(item, "impath", "")) for item in items}
+
+    val = paths("val")
+    return bool(val) and os.path.abspath("") not in val and not val & paths("test")
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Restore the state of the global random generators at the end of a `with` block."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 class Measured(TrainerX):
@@ -200,6 +91,8 @@ class Measured(TrainerX):
     def __init__(self, *args: Any, **kwargs: Any):
         self.results: dict[str, Results] = {}
         self.train_counts: list[int] | None = None  # images of each class that were trained on
+        self._measure_per_class: dict[str, Any] = {}  # of each split, like `results`
+        self._measure_confusion: dict[str, Any] = {}
         self._measure_trains = False  # whether this process trains or resumes
         self._measure_finished = False  # whether the training has ended
         self._measure_train_seconds: float | None = None
@@ -209,6 +102,9 @@ class Measured(TrainerX):
         self._measure_wrote = False  # whether this trainer has written a record
         self._measure_digest: str | None = None  # of the data
         self._measure_model: Any = None  # the model that was loaded: folder, epoch, time
+        self._measure_origin: dict[str, Any] = {}  # the record in its folder
+        # The pass over the validation images that the temperature of the current model is from:
+        self._measure_validation: tuple[Recorder, float] | None = None  # with its seconds
         self._measure_knowledge: Run | None = None  # of the current model
         results.reset_peak_memory()
         super().__init__(*args, **kwargs)
@@ -230,16 +126,20 @@ class Measured(TrainerX):
     def after_train(self) -> None:
         self._measure_train_seconds = self._measure_seconds()
         self._measure_finished = True
+        self._measure_validation = None
         best = self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST
         if best:  # the figures of the last epoch, which is not the model that is kept
-            self.results.pop("val", None)
-            (self._measure_earlier or {}).get("results", {}).pop("val", None)
+            for entry, splits in self._measure_by_split().items():
+                splits.pop("val", None)
+                (self._measure_earlier or {}).get(entry, {}).pop("val", None)
         self.write_result()
         for line in end_lines_missing(type(self)):  # of an installed Dassl
             print(line)
         super().after_train()
         if best and self.val_loader is not None:
-            self.measure("val", store_as="val")
+            recorder, seconds = self._measure_validation or self._measure_timed("val")
+            self._measure_report(recorder, "val", seconds, show=False)
+        self._measure_validation = None
         self.write_result()
 
     def _measure_seconds(self) -> float:
@@ -281,7 +181,9 @@ class Measured(TrainerX):
         if not directory or not isinstance(directory, (str, os.PathLike)):
             return  # nothing was loaded, or in a host's own way
         models = Path(directory).glob("*/model*")
-        if epoch is None and results.readable(Path(directory)).get("finished") is False:
+        self._measure_validation = None
+        self._measure_origin = results.readable(Path(directory))
+        if epoch is None and self._measure_origin.get("finished") is False:
             warnings.warn(
                 f"The training in {directory} has not ended: the figures of this test are those of "
                 "a model on the way. Run its command again first, or name --load-epoch",
@@ -296,10 +198,12 @@ class Measured(TrainerX):
     def test(self, split: str | None = None) -> float:
         name = self._measure_split(split)
         start = time.perf_counter()
-        with self._measure_recording() as recorder:
+        scaling = self._measure_scaling() if name == "test" else None
+        seconds = -time.perf_counter()  # without the pass over the validation images
+        with self._measure_recording(scaling) as recorder:
             value = super().test(split)
-        seconds = time.perf_counter() - start
-        self._measure_test_seconds += seconds
+        seconds += time.perf_counter()
+        self._measure_test_seconds += time.perf_counter() - start  # they are no training, either
         self._measure_report(recorder, name, seconds)
         return value
 
@@ -314,31 +218,65 @@ class Measured(TrainerX):
         """Compute the figures of a split, without the engine's own test and its output.
 
         With `store_as` they are also stored under that name in `results` and result.json, for
-        example `measure("test", store_as="before")` before `train()`.
+        example `measure("test", store_as="before")` before `train()`. No temperature is fitted.
         """
-        start = time.perf_counter()
-        recorder = self._measure_run(split)
+        recorder, seconds = self._measure_timed(split)
         if store_as:
-            return self._measure_report(recorder, store_as, time.perf_counter() - start, show=False)
+            return self._measure_report(recorder, store_as, seconds, show=False)
         return recorder.results()
 
     def collect(self, split: str | None = None) -> Split:
         """The image and text features and the labels of a split."""
-        return self._measure_run(split).split()
+        return self._measure_timed(split)[0].split()
 
     @torch.no_grad()
-    def _measure_run(self, split: str | None) -> Recorder:
+    def _measure_timed(
+        self, split: str | None, keep_scores: bool = False
+    ) -> tuple[Recorder, float]:
+        """A recorder of one pass over a split, and its seconds."""
+        start = time.perf_counter()
         recorder = self._measure_recorder()
+        recorder.scores = [] if keep_scores else None
         name = self._measure_split(split)
         loader = self.val_loader if name == "val" else self.test_loader
         assert loader is not None
         self.set_model_mode("eval")
         # A loader draws a seed from the global random state, which training must find unchanged.
-        with torch.random.fork_rng(devices=[]), recorder.recording():
+        with random_state_kept(), recorder.recording():
             for batch in loader:
                 inputs, labels = self.parse_batch_test(batch)
                 recorder.add(self.model_inference(inputs), labels, batch)
-        return recorder
+        return recorder, time.perf_counter() - start
+
+    def _measure_scaling(self) -> Scaling | None:
+        """The temperature of this model, from its scores of the validation images.
+
+        None unless it was trained on these classes, the validation images are no test images, and
+        a pass here gives the scores that a test gives.
+        """
+        self._measure_validation = None
+        known = self._measure_knows_classes() and tests_by_inference(type(self))
+        if self.val_loader is None or not known or not apart(self.dm.dataset):
+            return None
+        try:
+            self._measure_validation = self._measure_timed("val", keep_scores=True)
+            return self._measure_validation[0].scaling()
+        except Exception as error:  # such as a damaged image, which the test does not need
+            if (why := sentence(error)) is None:
+                raise
+            print(f"No temperature could be fitted on the validation images: {why}")
+            return None
+
+    def _measure_knows_classes(self) -> bool:
+        """Whether the current model was trained on the classes of this data set."""
+        if self._measure_model is None:
+            return self._measure_trains and self._measure_finished
+        here = {
+            "task": results.TRAINING,
+            "dataset": self.cfg.DATASET.NAME,
+            "classnames": list(self.dm.dataset.classnames),
+        }
+        return all(self._measure_origin.get(key) == value for key, value in here.items())
 
     def _measure_tap(self) -> FeatureTap:
         """The FeatureTap of the current model; it is kept, since it learns about that model."""
@@ -353,12 +291,12 @@ class Measured(TrainerX):
             tap = self._measure_tap_of_model = FeatureTap(model, self.features_adapter)
         return tap
 
-    def _measure_recorder(self) -> Recorder:
-        run = self.knowledge()
+    def _measure_recorder(self, scaling: Scaling | None = None) -> Recorder:
+        more = (self.knowledge(), self.train_counts, scaling)
         try:
-            return Recorder(self._measure_tap(), run, self.train_counts)
+            return Recorder(self._measure_tap(), *more)
         except NPTError as error:
-            recorder = Recorder(None, run, self.train_counts)
+            recorder = Recorder(None, *more)
             recorder.why_not = str(error)
             return recorder
 
@@ -376,6 +314,7 @@ class Measured(TrainerX):
                 model,
                 None if counts is None else torch.tensor(counts, device=device),
                 lambda: self._frozen_text(device),
+                None if counts is None else drawn_counts(counts, self.cfg),
             )
         return self._measure_knowledge
 
@@ -385,12 +324,12 @@ class Measured(TrainerX):
         return frozen_text_features(self.cfg.MODEL.BACKBONE.NAME, self.dm.dataset, device)
 
     @contextmanager
-    def _measure_recording(self) -> Iterator[Recorder]:
+    def _measure_recording(self, scaling: Scaling | None = None) -> Iterator[Recorder]:
         """Record every batch inside a `with` block, at `evaluator.process`.
 
         All tests pass their batches there, whichever other methods a host overrides.
         """
-        recorder = self._measure_recorder()
+        recorder = self._measure_recorder(scaling)
         evaluator = self.evaluator
         last: dict[str, Any] = {}  # the batch that was parsed last
         process, parse = evaluator.process, self.parse_batch_test
@@ -424,12 +363,24 @@ class Measured(TrainerX):
     ) -> Results:
         figures = {**recorder.results(), "seconds": seconds}
         self.results[name] = figures
+        self._measure_per_class[name] = recorder.per_class(list(self.dm.dataset.classnames))
+        self._measure_confusion[name] = recorder.confusion()
         if show:
             results.print_results(figures)
             for problem in filter(None, (recorder.why_not, *recorder.failed.values())):
                 print(f"Some measures could not be computed: {problem}")
+            if self.cfg.TEST.PER_CLASS_RESULT:
+                results.print_classes(self._measure_per_class[name])
         self.write_result()
         return figures
+
+    def _measure_by_split(self) -> dict[str, dict[str, Any]]:
+        """The entries of the record that have something for each split."""
+        return {
+            "results": self.results,
+            "per_class": self._measure_per_class,
+            "confusion": self._measure_confusion,
+        }
 
     def training_figures(self) -> Results:
         """Means over the last epoch trained, by name. For subclasses."""
@@ -446,6 +397,7 @@ class Measured(TrainerX):
             **results.describe(self.cfg, list(self.dm.dataset.classnames)),
             "data": self._measure_data(),
             "train_counts": self.train_counts,
+            "train_summary": summary_of_counts(self.train_counts) if self.train_counts else None,
         }
         path = self._measure_folder / results.RESULT
         if self._measure_trains:
@@ -457,6 +409,7 @@ class Measured(TrainerX):
         earlier = self._measure_earlier or {}
         record["training"] = self.training_figures() or earlier.get("training", {})
         record.update(results.peak_memory())
-        record["results"] = {**earlier.get("results", {}), **self.results}
+        for entry, splits in self._measure_by_split().items():
+            record[entry] = {**earlier.get(entry, {}), **splits}
         results.write(path, record)
         self._measure_wrote = True

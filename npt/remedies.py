@@ -35,10 +35,9 @@ from npt import config
 from npt.checks import Check, number, one_of
 from npt.config import Key
 from npt.errors import NPTError
-from npt.sampling import expected_draws
+from npt.sampling import ClassBalancedSampler, expected_draws
 
 NODE = "TRAINER.NPT"  # the config node of the keys
-SAMPLER = "ClassBalancedSampler"
 Counts = Sequence[float]  # how often an epoch draws each class
 
 
@@ -130,7 +129,7 @@ config.add(f"{NODE}.EFFECTIVE_BETA", Key(0.999, number(0, 1, "[)")))  # of CLASS
 def drawn_counts(counts: Sequence[int], cfg: Any) -> list[float]:
     """How often an epoch draws each class: its images, unless a ClassBalancedSampler draws them."""
     loader = cfg.get("DATALOADER", {}).get("TRAIN_X", {})
-    if loader.get("SAMPLER") != SAMPLER:
+    if loader.get("SAMPLER") != ClassBalancedSampler.__name__:
         return [float(n) for n in counts]
     return expected_draws(counts, loader.get("BALANCE_POWER", 1.0))
 

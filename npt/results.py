@@ -8,12 +8,15 @@ import os
 import platform
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from tabulate import tabulate
 
 from npt import files, identity
 from npt.errors import NPTError, OtherRun
@@ -107,9 +110,57 @@ def print_results(results: Results) -> None:
 
     print(f"* class-mean accuracy: {percent('class_mean_accuracy')}")
     print(f"* many/medium/few accuracy: {' / '.join(map(percent, ('many', 'medium', 'few')))}")
+    # No "accuracy: " in these lines: the family's parsers would take it for the accuracy.
+    names = ("worst_class", "geometric_mean", "harmonic_mean")
+    means = " / ".join(map(percent, names))
+    print(f"* worst class / geometric mean / harmonic mean of the classes: {means}")
+    temperature = results.get("temperature")
+    scaled = f", at temperature {temperature:.3g}: {percent('ece_scaled')}" if temperature else ""
+    print(f"* expected calibration error (ECE): {percent('ece')}{scaled}")
     for name in MEASURES:
         value = results.get(name)
         print(f"* {name}: {'-' if value is None else f'{value:.4f}'}")
+
+
+def print_classes(per_class: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table of the classes, those with the most training images first."""
+    rows = sorted(per_class, key=lambda entry: -(entry["train_count"] or 0))
+    columns = ("class", "train_count", "images", "accuracy")
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    print(
+        tabulate(
+            cells,
+            headers=["class", "train images", "test images", "accuracy (%)"],
+            colalign=("left", "right", "right", "right"),
+            disable_numparse=True,  # of the class names
+        )
+    )
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def confusion_matrix(record: Mapping[str, Any], split: str = "test") -> np.ndarray:
+    """The confusion matrix (K, K) of a split: rows are the true labels, columns the predictions.
+
+        record = json.load(open("output/first/result.json"))
+        matrix = npt.results.confusion_matrix(record)  # labels in the order of record["classnames"]
+
+    NPTError if the record has no such split.
+    """
+    cells = record.get("confusion", {}).get(split)
+    if cells is None:
+        known = ", ".join(record.get("confusion", {})) or "none"
+        raise NPTError(
+            f'The record has no confusion of the split "{split}" (there are: {known}): choose '
+            "another one, or test that split with this version of NPT."
+        )
+    size = 1 + max([len(record.get("classnames", ())) - 1, *(max(x[:2]) for x in cells)])
+    matrix = np.zeros((size, size), dtype=np.int64)
+    for label, predicted, images in cells:
+        matrix[label, predicted] = images
+    return matrix
 
 
 def versions() -> dict[str, str]:

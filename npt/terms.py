@@ -56,6 +56,8 @@ RESERVED = {
     *(*ACCURACIES, "seconds", "loss", "loss_clip"),
     *("dataset", "ratio", "label", "trainer", "seed", "seeds", "part", "split", "path", "position"),
     *("train_seconds", "peak_memory_bytes", "base", "new", "source", "hm"),
+    *("imbalance_type", "largest_class", "smallest_class", "classes_with_one_image"),
+    *("trained_classes", "images", "ratio_obtained", "validation"),
 }
 
 

@@ -21,6 +21,7 @@ for argument in "$@"; do
   --settings paper|published
                        train other methods as the NPT paper says, or as their own papers did
                        (default: as in the paper's tables: published at tau 1, paper below)
+  --control            tables: below tau 1, also each method on as many images in all, balanced
   --dry-run            list the runs, with state, estimated time and disk
   --jobs N             runs at a time (default: one per GPU, or per core)
   KEY VALUE ...        config keys in upper case, for every run

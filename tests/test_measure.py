@@ -1,6 +1,9 @@
 """What a test measures and what `result.json` says, on trainers run by the engine itself."""
 
 import json
+import random
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +17,17 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.optim import build_lr_scheduler, build_optimizer
+from npt.calibration import expected_calibration_error, fit_temperature
 from npt.errors import NPTError
+from npt.files import read_record, write_record
 from npt.geometry import (
     language_collapse_degree,
     multimodal_isomorphism_degree,
     neural_collapse_metrics,
 )
 from npt.host.features import FeatureTap
-from npt.measure import Measured, Recorder, shot_groups
-from npt.results import print_results
+from npt.measure import Measured, Recorder, apart, random_state_kept
+from npt.results import confusion_matrix, print_classes, print_results
 from npt.terms import Run
 
 NAMES = ["oak", "elm", "ash", "fir"]
@@ -176,6 +181,19 @@ def by_hand(trainer):
     return torch.stack(z), torch.stack(text), torch.tensor(labels), torch.tensor(guesses)
 
 
+@torch.no_grad()
+def scores(trainer, loader):
+    """Logits and labels of a loader's images, one by one."""
+    rows = [(trainer.model(x["img"][None])[0], x["label"]) for x in loader.dataset]
+    return torch.stack([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
+
+
+def ece_by_hand(trainer, labels, temperature=1.0):
+    return expected_calibration_error(
+        scores(trainer, trainer.dm.test_loader)[0] / temperature, labels
+    )
+
+
 @pytest.mark.parametrize("name", ["Watched", "WatchedPerImage", "WatchedFromBelow"])
 def test_every_measure_is_its_definition_over_the_whole_split(build, name):
     trainer = build(name)
@@ -192,6 +210,9 @@ def test_every_measure_is_its_definition_over_the_whole_split(build, name):
     assert found["many"] == pytest.approx(recall[0])
     assert found["medium"] == pytest.approx(recall[1])
     assert found["few"] == pytest.approx((recall[2] + recall[3]) / 2)
+    assert found["worst_class"] == min(recall)
+    assert found["ece"] == pytest.approx(ece_by_hand(trainer, labels), abs=1e-4)
+    assert found["temperature"] is None and found["ece_scaled"] is None
     lcd = language_collapse_degree(text)
     mid = multimodal_isomorphism_degree(z, text, labels)
     assert found["lcd"] == pytest.approx(float(lcd.signed), abs=1e-6)
@@ -216,8 +237,120 @@ def test_the_lines_follow_the_engine_s_block_and_leave_its_parsers_alone(build, 
     lines = ("* class-mean accuracy: " + ours).splitlines()
     assert lines[0].endswith(f"{found['class_mean_accuracy']:.1f}%")
     assert lines[1] == "* many/medium/few accuracy: - / - / -"  # nothing trained here
+    worst, geometric, harmonic, ece = (
+        f"{found[name]:.1f}%" for name in ("worst_class", "geometric_mean", "harmonic_mean", "ece")
+    )
+    assert lines[2].endswith(f"classes: {worst} / {geometric} / {harmonic}")
+    assert lines[3] == f"* expected calibration error (ECE): {ece}"
     names = ("lcd", "lcd_abs", "mid", "mid_abs", "nc1", "nc2", "nc3")
-    assert lines[2:] == [f"* {name}: {found[name]:.4f}" for name in names]
+    assert lines[4:] == [f"* {name}: {found[name]:.4f}" for name in names]
+
+
+def test_no_new_line_is_taken_for_the_accuracy(build, capsys):
+    """The family's parsers search each line; the last that matches wins."""
+    trainer = build("Watched", "TEST.PER_CLASS_RESULT", True)
+    trainer.train()
+    block = capsys.readouterr().out.split("* many/medium/few accuracy")[-1].split("\n", 1)[1]
+    assert "at temperature" in block and "train images" in block
+    for keyword in ("accuracy", "error", "macro_f1"):
+        assert not re.search(rf"{keyword}: ([\.\deE+-]+)%", block)
+
+
+class TestEachClass:
+    """What result.json says of single classes, beside the flat figures of a split."""
+
+    @pytest.mark.parametrize("name", ["Watched", "WatchedPerImage"])
+    def test_by_hand(self, build, name):
+        trainer = build(name)
+        trainer.before_train()
+        trainer.close_writer()
+        trainer.test()
+        z, text, labels, guesses = by_hand(trainer)
+        record = result(trainer)
+        entries = record["per_class"]["test"]
+        assert [entry["class"] for entry in entries] == NAMES
+        assert [entry["train_count"] for entry in entries] == TRAIN
+        assert [entry["images"] for entry in entries] == [5, 3, 4, 2]
+        mean = F.normalize(F.normalize(text, dim=-1).mean(0), dim=-1).double().numpy()
+        for label, entry in enumerate(entries):
+            own = labels == label
+            hits = (guesses[own] == label).double()
+            assert entry["accuracy"] == pytest.approx(100 * float(hits.mean()))
+            gaps = [abs(mean[label] @ mean[j] + 1 / 3) for j in range(4) if j != label]
+            assert entry["lcd"] == pytest.approx(np.mean(gaps), abs=1e-6)
+            cosines = F.cosine_similarity(z[own], text[own, label])
+            assert entry["mid"] == pytest.approx(1 - float(cosines.mean()), abs=1e-6)
+        figures = record["results"]["test"]
+        assert all(isinstance(value, (float, type(None))) for value in figures.values())  # flat
+        assert sum(e["mid"] * e["images"] for e in entries) / 14 == pytest.approx(
+            figures["mid_abs"]
+        )
+        if name == "Watched":
+            assert np.mean([e["lcd"] for e in entries]) == pytest.approx(figures["lcd_abs"])
+
+    def test_confusion(self, build):
+        trainer = build()
+        trainer.test()
+        _, _, labels, guesses = by_hand(trainer)
+        expected = np.zeros((4, 4), dtype=int)
+        for pair in zip(labels, guesses, strict=True):
+            expected[pair] += 1
+        record = result(trainer)
+        assert len(record["confusion"]["test"]) == (expected > 0).sum()
+        found = confusion_matrix(record)
+        assert (found == expected).all() and found.sum() == 14
+        with pytest.raises(NPTError, match=r'split "val" \(there are: test\)'):
+            confusion_matrix(record, "val")
+
+    def test_a_class_without_images_and_a_model_without_features(self):
+        recorder = Recorder(None, Run(None))
+        recorder.add(torch.eye(3)[[1, 1, 2]], torch.tensor([1, 1, 1]))
+        first, second, third = recorder.per_class(["a", "b", "c"])
+        nothing = {"train_count": None, "images": 0, "accuracy": None, "lcd": None, "mid": None}
+        assert first == {"class": "a", **nothing} and third == {"class": "c", **nothing}
+        assert second["images"] == 3 and second["accuracy"] == pytest.approx(200 / 3)
+        assert recorder.confusion() == [[1, 1, 2], [1, 2, 1]]
+
+    def test_mid_is_none_for_a_class_without_images_and_lcd_is_not(self):
+        model = Towers(3)
+        recorder = Recorder(FeatureTap(model), Run(None), [5, 0, 1])
+        with recorder.recording():
+            recorder.add(model(torch.randn(2, 3, 8, 8)), torch.tensor([1, 1]))
+        entries = recorder.per_class(["a", "b", "c"])
+        assert [entry["mid"] is None for entry in entries] == [True, False, True]
+        assert all(entry["lcd"] is not None for entry in entries)
+
+    def test_splits_of_earlier_processes_stay(self, build):
+        trained = build()
+        trained.train()
+        evaluated(trained, "val")
+        (record,) = evaluated(trained, "test")
+        for entry in ("results", "per_class", "confusion"):
+            assert set(record[entry]) == {"val", "test"}
+        assert confusion_matrix(record, "val").sum() == 8
+
+    def test_the_table_has_the_largest_classes_first(self, build, capsys):
+        trainer = build("Watched", "TEST.PER_CLASS_RESULT", True)
+        trainer.train_counts = [1, 9, 4, 2]
+        capsys.readouterr()
+        trainer.test()
+        lines = capsys.readouterr().out.splitlines()
+        start = next(i for i, line in enumerate(lines) if "train images" in line) + 2
+        rows = [line.split() for line in lines[start:]]
+        recall = [f"{e['accuracy']:.1f}" for e in result(trainer)["per_class"]["test"]]
+        assert rows == [
+            ["elm", "9", "3", recall[1]],
+            ["ash", "4", "4", recall[2]],
+            ["fir", "2", "2", recall[3]],
+            ["oak", "1", "5", recall[0]],
+        ]
+
+    def test_the_table_is_printed_if_it_is_asked_for_only(self, build, capsys):
+        build().test()
+        assert "train images" not in capsys.readouterr().out
+        entry = {"class": "1e3", "train_count": None, "images": 0, "accuracy": None}
+        print_classes([entry])
+        assert capsys.readouterr().out.splitlines()[-1].split() == ["1e3", "-", "0", "-"]
 
 
 def test_a_run_leaves_a_result(build):
@@ -227,6 +360,7 @@ def test_a_run_leaves_a_result(build):
     assert record["trainer"] == "Watched" and record["dataset"] == "MeasuredImages"
     assert record["seed"] == 1 and record["classnames"] == NAMES
     assert record["train_counts"] == TRAIN
+    assert record["train_summary"]["images"] == 16 and record["train_summary"]["largest"] == 9
     assert 0 < record["train_seconds"] < 60 and record["peak_memory_bytes"] > 1e6
     assert set(record["versions"]) == {"python", "torch", "clip", "npt", "engine"}
     assert record["versions"]["npt"] == npt.__version__
@@ -263,6 +397,7 @@ def test_splits_merge_over_processes_of_one_evaluation_and_not_of_another(build)
     (evaluation,) = evaluated(trained, "val")
     assert set(evaluation["results"]) == {"val"} and evaluation["task"] == "evaluation"
     assert evaluation["results"]["val"]["many"] is None  # it does not know what was trained
+    assert evaluation["train_summary"] is None
     (evaluation,) = evaluated(trained, "test")  # a third process
     assert set(evaluation["results"]) == {"val", "test"}
     build("WatchedPerImage").test("val")
@@ -367,19 +502,6 @@ def test_npt_trains_and_tests_in_the_engine(build, capsys):
     assert record["results"]["test"]["lcd"] is not None
 
 
-@pytest.mark.parametrize(
-    ("counts", "many", "medium", "few"),
-    [
-        ([16, 7, 6, 3, 2, 1], [0, 1], [2, 3], [4, 5]),
-        ([16] * 3, [0, 1, 2], [], []),
-        ([64, 17, 16, 5, 4, 1], [0, 1], [2, 3], [4, 5]),  # 4 and 16 are the cuts themselves
-        ([1, 1], [], [], [0, 1]),
-    ],
-)
-def test_shot_groups_are_geometric_thirds(counts, many, medium, few):
-    assert shot_groups(counts) == {"many": many, "medium": medium, "few": few}
-
-
 def test_one_image_a_class_and_one_class_leave_gaps_not_errors(capsys):
     model = Towers(3)
     recorder = Recorder(FeatureTap(model), Run(None), [5, 0, 1])
@@ -402,3 +524,206 @@ def test_on_an_installed_dassl_another_configuration_is_a_warning(build, monkeyp
     other = build("Watched", "OPTIM.LR", 0.01)
     with pytest.warns(UserWarning, match=r"OPTIM\.LR 0\.05 there, 0\.01 here.*--output-dir"):
         other._measure_check_folder()
+
+
+# --------------------------------------------------------------------------- the temperature
+class Passes:
+    """Counts the passes over a trainer's validation images."""
+
+    def __init__(self, trainer):
+        self.loader, self.count = trainer.val_loader, 0
+        self.dataset = self.loader.dataset
+        trainer.val_loader = self
+
+    def __iter__(self):
+        self.count += 1
+        return iter(self.loader)
+
+    def __len__(self):
+        return len(self.loader)
+
+
+class OwnTest(MeasuredHost):
+    def test(self, split=None):
+        return super().test(split)
+
+
+class WatchedOwnTest(Measured, OwnTest):
+    """Its test might compute other scores than `model_inference`."""
+
+
+class Drawing(MeasuredHost):
+    """Uses random numbers in tests."""
+
+    def model_inference(self, input):
+        random.random(), np.random.random(), torch.rand(1)
+        return self.model(input)
+
+
+class WatchedDrawing(Measured, Drawing):
+    pass
+
+
+for cls in (WatchedOwnTest, WatchedDrawing):
+    if cls.__name__ not in TRAINER_REGISTRY.registered_names():
+        TRAINER_REGISTRY.register(cls)
+
+
+def has_temperature(trainer):
+    figures = trainer.results["test"]
+    assert (figures["temperature"] is None) == (figures["ece_scaled"] is None)
+    assert figures["ece"] is not None
+    return figures["temperature"] is not None
+
+
+def test_the_temperature_is_of_the_validation_images(build):
+    trainer = build()
+    passes = Passes(trainer)
+    trainer.train()
+    figures = trainer.results["test"]
+    assert passes.count == 1
+    assert figures["temperature"] == pytest.approx(fit_temperature(*scores(trainer, passes)), 1e-4)
+    _, _, labels, _ = by_hand(trainer)
+    assert figures["ece"] == pytest.approx(ece_by_hand(trainer, labels), abs=1e-4)
+    scaled = ece_by_hand(trainer, labels, figures["temperature"])
+    assert figures["ece_scaled"] == pytest.approx(scaled, abs=1e-4) != figures["ece"]
+    assert set(result(trainer)["results"]) == {"test"}  # the pass puts no figures on record
+
+
+def test_the_pass_changes_no_other_figure_and_no_random_state(build):
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    found = []
+    for with_val in (True, False):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        trainer = build("WatchedDrawing", out=f"val_{with_val}")
+        if not with_val:
+            trainer.val_loader = None
+        trainer.train()
+        assert has_temperature(trainer) == with_val
+        figures = dict(trainer.results["test"])
+        for name in ("temperature", "ece_scaled", "seconds"):
+            del figures[name]
+        found.append((figures, states()))
+    assert found[0] == found[1]
+    before = states()
+    with random_state_kept():
+        random.random(), np.random.random(), torch.rand(1)
+    assert states() == before
+
+
+def test_best_val_needs_no_pass_of_its_own_for_the_temperature(build):
+    trainer = build("Watched", "TEST.FINAL_MODEL", "best_val")
+    passes = Passes(trainer)
+    trainer.train()
+    assert passes.count == 2 + 1  # an epoch each, and the model that is kept
+    assert has_temperature(trainer)
+    kept = {k: v for k, v in trainer.results["val"].items() if k != "seconds"}
+    again = trainer.measure("val")
+    assert kept == again and kept["temperature"] is None
+
+
+def test_seconds_do_not_include_the_pass(build, monkeypatch):
+    import npt.measure
+
+    trainer = build()
+    clock = [0.0]
+    monkeypatch.setattr(npt.measure.time, "perf_counter", lambda: clock[0])
+    inference = trainer.model_inference
+
+    def slow(input):
+        clock[0] += 1.0
+        return inference(input)
+
+    trainer.model_inference = slow
+    trainer.train()
+    assert has_temperature(trainer)
+    assert trainer.results["test"]["seconds"] == 4.0  # 14 images, 4 a batch
+    assert result(trainer)["train_seconds"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "why", ["not trained", "no images", "images of the test", "host's test", "measure"]
+)
+def test_no_temperature(build, why, capsys):
+    trainer = build("WatchedOwnTest" if why == "host's test" else "Watched")
+    data = trainer.dm.dataset
+    if why == "no images":
+        trainer.val_loader = None
+    elif why == "images of the test":
+        data._val[-1] = Datum(str(data.test[0].impath), 0, 0, "oak")
+    if why != "not trained":
+        trainer.train()
+    if why == "measure":
+        trainer.measure("test", store_as="test")
+    else:
+        trainer.test()
+    assert not has_temperature(trainer)
+    assert (
+        "at temperature" not in capsys.readouterr().out.split("=> result")[-1] or why == "measure"
+    )
+
+
+def test_validation_images_are_told_from_test_images_by_their_files(build):
+    data = build().dm.dataset
+    assert apart(data)
+    first = data.test[0].impath
+    data._val.append(Datum(first.replace("/test_", "/./test_"), 0, 0, "oak"))
+    assert not apart(data)
+    no_paths = SimpleNamespace(val=[SimpleNamespace(label=0)], test=[SimpleNamespace(label=0)])
+    assert not apart(no_paths) and not apart(SimpleNamespace())
+
+
+@pytest.fixture
+def trained_npt(build):
+    trainer = build("NPT", "TRAINER.NPT.BASE", "MeasuredHost")
+    trainer.train()
+    return trainer
+
+
+def evaluation_of(build, trained):
+    again = build("NPT", "TRAINER.NPT.BASE", "MeasuredHost", out="again")
+    again.load_model(trained.cfg.OUTPUT_DIR, epoch=2)
+    again.test()
+    return again
+
+
+def test_an_evaluation_on_the_trained_classes_has_the_same_temperature(build, trained_npt):
+    again = evaluation_of(build, trained_npt)
+    for name in ("temperature", "ece", "ece_scaled"):
+        assert again.results["test"][name] == trained_npt.results["test"][name] is not None
+
+
+@pytest.mark.parametrize(
+    "other", [{"classnames": ["a", *NAMES[1:]]}, {"dataset": "X"}, {"task": "evaluation"}, None]
+)
+def test_an_evaluation_on_other_classes_has_none(build, trained_npt, other):
+    path = trainer_dir(trained_npt) / "result.json"
+    record = read_record(path)
+    path.unlink()
+    if other is not None:
+        write_record(path, {**record, **other})
+    assert not has_temperature(evaluation_of(build, trained_npt))
+
+
+def test_a_damaged_validation_image_does_not_end_a_test(build, capsys):
+    trainer = build()
+    path = trainer.dm.dataset.val[3].impath
+    with open(path, "wb") as file:
+        file.write(b"no image")
+    trainer.train()
+    assert not has_temperature(trainer)
+    out = capsys.readouterr().out
+    assert re.search(f"No temperature could be fitted .*{re.escape(path)}", out)
+
+
+def test_scores_without_a_temperature_are_a_sentence(build, capsys):
+    trainer = build()
+    trainer.train()
+    inference = trainer.model_inference
+    trainer.model_inference = lambda x: inference(x).index_fill(1, torch.tensor(0), -torch.inf)
+    capsys.readouterr()
+    trainer.test()
+    assert not has_temperature(trainer)
+    assert "No temperature could be fitted on the validation images: " in capsys.readouterr().out

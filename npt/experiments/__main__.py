@@ -70,6 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="published: other methods as their own papers train them; paper: as the NPT paper; "
         "default: as in its tables, which is published at tau 1 and paper below",
     )
+    add(
+        "--control",
+        action="store_true",
+        help="tables: below tau 1, also each method on as many images in all, balanced",
+    )
     add("--dry-run", action="store_true", help="list the runs, with state, time and disk")
     add("--jobs", type=int, help="runs at a time (default: one per GPU, or per core)")
     reproduce.set_defaults(do=reproduce_command)
@@ -121,7 +126,10 @@ def build_parser() -> argparse.ArgumentParser:
     figure.add_argument("--output", type=Path, help="output file (default: FOLDER/features.png)")
     figure.set_defaults(do=figure_command)
 
-    gradients = commands.add_parser("gradients", help="gradient norm of each term before training")
+    gradients = commands.add_parser("gradients", help="gradient norm of each term of the loss")
+    gradients.add_argument(
+        "--course", action="store_true", help="before training and after each epoch"
+    )
     gradients.add_argument("--batches", type=int, default=10, help="number of training batches")
     gradients.add_argument("--style", default="simple", help="style of tabulate: simple, github")
     add_flags(gradients)
@@ -168,6 +176,7 @@ def reproduce_command(args: argparse.Namespace) -> int:
         ratios=args.ratios,
         seeds=args.seeds,
         settings=args.settings,
+        control=args.control,
         opts={**root, **pairs},
     )
     out = args.out or Path("output", args.suite)
@@ -237,7 +246,10 @@ def figure_command(args: argparse.Namespace) -> int:
 def gradients_command(args: argparse.Namespace) -> int:
     from npt.experiments import gradients
 
-    print(gradients.render(*gradients.study(args, args.batches), args.style))
+    if args.course:
+        print(gradients.render(gradients.course(args, args.batches), {}, args.style))
+    else:
+        print(gradients.render(*gradients.study(args, args.batches), args.style))
     return 0
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from npt import identity
 from npt.errors import NPTError
 from npt.experiments import state
+from npt.experiments.training_sets import TYPE, columns_of
 from npt.measure import END_OF_TRAINING
 from npt.results import RESULT, TRAINING
 
@@ -27,6 +28,7 @@ COLUMNS = {
     "dataset": "DATASET.NAME",
     "classes": "DATASET.SUBSAMPLE_CLASSES",
     "ratio": "DATASET.IMBALANCE_RATIO",
+    "imbalance_type": TYPE,
     "shots": "DATASET.NUM_SHOTS",
     "seed": "SEED",
     "epochs": "OPTIM.MAX_EPOCH",
@@ -43,8 +45,9 @@ def collect(folder: str | Path) -> pd.DataFrame:
     """One row for each run in `folder`, in the order of the paths.
 
     Columns: folder (relative), task ("training" or "evaluation"), finished, those of COLUMNS, model
-    (the folder of the checkpoint that was tested), and the figures; those of the test images have
-    their own names, others begin with the split, as in val_accuracy. NPTError if there is no run.
+    (the folder of the checkpoint that was tested), the figures, and the real size of the training
+    set (`training_sets.COLUMNS`). Figures of the test images have their own names, others begin
+    with the split, as in val_accuracy. NPTError if there is no run.
     """
     return pd.DataFrame(rows_of(folder)).drop(columns=CONFIG_OF)
 
@@ -95,7 +98,7 @@ def _of_record(record: Mapping[str, Any]) -> dict[str, Any]:
         **_figures(results),
         **record.get("training", {}),
         **{key: record.get(key) for key in ("train_seconds", "peak_memory_bytes")},
-        **_counts(record.get("train_counts")),
+        **columns_of(record.get("train_counts")),
     }
 
 
@@ -105,12 +108,6 @@ def _figures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         for split, figures in results.items()
         for name, value in figures.items()
     }
-
-
-def _counts(counts: Sequence[int] | None) -> dict[str, int]:
-    if not counts:
-        return {}
-    return {"largest_class": max(counts), "smallest_class": min(counts), "images": sum(counts)}
 
 
 # --------------------------------------------------------------------------- logs of others

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
@@ -26,7 +26,7 @@ from npt.experiments.estimate import words
 from npt.experiments.plan import Evaluation, Run, dataset_name
 from npt.experiments.runner import without
 from npt.flags import parse_args, setup_cfg
-from npt.imbalance import imbalanced_counts
+from npt.imbalance import TYPES, Ranked
 from npt.results import RESULT
 from npt.yaml_file import read_yaml
 
@@ -189,10 +189,17 @@ def _of_training(run: Run, evaluation: Evaluation, size: Size, costs: Costs) -> 
     cfg = setup_cfg(parse_args(run.argv(evaluation)))
     classes = _classes(evaluation, size)
     batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-    images = sum(imbalanced_counts(run.shots, run.ratio, classes))
+    images = _training_images(cfg, classes)
     steps = max(1, images // batch) * cfg.OPTIM.MAX_EPOCH
     prompts = classes * (batch if run.trainer in costs.per_image else 1)
     return costs.start + steps * (costs.step + costs.prompt * prompts)
+
+
+def _training_images(cfg: Any, classes: int) -> int:
+    """As many as if every class had DATASET.NUM_SHOTS images before, and equally many at first."""
+    shots, rule = cfg.DATASET.NUM_SHOTS, TYPES[cfg.DATASET.IMBALANCE_TYPE]
+    ranked = Ranked([shots] * classes, [1] * classes, list(range(classes)))
+    return sum(rule(ranked, shots, cfg.DATASET.IMBALANCE_RATIO))
 
 
 def _of_test(run: Run, evaluation: Evaluation, size: Size, costs: Costs) -> float:

@@ -17,6 +17,7 @@ import pandas as pd
 from npt.experiments import state
 from npt.experiments.collect import CONFIG_OF, rows_of
 from npt.experiments.frame import HEAD
+from npt.experiments.training_sets import TYPE, labelled, type_of
 from npt.identity import FREE
 from npt.results import RESULT, TRAINING
 
@@ -26,7 +27,7 @@ KEYS = ["method", "ratio", "seed", "source", "part", "dataset"]
 # Keys in which runs of one trainer may differ without being of another method.
 OF_FRAMES = {
     *("SEED", "DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES", "DATASET.IMBALANCE_RATIO"),
-    *FREE,
+    *(TYPE, *FREE),  # labels always say the type
 }
 BASE_TO_NEW, TRANSFER = "base_to_new", "cross_dataset"
 
@@ -74,12 +75,12 @@ def _evaluation(
     part = run["classes"] if run.get("classes") in ("base", "new") else "source"
     if part == "source" and source != dataset:
         part = dataset
-    ratio, seed = training.get("ratio"), training.get("seed")
+    seed = training.get("seed")
     head = ("folder", "model", "dataset", CONFIG_OF)
     return {
         **{key: value for key, value in run.items() if key not in head},
         "method": label,
-        "ratio": 1.0 if ratio is None else float(ratio),
+        "ratio": _ratio(training),
         "seed": -1 if seed is None else int(seed),
         "trained": run["trainer"] not in ZERO_SHOT,
         "setting": "",
@@ -128,7 +129,12 @@ def _label(run: Mapping[str, Any], differing: Mapping[str, Sequence[str]]) -> st
     """The method of a run, with what tells it apart from other runs of its trainer."""
     trainer, config = run["trainer"], run[CONFIG_OF]
     words = [f"{key.rpartition('.')[2]}={config.get(key)}" for key in differing[trainer]]
-    return " ".join([_method(trainer), *words])
+    kind = type_of(config, _ratio(run), trainer not in ZERO_SHOT)
+    return labelled(" ".join([_method(trainer), *words]), kind)
+
+
+def _ratio(run: Mapping[str, Any]) -> float:
+    return 1.0 if run.get("ratio") is None else float(run["ratio"])
 
 
 def _method(trainer: str) -> str:

@@ -25,8 +25,9 @@ def frame_of(part: Part, out: str | Path) -> pd.DataFrame:
     Columns: method, ratio, seed, trained, setting (whose settings it was trained with: "paper",
     "published", or "" without training), source (the data set of the training), part (name of the
     evaluation), dataset (of the evaluation), the keys of the grid, the figures of result.json (NaN
-    where there are none), train_counts (images of each class, or None), and folder. Methods without
-    training have one seed and are repeated at every ratio. Rows are in the experiment's order.
+    where there are none), validation (accuracy on validation images, or NaN), train_counts (images
+    of each class, or None), and folder. Methods without training have one seed and are repeated at
+    every ratio. Rows are in the experiment's order.
     """
     rows = [row for run in _in_order(part, part.runs(out)) for row in _rows(run, part.ratios)]
     keys = dict.fromkeys(key for row in rows for key in row)
@@ -43,7 +44,8 @@ def _in_order(part: Part, runs: Sequence[Run]) -> list[Run]:
 
     def place(run: Run) -> tuple:
         ratio = ratios.index(run.ratio) if run.train else 0
-        return run.position, ratio, datasets.index(run.dataset), run.seed
+        # A control has the position of its method.
+        return run.position, run.method, ratio, datasets.index(run.dataset), run.seed
 
     return sorted(runs, key=place)
 
@@ -66,6 +68,7 @@ def _rows(run: Run, ratios: Sequence[float]) -> Iterator[dict[str, Any]]:
                 "dataset": dataset_name(evaluation.dataset),
                 **dict(run.params),
                 **numbers,
+                "validation": found[evaluation.name].get("val", {}).get("accuracy", float("nan")),
                 "train_counts": first.get("train_counts") if figures else None,
                 "folder": str(run.folder),
             }

@@ -20,10 +20,19 @@ from typing import Any
 
 from npt import identity
 from npt.errors import NPTError
+from npt.experiments.training_sets import (
+    BALANCED,
+    CONTROL,
+    PAPERS,
+    TYPE,
+    changes_nothing,
+    labelled,
+)
 from npt.flags import parse_args, setup_cfg
 
 Entries = tuple[dict[str, str], ...]  # the evaluations of a protocol
 Spec = dict[str, Any]  # a trainer of an experiment: the fields `TRAINER_FIELDS` of reading.py
+Variant = dict[str, Any]  # the fields of a Run that depend on the trainer
 
 # The evaluations after training. Training uses the data and classes of the first one. An entry with
 # `data: targets` is one evaluation for each data set in the part's `targets`.
@@ -71,7 +80,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        return " ".join([self.method, *_words(dict(self.params))])
+        name = " ".join([self.method, *_words(dict(self.params))])
+        return labelled(name, dict(self.opts).get(TYPE, PAPERS))
 
     @property
     def name(self) -> str:
@@ -170,6 +180,7 @@ class Part:
     settings: str = ""
     opts: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
+    control: bool = False
     evaluate: tuple[str, ...] = ("test",)
     keep_checkpoints: bool = True
 
@@ -182,12 +193,13 @@ class Part:
         """All runs, with folders in `out`. The trainers of the same setting are consecutive.
 
         Without training, ratios and seeds do not matter: such a run has ratio 1 and the first seed.
+        Where the type of imbalance does not matter, runs that differ in it only are one run.
         NPTError if two runs have the same folder.
         """
         runs = [
             self._run(variant, dataset, ratio, seed, Path(out))
             for seed, ratio, dataset in itertools.product(self.seeds, self.ratios, self.datasets)
-            for variant in self._variants(ratio)
+            for variant in _each_training_once(list(self._variants(ratio)), ratio)
             if variant["train"] or (ratio, seed) == (self.ratios[0], self.seeds[0])
         ]
         folders = [run.folder for run in runs]
@@ -198,15 +210,15 @@ class Part:
             )
         return runs
 
-    def _variants(self, ratio: float) -> Iterator[dict[str, Any]]:
-        """The fields of a Run that depend on the trainer, for each trainer and grid point."""
+    def _variants(self, ratio: float) -> Iterator[Variant]:
+        """The variants of each trainer and grid point, and that of the control after its own."""
         keys = list(self.grid)
         points = [dict(zip(keys, p, strict=True)) for p in itertools.product(*self.grid.values())]
         position = itertools.count()
         for method, spec in self.trainers.items():
             config, setting = self._settings(spec, ratio)
             for point in points if spec.get("grid", True) else [{}]:
-                yield {
+                variant = {
                     "position": next(position),
                     "method": method,
                     "trainer": spec.get("trainer", method),
@@ -216,6 +228,10 @@ class Part:
                     "opts": (*spec.get("opts", {}).items(), *point.items(), *self.opts.items()),
                     "params": tuple(point.items()),
                 }
+                yield variant
+                if self.control and not point and variant["train"] and ratio < 1:
+                    opts = (*variant["opts"], (TYPE, BALANCED))
+                    yield {**variant, "method": method + CONTROL, "opts": opts}
 
     def _settings(self, spec: Spec, ratio: float) -> tuple[str, str]:
         """The config file of a trainer, and whose settings it has."""
@@ -230,7 +246,7 @@ class Part:
             return spec[PUBLISHED], PUBLISHED + changed
         return spec["config"], PAPER + changed
 
-    def _run(self, variant: dict, dataset: str, ratio: float, seed: int, out: Path) -> Run:
+    def _run(self, variant: Variant, dataset: str, ratio: float, seed: int, out: Path) -> Run:
         return Run(
             **variant,
             dataset=dataset,
@@ -249,6 +265,31 @@ class Part:
             else:  # target data sets have no validation images
                 for target in self.targets:
                     yield Evaluation(dataset_name(target), target, entry["classes"], ("test",))
+
+
+def _each_training_once(variants: Sequence[Variant], ratio: float) -> Iterator[Variant]:
+    """The variants, without the types of imbalance that change nothing: of equal ones the first.
+
+    A variant that names no type stays in any case.
+    """
+
+    def training(variant: Variant) -> str:
+        return repr([variant[key] for key in ("trainer", "config", "opts")])
+
+    seen = {training(variant) for variant in variants if TYPE not in dict(variant["opts"])}
+    for variant in variants:
+        kind = dict(variant["opts"]).get(TYPE)
+        if kind is not None and changes_nothing(kind, ratio, variant["train"]):
+            kept = {key: _without_type(variant[key]) for key in ("opts", "params")}
+            variant = {**variant, **kept}
+            if training(variant) in seen:
+                continue
+            seen.add(training(variant))
+        yield variant
+
+
+def _without_type(pairs: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    return tuple(pair for pair in pairs if pair[0] != TYPE)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@
     trainers          label -> {config[, trainer][, opts][, train: false][, grid: false]
                       [, published][, transfer]}, or a list of labels of the file methods.yaml
                       beside this one
+    variants          words -> config keys and values: every trainer that learns is run once with
+                      each, under its label and these words ("" for the trainer as it is)
     datasets          names of configs/datasets/*.yaml, or paths of such files
     targets           data sets that a transfer protocol tests on
     ratios, seeds     imbalance ratios (tau) and seeds
@@ -13,6 +15,9 @@
                       `paper`: never; empty: at tau 1 only
     opts              config keys and values for every run
     grid              config key -> list of values; every combination is run for every trainer
+    control           true: below tau 1, every trained method has a control in addition, the row
+                      "METHOD (same budget)": as many training images in all, divided equally among
+                      the classes (DATASET.IMBALANCE_TYPE balanced_budget). Not of the points of a grid
     evaluate          splits to test: [test], or [val, test]
     keep_checkpoints  false: delete models and event files after all tests
     parts             name -> fields that differ from those above; each part has runs of its own
@@ -43,6 +48,7 @@ from npt.experiments.plan import (
     Spec,
     dataset_name,
 )
+from npt.experiments.training_sets import NATURAL, PAPERS, TYPE
 from npt.yaml_file import read_value, read_yaml
 
 METHODS = "methods.yaml"
@@ -58,6 +64,7 @@ TRAINER_FIELDS: dict[str, type] = {
 }
 ALL_IMAGES = -1  # as DATASET.NUM_SHOTS
 OF_EXPERIMENT = ("parts", "report")  # fields beside those of a part
+VARIANTS = "variants"  # a field of a part that is resolved into trainers
 OF_A_RUN = {  # config keys that follow from fields -> what to set instead
     "DATASET.IMBALANCE_RATIO": "ratios",
     "DATASET.NAME": "datasets",
@@ -85,6 +92,7 @@ class Selection:
     is always kept.
     added: methods of methods.yaml that every part without a grid has in addition
     ratios, seeds: instead of those that the experiment names for all its parts
+    control: the field `control` of experiments that do not have it themselves
     """
 
     methods: tuple[str, ...] = ()
@@ -93,6 +101,7 @@ class Selection:
     ratios: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
     settings: str = ""
+    control: bool = False
     opts: dict[str, str] = field(default_factory=dict)
 
 
@@ -109,6 +118,8 @@ def load_experiment(
     chosen = selection or Selection()
     given = {"ratios": chosen.ratios, "seeds": chosen.seeds, "settings": chosen.settings}
     values |= {key: value for key, value in given.items() if value}
+    if chosen.control:
+        values.setdefault("control", chosen.control)
     _check_parts(values, str(path))
     _override(values, [*overrides, *(x for pair in chosen.opts.items() for x in pair)])
     experiment = check_experiment(values, str(path))
@@ -229,7 +240,7 @@ def _check_parts(values: dict[str, Any], where: str) -> None:
 
 def check_part(values: dict[str, Any], where: str) -> Part:
     """The part with these fields. NPTError if a field is unknown or not valid."""
-    known = [f.name for f in fields(Part)]
+    known = [*(f.name for f in fields(Part)), VARIANTS]
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(str(key), [*known, *OF_EXPERIMENT], n=1)
@@ -257,6 +268,7 @@ def check_part(values: dict[str, Any], where: str) -> Part:
         "opts": dict,
         "grid": dict,
         "shots": int,
+        "control": bool,
         "keep_checkpoints": bool,
         "settings": str,
         "title": str,
@@ -274,6 +286,7 @@ def check_part(values: dict[str, Any], where: str) -> Part:
             raise NPTError(f"grid.{key} in {where} must be a list of values, not {options!r}")
     for label, spec in checked["trainers"].items():
         _check_trainer(label, spec, where)
+    checked["trainers"] = _with_variants(checked["trainers"], checked.pop(VARIANTS, {}), where)
     _check_options(checked, where)
     for split in checked.get("evaluate", ()):
         if split not in ("val", "test"):
@@ -300,6 +313,27 @@ def _check_options(checked: dict[str, Any], where: str) -> None:
             raise NPTError(
                 f"{key} cannot be given for every run of {where}: methods differ in it there"
             )
+    _check_types([given, *own], checked, where)
+
+
+def _check_types(groups: Sequence[dict[str, Any]], checked: dict[str, Any], where: str) -> None:
+    """Raise NPTError for a type of imbalance that the ratios or the control do not go with.
+
+    groups: config key -> value, or list of values
+    """
+    found = [opts[TYPE] for opts in groups if TYPE in opts]
+    kinds = [kind for x in found for kind in (x if isinstance(x, list) else [x])]
+    if kinds and checked.get("control"):
+        raise NPTError(
+            f"the control of {where} is that of the type of imbalance {PAPERS}: leave out {TYPE}, "
+            "or the control"
+        )
+    others = [ratio for ratio in checked["ratios"] if ratio != 1]
+    if NATURAL in kinds and others:
+        raise NPTError(
+            f"{TYPE} {NATURAL} in {where} has the ratio of the data set itself: set ratios to 1, "
+            f"not {others[0]:g}"
+        )
 
 
 def _from_methods(labels: list[Any], where: str) -> dict[str, Spec]:
@@ -311,6 +345,22 @@ def _from_methods(labels: list[Any], where: str) -> dict[str, Spec]:
                 f"there are {', '.join(known)}"
             )
     return {label: known[label] for label in labels}
+
+
+def _with_variants(trainers: dict[str, Spec], variants: Any, where: str) -> dict[str, Spec]:
+    """Each trainer that learns with the config keys of each variant; variants: words -> keys."""
+    is_mapping = isinstance(variants, dict)
+    if not is_mapping or not all(isinstance(opts, dict) for opts in variants.values()):
+        raise NPTError(f"variants in {where} must be a mapping of words to config keys and values")
+    found: dict[str, Spec] = {}
+    for label, spec in trainers.items():
+        if not variants or not spec.get("train", True):
+            found[label] = spec
+            continue
+        for words, opts in variants.items():
+            name = " ".join([label, *str(words).split()])
+            found[name] = {**spec, "opts": {**spec.get("opts", {}), **opts}}
+    return found
 
 
 def _sequence(key: str, value: Any, kind: tuple[type, ...], where: str) -> tuple:

@@ -36,6 +36,8 @@ NAMES = (
     "fig5",
 )
 ALL = "all"
+STUDIES = ("long_tail",)  # tables that the paper does not have, and that `all` does not make
+KNOWN = (*NAMES, *STUDIES)
 ASKED = "asked"  # a folder in OUT
 
 
@@ -66,8 +68,8 @@ def load(names: Sequence[str], suite: str, selection: Selection) -> list[Request
     if ALL in names:
         names = NAMES
     for name in names:
-        if name not in NAMES:
-            raise NPTError(f"there is no {name}; there are {', '.join(NAMES)} and {ALL}")
+        if name not in KNOWN:
+            raise NPTError(f"there is no {name}; there are {', '.join(KNOWN)} and {ALL}")
     known = methods_beside(find_config(_file(suite, NAMES[0])))
     check_known("methods", selection.methods, known)
     check_known("datasets", selection.datasets, _datasets(suite))
@@ -92,7 +94,7 @@ def _with_added(selection: Selection, files: Sequence[str]) -> Selection:
 @cache
 def _datasets(suite: str) -> list[str]:
     """The names of all data sets that the tables of a suite train or test on."""
-    parts = [p for name in NAMES for p in load_experiment(_file(suite, name)).parts.values()]
+    parts = [p for name in KNOWN for p in load_experiment(_file(suite, name)).parts.values()]
     return [dataset_name(x) for part in parts for x in (*part.datasets, *part.targets)]
 
 
@@ -134,12 +136,12 @@ def remember(out: Path, request: Request) -> None:
 
 
 def asked(out: Path) -> list[Request]:
-    """What was asked for in `out`, in the order of NAMES; a damaged request is named on stderr.
+    """What was asked for in `out`, in the order of KNOWN; a damaged request is named on stderr.
 
     NPTError if all of them are damaged.
     """
     found, damaged = [], []
-    for name in NAMES:
+    for name in KNOWN:
         path = out / ASKED / f"{name}.json"
         if path.is_file():
             try:

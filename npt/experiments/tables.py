@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from npt import identity
 from npt.errors import NPTError
+from npt.experiments import training_sets
 from npt.experiments.state import evaluations_beside, figures, read_result, runs_in
 from npt.identity import FREE
 from npt.results import RESULT
@@ -28,22 +29,24 @@ HEADINGS = {"lcd_abs": "LCD", "mid_abs": "MID"}  # for older result.json files w
 def collect(folder: str | Path) -> pd.DataFrame:
     """One row for each run, evaluation and split that is done, in the order of the runs.
 
-    Columns: dataset, ratio, label, trainer, seed, part (the evaluation's name), split, path, all
-    results in result.json, the training means, and the keys of the experiment's grid. The `attrs`
-    have the headings of the measures and terms that `summarise` shows. An evaluation that
-    --eval-only has added to a run's folder has rows, too; its part is the name of its file.
-    Methods without training are repeated at every ratio of their data set. Where runs of one label
-    differ in their configuration, the label says in what.
+    Columns: dataset, ratio, label, trainer, seed, imbalance_type, part (the evaluation's name),
+    split, path, all results in result.json, the training means, the real size of the training set
+    (`training_sets.COLUMNS`), and the keys of the experiment's grid. The `attrs` have the headings
+    of the measures and terms that `summarise` shows. An evaluation that --eval-only has added to a
+    run's folder has rows, too; its part is the name of its file. Methods without training are
+    repeated at every ratio of their data set. The label says the type of imbalance if it is not
+    that of the paper, and where runs of one label differ in their configuration, in what.
     """
     rows: list[dict[str, Any]] = []
     configs: list[dict[str, Any]] = []
     headings: dict[str, str] = {}
     for where, run in runs_in(Path(folder)):
+        head = _head(run, read_result(where / next(iter(run["commands"])) / RESULT))
         for part, found in figures(where, list(run["commands"]), run["train"]).items():
             for path in [where / part / RESULT, *evaluations_beside(where / part)] if found else ():
                 result = read_result(path)
                 headings |= result.get("headings", HEADINGS)
-                new = _rows(run, part if path.name == RESULT else path.stem, result, path)
+                new = _rows(head, part if path.name == RESULT else path.stem, result, path)
                 rows += new
                 configs += [identity.flat(result.get("config", {}))] * len(new)
     if not rows:
@@ -57,12 +60,24 @@ def collect(folder: str | Path) -> pd.DataFrame:
     return frame
 
 
-def _rows(run: dict, part: str, result: dict, path: Path) -> list[dict[str, Any]]:
-    head = {
+def _head(run: dict, training: dict) -> dict[str, Any]:
+    """The columns that all evaluations of a run share; training: the record of the first one."""
+    config, trains = identity.flat(training.get("config", {})), run["train"]
+    kind = training_sets.type_of(config, run["ratio"], trains)
+    return {
         **{key: run[key] for key in ("dataset", "ratio", "label", "trainer", "seed")},
+        "label": training_sets.labelled(run["label"], kind),
+        "imbalance_type": kind,
         "position": run["position"],
-        "train": run["train"],
+        "train": trains,
         **run["params"],
+        **training_sets.columns_of(training.get("train_counts") if trains else None),
+    }
+
+
+def _rows(head: dict, part: str, result: dict, path: Path) -> list[dict[str, Any]]:
+    head = {
+        **head,
         "part": part,
         "path": str(path),
         "train_seconds": result.get("train_seconds"),
@@ -79,12 +94,13 @@ def _told_apart(frame: pd.DataFrame, configs: Sequence[dict[str, Any]]) -> pd.Da
     configs: the flat config of each row
     """
     same = ["dataset", "ratio", "seed", "part", "split", "label"]
+    known = {*FREE, training_sets.TYPE}
     differing: dict[str, dict[str, None]] = {}
     for group, rows in frame.groupby(same, sort=False).groups.items():
         first, *others = (configs[row] for row in rows)
         for other in others:
             keys = {**first, **other}
-            kept = [k for k in keys if k not in FREE and first.get(k) != other.get(k)]
+            kept = [k for k in keys if k not in known and first.get(k) != other.get(k)]
             differing.setdefault(group[-1], {}).update(dict.fromkeys(kept))
 
     def name(row: int, label: str) -> str:
@@ -120,13 +136,15 @@ def summarise(
 ) -> pd.DataFrame:
     """Mean and standard deviation over seeds for each data set and ratio, and their averages.
 
-    Returns a row for each (dataset, ratio, *by). Columns: for every evaluation its accuracy,
+    Returns a row for each (dataset, ratio, *by), and imbalance_type if runs that differ in it have
+    no labels to tell them apart. Columns: for every evaluation its accuracy,
     `<part>` and `<part>_std`; their harmonic mean, `hm` and `hm_std`, if there are base and new;
     the measures and terms with a heading (LCD, MID, ...) of the first evaluation, which has the
     trained classes. With several data sets, rows with dataset "average" are averages over the data
-    sets, for trainers with results on all of them.
+    sets, for trainers with results on all of them. The `attrs` have the headings, and under
+    training_sets the sizes of the training sets in words, by (dataset, ratio).
     """
-    by = list(by)
+    by = [*by, *_types_to_tell(frame, by)]
     for key in by:
         if key not in frame:
             raise NPTError(f"--by {key}: there is no such column; use {', '.join(frame)}")
@@ -175,7 +193,17 @@ def summarise(
     result["seeds"] = seeds.size()
     table = order.merge(result.reset_index(), on=group, how="inner").reset_index(drop=True)
     table.attrs["headings"] = headings
+    sizes = {key: training_sets.in_words(x) for key, x in rows.groupby(["dataset", "ratio"])}
+    if datasets > 1:
+        sizes |= {(AVERAGE, x): training_sets.in_words(y) for x, y in rows.groupby("ratio")}
+    table.attrs["training_sets"] = sizes
     return table
+
+
+def _types_to_tell(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """A column to group by in addition, so that no mean is over several types of imbalance."""
+    told = {"label", "imbalance_type", training_sets.TYPE} & set(keys)
+    return [] if told or frame["imbalance_type"].nunique() < 2 else ["imbalance_type"]
 
 
 def grid(
@@ -188,10 +216,12 @@ def grid(
 ) -> pd.DataFrame:
     """One result for every setting of a grid, averaged over data sets and seeds.
 
-    A row for each (ratio, trainer, *rows), a column for each value of `column`. Runs outside the
-    grid are left out. NPTError if the frame has no column with one of these names.
+    A row for each (ratio, trainer, *rows), and imbalance_type if there are several; a column for
+    each value of `column`. Runs outside the grid are left out. NPTError if the frame has no column
+    with one of these names.
     """
     index = ["ratio", "trainer", *rows]
+    index += _types_to_tell(frame, [*rows, column])
     for key in (value, *rows, column):
         if key not in frame:
             raise NPTError(f"there is no column {key}; use {', '.join(frame)}")
@@ -230,12 +260,15 @@ def render_grid(table: pd.DataFrame, style: str = "simple", digits: int = 2) -> 
 
 
 def render(summary: pd.DataFrame, style: str = "simple") -> str:
-    """The summary as text: a table for each data set and ratio, in a style of tabulate."""
+    """The summary as text: a table for each data set and ratio, in a style of tabulate.
+
+    Below each heading is what there really was to train on.
+    """
     parts = [c[: -len("_std")] for c in summary if c.endswith("_std")]
     columns = list(summary.columns)
     by = columns[columns.index("ratio") + 1 : columns.index(parts[0])]
     titles = {"hm": "harmonic mean", "label": ""}
-    headings = summary.attrs["headings"]
+    headings, sizes = summary.attrs["headings"], summary.attrs["training_sets"]
     blocks = []
     for (dataset, ratio), rows in summary.groupby(["dataset", "ratio"], sort=False):
         cells = []
@@ -246,7 +279,8 @@ def render(summary: pd.DataFrame, style: str = "simple") -> str:
         head = [titles.get(key, key) for key in [*by, *parts]] + list(headings.values())
         align = ["left"] * len(by) + ["right"] * (len(head) - len(by))
         text = tabulate(cells, head, tablefmt=style, colalign=align, disable_numparse=True)
-        blocks.append(f"{dataset}, tau {ratio:g}\n\n{text}")
+        size = sizes[dataset, ratio]
+        blocks += [f"{dataset}, tau {ratio:g}", *([size] if size else []), text]
     return "\n\n".join(blocks)
 
 

@@ -113,7 +113,9 @@ def test_our_records_come_before_logs(tmp_path, capsys):
     fake_runs.write(run)
     result = run.folder / "base" / "result.json"
     content = json.loads(result.read_text())
-    content |= {"train_counts": [16, 4, 1], "train_seconds": 2.0, "config": {"SEED": 7}}
+    config = {"SEED": 7, "DATASET": {"IMBALANCE_TYPE": "step"}}
+    content |= {"train_counts": [16, 4, 1], "train_seconds": 2.0, "config": config}
+    content["results"]["test"] |= {"worst_class": 12.5, "ece": None}
     result.write_text(json.dumps(content))
     put(run.folder / "base", accuracy=1.0)
     put(tmp_path / "upstream" / "seed3")
@@ -122,7 +124,10 @@ def test_our_records_come_before_logs(tmp_path, capsys):
     frame = pd.read_csv(tmp_path / "runs.csv")
     base, new, upstream = frame.to_dict("records")
     assert (base["accuracy"], base["val_accuracy"], base["seed"]) == (50.0, 50.0, 7)
-    assert (base["largest_class"], base["smallest_class"], base["images"]) == (16, 1, 21)
+    sizes = ("largest_class", "smallest_class", "classes_with_one_image", "trained_classes")
+    assert [base[key] for key in (*sizes, "images", "ratio_obtained")] == [16, 1, 1, 3, 21, 0.0625]
+    assert base["imbalance_type"] == "step"
+    assert base["worst_class"] == 12.5 and pd.isna(base["ece"])  # figures of any name
     assert new["task"] == "evaluation" and upstream["accuracy"] == 92.9
 
 

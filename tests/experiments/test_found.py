@@ -120,6 +120,31 @@ def test_runs_with_other_settings_are_other_methods(tmp_path):
     }
 
 
+def test_other_types_of_imbalance_are_other_methods(tmp_path):
+    """Beside records that lack the key, and by themselves; not at tau 1."""
+    kinds = [(None, 0.05), ("exp", 0.25), ("step", 0.05), ("step", 1.0), ("balanced_budget", 0.05)]
+    for number, (kind, ratio) in enumerate(kinds):
+        folder = put(tmp_path / str(number), 60.0 + number, ratio=ratio)
+        record = json.loads((folder / "result.json").read_text())
+        record["config"]["DATASET"] |= {"IMBALANCE_TYPE": kind} if kind else {}
+        (folder / "result.json").write_text(json.dumps(record))
+    found = values(frames_found(tmp_path)[BASE_TO_NEW])
+    assert {key[:2]: x for key, x in found.items() if not math.isnan(x)} == {
+        ("MaPLe", 0.05): 60.0,
+        ("MaPLe", 0.25): 61.0,
+        ("MaPLe (step)", 0.05): 62.0,
+        ("MaPLe", 1.0): 63.0,
+        ("MaPLe (same budget)", 0.05): 64.0,
+    }
+    assert main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "report/README.md").read_text()
+    assert "| MaPLe against MaPLe (same budget), base " in text
+    for number, words in ((0, "paper"), (2, "MaPLe (step)")):  # the paper has exp only
+        assert main(["report", str(tmp_path / str(number))]) == 0
+        text = (tmp_path / str(number) / "report/README.md").read_text()
+        assert words in text.split("##")[2] and ("| paper " in text) == (words == "paper")
+
+
 def test_logs_of_other_repositories(tmp_path):
     test_collect.put(tmp_path / "base2new/train_base/eurosat/seed3")
     model = "output/base2new/train_base/eurosat/seed3"

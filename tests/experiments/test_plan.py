@@ -104,11 +104,13 @@ def test_every_shipped_experiment_expands(repository):
         for part in shipped.parts.values():
             points = math.prod(len(values) for values in part.grid.values())
             trained = len(part.seeds) * len(part.ratios)
-            expected = sum(
-                (points if spec.get("grid", True) else 1)
-                * (trained if spec.get("train", True) else 1)
-                for spec in part.trainers.values()
-            )
+            below = len(part.seeds) * sum(ratio < 1 for ratio in part.ratios) * part.control
+            expected = 0
+            for spec in part.trainers.values():
+                alone = not (part.grid and spec.get("grid", True))
+                learns = spec.get("train", True)
+                expected += (1 if alone else points) * (trained if learns else 1)
+                expected += below if alone and learns else 0
             runs = part.runs("out")
             assert len(runs) == len(part.datasets) * expected, file.name
             for run in runs:
@@ -125,6 +127,101 @@ def test_the_command_line_changes_fields_and_adds_options(tmp_path):
     assert changed.shots == 4
     assert list(changed.trainers) == ["B"]
     assert changed.opts == {"A.B": 1, "OPTIM.LR": "0.1"}
+
+
+# --------------------------------------------------------------------------- types of imbalance
+TYPE = "DATASET.IMBALANCE_TYPE"
+TINY = {
+    "Zero": {
+        "trainer": "ZeroshotCLIP",
+        "config": "configs/trainers/ZeroshotCLIP/tiny.yaml",
+        "train": False,
+    },
+    "MaPLe": {"config": "configs/trainers/MaPLe/tiny.yaml"},
+    "MaPLe+NPT": {"trainer": "MaPLeNPT", "config": "configs/trainers/MaPLe/tiny.yaml"},
+}
+
+
+def tiny(**fields):
+    return experiment(trainers=TINY, datasets=["mini_land"], **fields)
+
+
+def labels(runs):
+    return [(run.label, run.ratio) for run in runs]
+
+
+def test_a_control_is_a_run_of_each_trained_method_below_tau_1():
+    plain, both = (tiny(control=x, ratios=[1, 0.05]).runs("out") for x in (False, True))
+    added = [run for run in both if run not in plain]
+    assert labels(added) == [("MaPLe (same budget)", 0.05), ("MaPLe+NPT (same budget)", 0.05)]
+    assert [run for run in both if run in plain] == plain  # in the same folders
+    for run in added:
+        (own,) = [x for x in plain if x.label + " (same budget)" == run.label and x.ratio < 1]
+        assert (run.position, run.setting, run.folder.parents[1]) == (
+            *(own.position, own.setting),
+            own.folder.parents[1],
+        )
+        for old, new in zip(own.evaluations, run.evaluations, strict=True):
+            changed = pairs(run.argv(new)).items() - pairs(own.argv(old)).items()
+            assert changed == {(TYPE, "balanced_budget")}
+
+
+def test_the_points_of_a_grid_have_no_control():
+    trainers = {"MaPLe+NPT": TINY["MaPLe+NPT"], "MaPLe": {**TINY["MaPLe"], "grid": False}}
+    fields = {"trainers": trainers, "grid": {"TRAINER.NPT.W1": [0.1, 3.0]}, "ratios": [0.05]}
+    found = labels(experiment(control=True, **fields).runs("out"))
+    assert set(found) - set(labels(experiment(**fields).runs("out"))) == {
+        ("MaPLe (same budget)", 0.05)
+    }
+    assert len(found) == 4
+
+
+def test_the_type_of_every_run_is_in_its_label_where_it_matters():
+    runs = tiny(opts={TYPE: "step"}, ratios=[1, 0.05]).runs("out")
+    expected = [("Zero", 1.0), ("MaPLe", 1.0), ("MaPLe+NPT", 1.0)]
+    assert labels(runs) == [*expected, ("MaPLe (step)", 0.05), ("MaPLe+NPT (step)", 0.05)]
+    # Without training and at tau 1 there is one run for all types.
+    plain = {run.folder for run in tiny(ratios=[1, 0.05]).runs("out")}
+    assert [run.folder in plain for run in runs] == [True] * 3 + [False] * 2
+    natural = tiny(opts={TYPE: "natural"}).runs("out")
+    assert labels(natural) == [
+        ("Zero", 1.0), ("MaPLe (natural)", 1.0), ("MaPLe+NPT (natural)", 1.0)
+    ]  # fmt: skip
+    assert [run.folder in plain for run in natural] == [True, False, False]
+
+
+@pytest.mark.parametrize("types", [["exp", "step", "balanced_budget"], ["step", "exp"]])
+def test_types_in_a_grid_are_one_run_at_tau_1(types):
+    runs = tiny(grid={TYPE: types}, ratios=[1, 0.05]).runs("out")
+    assert len({run.folder for run in runs}) == len(runs)
+    below = [label for label, ratio in labels(runs) if ratio < 1]
+    assert below == [f"{x} {kind}".replace("balanced_budget", "balanced_budget (same budget)")
+                     for x in ("MaPLe", "MaPLe+NPT") for kind in types]  # fmt: skip
+    assert [x for x in labels(runs) if x[1] == 1] == [
+        ("Zero", 1.0), ("MaPLe", 1.0), ("MaPLe+NPT", 1.0)
+    ]  # fmt: skip
+
+
+def test_a_trainer_with_a_type_of_its_own_stands_beside_the_same_without():
+    step = {**TINY["MaPLe"], "trainer": "MaPLe", "opts": {TYPE: "step"}}
+    for trainers in ({"S": step, "MaPLe": TINY["MaPLe"]}, {"MaPLe": TINY["MaPLe"], "S": step}):
+        runs = experiment(trainers=trainers, datasets=["mini_land"], ratios=[1, 0.1]).runs("out")
+        assert sorted(labels(runs)) == [("MaPLe", 0.1), ("MaPLe", 1.0), ("S (step)", 0.1)]
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"control": "yes"}, "control in here must be true or false"),
+        ({"control": True, "opts": {TYPE: "step"}}, "leave out DATASET.IMBALANCE_TYPE"),
+        ({"control": True, "grid": {TYPE: ["exp", "step"]}}, "leave out DATASET.IMBALANCE_TYPE"),
+        ({"opts": {TYPE: "natural"}, "ratios": [1, 0.05]}, "set ratios to 1, not 0.05"),
+        ({"grid": {TYPE: ["exp", "natural"]}, "ratios": [0.1]}, "set ratios to 1, not 0.1"),
+    ],
+)
+def test_what_does_not_go_together(fields, words):
+    with pytest.raises(NPTError, match=words):
+        experiment(**fields)
 
 
 SHARED = """
@@ -235,6 +332,10 @@ def test_a_selection_keeps_what_each_part_has_of_it(shared):
     parts = select(ratios=(0.25,), seeds=(4, 5))
     assert [p.ratios for p in parts.values()] == [(0.25,), (0.25,), (0.5,)]
     assert all(p.seeds == (4, 5) for p in parts.values())
+    assert not any(p.control for p in parts.values())
+    assert all(p.control for p in select(control=True).values())
+    shared.write_text(SHARED + "control: false\n")
+    assert not any(p.control for p in select(control=True).values())
     with pytest.raises(NPTError, match=r"--methods MaPLee: .* did you mean MaPLe"):
         select(added=("MaPLee",))
 

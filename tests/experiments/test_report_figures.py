@@ -456,3 +456,29 @@ def test_no_average_is_of_fewer_runs_than_it_says(lost, order):
         if bar["dataset"] != "average":
             rows = rows[rows["dataset"] == bar["dataset"]]
         assert pd.notna(bar["gain"]) == rows["accuracy"].notna().all()
+
+
+# --------------------------------------------------------------------------- controls of imbalance
+def with_controls(frame):
+    own = frame[(frame["method"] != "CLIP") & (frame["ratio"] < 1)]
+    controls = own.assign(method=own["method"] + " (same budget)", train_counts=[[5, 5]] * len(own))
+    return pd.concat([frame, controls], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    "draw, frame",
+    [(figures.fig2, transfer()), (figures.fig4, base_to_new()), (figures.fig5, grids())],
+)
+def test_controls_are_not_drawn_and_change_nothing(draw, frame):
+    more = {k: with_controls(x) for k, x in frame.items()} if isinstance(frame, dict) else None
+    plain, other = draw(frame), draw(with_controls(frame) if more is None else more)
+    pd.testing.assert_frame_equal(plain[1], other[1])
+    assert words(plain[0]) == words(other[0])
+
+
+@pytest.mark.parametrize("draw, make", [(figures.fig2, transfer), (figures.fig4, base_to_new)])
+def test_the_exact_ratios_are_shown_as_they_are(draw, make):
+    frame = make()
+    frame = pd.concat([frame, frame[frame["ratio"] < 1].assign(ratio=0.0625)], ignore_index=True)
+    text = words(draw(frame.replace({"ratio": {0.1: 0.25}}))[0])
+    assert "τ = 0.25 (16 to 1 images a class)" in text and "τ = 0.0625" in text

@@ -153,6 +153,7 @@ def every_table(frame, transfer, reported=None):
     for x in (frame, transfer):
         yield tables.train_counts(x, reported)
         yield tables.pairs(x, reported)
+        yield tables.imbalance(x, reported)
         yield tables.settings(x, reported)
 
 
@@ -520,6 +521,87 @@ def test_settings():
         ["CoCoOp+NPT", "paper", "paper"],
         ["MaPLe+NPT", "paper", "paper"],
     ]
+
+
+# --------------------------------------------------------------------------- controls of imbalance
+def with_controls(frame, better=5.0):
+    """The frame with a control of each method, `better` than it, below tau 1."""
+    own = frame[frame["trained"] & (frame["ratio"] < 1)]
+    controls = own.assign(
+        method=own["method"] + " (same budget)",
+        accuracy=own["accuracy"] + better,
+        train_counts=[[6, 6, 5, 5]] * len(own),
+    )
+    return pd.concat([frame, controls], ignore_index=True)
+
+
+def test_rows_of_controls_change_no_other_row_and_have_no_reported_figures(reported):
+    frames = [frame_of(datasets=("dtd", "eurosat"), transfer=x) for x in (False, True)]
+    both = [with_controls(frame) for frame in frames]
+    for plain, table in zip(
+        every_table(*frames, reported), every_table(*both, reported), strict=True
+    ):
+        cells = table.cells()
+        control = cells["method"].str.contains("(same budget)", regex=False)
+        others = cells[~control].reset_index(drop=True)
+        pd.testing.assert_frame_equal(others, plain.cells(), check_dtype=False)
+        groups = table.name in ("table1_many", "table1_medium", "table1_few")
+        assert control.any() != groups, table.name
+        assert cells["reported"][control].isna().all() and not cells["source"][control].any()
+        if table.name != "settings":
+            assert set(cells["ratio"][control]) <= {0.05}
+        for text in (table.markdown(), table.latex()):
+            assert ("as many images in all" in text) == control.any()
+        check_latex(table.latex())
+
+
+def test_imbalance_as_such_is_against_the_control():
+    frame = with_controls(frame_of(ratios=(1.0, 0.05)), better=2.5)
+    table = tables.imbalance(frame)
+    (block,) = table.blocks
+    assert block.ratio == 0.05
+    assert [row.label for row in block.rows] == [
+        f"{method} against {method} (same budget), {figure}"
+        for method in METHODS[1:]
+        for figure in ("harmonic mean", "base", "new")
+    ]
+    found = cell(table, 0.05, "MaPLe against MaPLe (same budget), base", "mean difference")
+    assert found["mean"] == pytest.approx(-2.5) and found["text"] == "-2.50"
+    assert tables.imbalance(frame_of()).blocks == ()
+
+
+def test_npt_is_compared_with_the_same_kind_of_training():
+    labels = [
+        row.label
+        for block in tables.pairs(with_controls(frame_of(ratios=(0.05,)))).blocks
+        for row in block.rows
+        if row.label.endswith(" base")
+    ]
+    assert labels == [
+        "CoCoOp+NPT against CoCoOp, base",
+        "MaPLe+NPT against MaPLe, base",
+        "CoCoOp+NPT (same budget) against CoCoOp (same budget), base",
+        "MaPLe+NPT (same budget) against MaPLe (same budget), base",
+    ]
+
+
+def test_what_controls_were_trained_on_has_lines_of_its_own():
+    frame = with_controls(frame_of(datasets=("eurosat",), ratios=(0.05,)))
+    text = tables.train_counts(frame).markdown()
+    assert lines_of(text, "EuroSAT", "0.05") == [
+        ["EuroSAT", "16", "1", "2", "4", "22", "0.0625", "0.05", "3"]
+    ]
+    assert lines_of(text, "EuroSAT (same budget)", "0.05") == [
+        ["EuroSAT (same budget)", "6", "5", "0", "4", "22", "0.8333", "0.05", "3"]
+    ]
+
+
+def test_trainings_on_base_and_on_all_classes_have_lines_of_their_own():
+    one, other = frame_of(datasets=("imagenet",)), frame_of(datasets=("imagenet", "x"), transfer=1)
+    other["train_counts"] = [x and [16] * 8 for x in other["train_counts"]]
+    text = tables.train_counts(pd.concat([one, other], ignore_index=True)).markdown()
+    for name, classes in (("ImageNet, base classes", "4"), ("ImageNet, all classes", "8")):
+        assert lines_of(text, name, "0.05")[0][4] == classes
 
 
 # --------------------------------------------------------------------------- forms

@@ -398,3 +398,139 @@ def test_fields_of_parts_are_not_overridden_in_silence(tmp_path, capsys):
     file = "configs/experiments/mini/table3.yaml"
     assert main(["run", file, "--out", str(tmp_path), "datasets", "mini_land"]) == 2
     assert "datasets is set by the part base_to_new" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------- controls of imbalance
+CONTROL = " (same budget)"
+TYPE = "DATASET.IMBALANCE_TYPE"
+
+
+def report_csv(tmp_path, name):
+    return pd.read_csv(tmp_path / f"out/report/{name}.csv")
+
+
+def test_controls_are_rows_of_every_table(fake, tmp_path, capsys):
+    names = "table1,table1_appendix,table2,table3,table4"
+    small = ["--seeds", "1", "--datasets", "mini_land,mini_net_a", "--ratios", "1,0.05"]
+    small += ["--control"]
+    assert reproduced(tmp_path, names, *small) == 0
+    for name in ("table1", "table1_base", "table2", "table3", "table4"):
+        cells = report_csv(tmp_path, name)
+        control = cells["method"].str.endswith(CONTROL)
+        trained = set(cells["method"][~control]) - {"CLIP"}
+        assert set(cells["method"][control]) == {method + CONTROL for method in trained}
+        assert cells["ratio"][control].max() < 1 and cells["mean"][control].notna().all()
+        assert cells["ratio"][control].nunique() == cells["ratio"][cells["ratio"] < 1].nunique()
+    for name in ("table1", "table2", "table4"):
+        cells = report_csv(tmp_path, f"{name}_imbalance")
+        assert any(cells["method"].str.startswith(f"MaPLe+NPT against MaPLe+NPT{CONTROL}, "))
+    report = text(tmp_path)
+    assert "What is missing" not in report
+    records = [json.loads(p.read_text()) for p in (tmp_path / "out").rglob("run.json")]
+    controls = [r for r in records if r["label"].endswith(CONTROL)]
+    assert controls and all(r["ratio"] < 1 for r in controls)
+    assert all(f"{TYPE} balanced_budget" in c for r in controls for c in r["commands"].values())
+    # What was asked for is remembered, and a request without controls has them no more.
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert text(tmp_path) == report
+    capsys.readouterr()
+    assert reproduced(tmp_path, names, *small[:-1]) == 0
+    done = capsys.readouterr().out
+    assert f"{len(records) - len(controls)} runs, {len(records) - len(controls)} of" in done
+    assert CONTROL not in text(tmp_path)
+
+
+def test_figures_have_no_controls(tmp_path, capsys):
+    for name in ("fig1", "fig2", "fig4", "fig5"):
+        plain, more = loaded(name), loaded(name, control=True)
+        assert plain.runs("o") == more.runs("o") and plain.parts == more.parts
+    arguments = ["table1", "--seeds", "1", "--datasets", "mini_land", "--control", "--dry-run"]
+    assert reproduced(tmp_path, *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [x for x in lines if f"mini_land tau 0.05 MaPLe{CONTROL} seed 1" in x]
+    (own,) = [x for x in lines if "mini_land tau 0.05 MaPLe seed 1" in x]
+    assert line.split()[:5] == own.split()[:5]  # as many images, as much time
+    assert f"{1 + 4 * 3 + 4 * 2} runs" in lines[-1]
+
+
+def test_a_request_of_an_earlier_version_has_no_controls(fake, tmp_path):
+    assert reproduced(tmp_path, "table1", *SMALL, "--control") == 0
+    path = tmp_path / "out/asked/table1.json"
+    record = json.loads(path.read_text())
+    assert record["selection"].pop("control") is True
+    path.write_text(json.dumps({key: record[key] for key in ("suite", "selection")}))
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert CONTROL not in text(tmp_path) and "| MaPLe " in text(tmp_path)
+
+
+def test_the_papers_figures_are_of_its_own_type_of_imbalance(fake, tmp_path, capsys):
+    argv = ["reproduce", "table1", "--out", str(tmp_path / "out"), "--datasets", "eurosat,dtd"]
+    assert main([*argv, "--seeds", "1"]) == 0
+    assert "| paper " in text(tmp_path) and "imbalance of type" not in text(tmp_path)
+    assert main([*argv, "--seeds", "1", TYPE, "step"]) == 0
+    assert f"Every run with `{TYPE} step`" in text(tmp_path)
+    assert "| paper " not in text(tmp_path)
+    assert ", imbalance of type step" in (tmp_path / "out/report/table1.tex").read_text()
+    capsys.readouterr()
+    assert main([*argv, TYPE, "natural"]) == 2
+    assert "set ratios to 1, not 0.05" in capsys.readouterr().err
+    assert main([*argv, "--control", TYPE, "step"]) == 2
+    assert "leave out" in capsys.readouterr().err
+
+
+def test_every_table_says_what_was_trained_on(fake, tmp_path):
+    names = ("table1", "table1_appendix", "table2", "table3", "table4")
+    small = ["--seeds", "1", "--ratios", "1,0.05", "--methods", "MaPLe,MaPLe+NPT"]
+    assert reproduced(tmp_path, ",".join(names), *small) == 0
+    for name in names:
+        cells = report_csv(tmp_path, f"{name}_train_counts")
+        found = cells[cells["ratio"] == 0.05].groupby("column")["mean"].unique()
+        for column, value in {
+            "largest class": 16,
+            "smallest class": 1,
+            "classes with one image": 1,
+            "ratio obtained": 1 / 16,
+        }.items():
+            assert list(found[column]) == [value], (name, column)
+
+
+def test_exact_ratios_go_through_all_tables_and_figures(fake, tmp_path):
+    small = ["--seeds", "1", "--datasets", "mini_land,mini_net_a", "--methods", "MaPLe,MaPLe+NPT"]
+    assert reproduced(tmp_path, "all", *small, "--ratios", "1,0.25,0.0625") == 0
+    assert "What is missing" not in text(tmp_path)
+    assert {path.name for path in (tmp_path / "out").rglob("tau_*")} == {
+        *("tau_1", "tau_0.25", "tau_0.0625")
+    }
+    for name in ("table1", "table2", "table3", "table4", "fig2", "fig4", "fig5"):
+        assert set(report_csv(tmp_path, name)["ratio"].dropna()) == {1.0, 0.25, 0.0625}, name
+
+
+def test_an_experiment_of_ones_own_may_have_controls(fake, tmp_path, capsys):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "trainers: {MaPLe: {config: configs/trainers/MaPLe/tiny.yaml}}\n"
+        "datasets: [mini_land]\nratios: [1, 0.0625]\ncontrol: true\n"
+    )
+    out = str(tmp_path / "out")
+    assert main(["run", str(file), "--out", out]) == 0
+    assert main(["table", out]) == 0
+    blocks = capsys.readouterr().out.split(", tau ")
+    assert [x.count("MaPLe (same budget)") for x in blocks[1:]] == [0, 1]
+    capsys.readouterr()
+    assert main(["run", str(file), "--out", out, "control", "false"]) == 0
+    assert "2 runs, 2 of them complete" in capsys.readouterr().out
+
+
+def test_new_figures_of_records_become_columns(fake, tmp_path):
+    (part,) = loaded("table1", seeds=(1,), datasets=("mini_land",)).parts.values()
+    for run in part.runs(tmp_path):
+        write(run)
+        for path in run.folder.rglob("result.json"):
+            content = json.loads(path.read_text())
+            content["results"]["test"] |= {"worst_class": 3.0, "ece": None}
+            content["per_class"] = {"test": [[1, 2], [3, 4]]}
+            path.write_text(json.dumps(content))
+    frame = frame_of(part, tmp_path)
+    assert frame["worst_class"].eq(3).all() and frame["ece"].isna().all()
+    assert main(["table", str(tmp_path), "--csv", str(tmp_path / "all.csv")]) == 0
+    assert pd.read_csv(tmp_path / "all.csv")["worst_class"].eq(3).all()

@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("pandas")
 
+import pandas as pd
+
 from npt.errors import NPTError
 from npt.experiments import tables
 from npt.experiments.__main__ import main
@@ -150,6 +152,112 @@ def test_averages_over_data_sets(folder):
     assert m["hm_std"] == pytest.approx(sqrt(sum((x - mean) ** 2 for x in per_seed) / 2))
     z = row(summary, "average", "Z")
     assert (z["base"], z["new"], z["seeds"]) == (40.0, 50.0, 1)
+
+
+TYPE = "DATASET.IMBALANCE_TYPE"
+EXP, EVEN = [16, 4, 1, 1], [6, 6, 5, 5]
+
+
+@pytest.fixture
+def typed(tmp_path: Path) -> Path:
+    """A method and its control on two data sets, at tau 1 and 0.05, as runs write them."""
+    trainers = {"Z": {"config": "z", "train": False}, "M": {"config": "m"}}
+    part = Part(trainers, ("a", "b"), ratios=(1.0, 0.05), control=True)
+    for run in part.runs(tmp_path):
+        control = run.label.endswith("(same budget)")
+        fake_runs.write(run, 40.0 if control else 30.0)
+        counts = EVEN if control else [16] * 4 if run.ratio == 1 else EXP
+        for path in run.folder.rglob("result.json"):
+            content = json.loads(path.read_text())
+            # Dassl counts the images of CLIP, too, although nothing is trained on them.
+            content["train_counts"] = counts[:3] if run.dataset == "b" else counts
+            content["config"] = {"DATASET": {"IMBALANCE_TYPE": dict(run.opts).get(TYPE, "exp")}}
+            path.write_text(json.dumps(content))
+    return tmp_path
+
+
+def blocks_of(text: str) -> dict[str, list[str]]:
+    """The lines of each block of a rendered table, by its heading."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if ", tau " in line:
+            lines = found.setdefault(line, [])
+        elif line and not line.startswith("-"):
+            lines.append(line)
+    return found
+
+
+def test_each_block_says_what_tau_really_was(typed, capsys):
+    assert main(["table", str(typed)]) == 0
+    blocks = blocks_of(capsys.readouterr().out)
+    assert {heading: lines[0] for heading, lines in blocks.items()} == {
+        "a, tau 1": "16 to 16 images a class, 0 of 4 classes with one, ratio obtained 1",
+        "a, tau 0.05": "16 to 1 images a class, 2 of 4 classes with one, ratio obtained 0.0625; "
+        "same budget: 6 to 5 images a class, 0 of 4 classes with one, ratio obtained 0.8333",
+        "b, tau 1": "16 to 16 images a class, 0 of 3 classes with one, ratio obtained 1",
+        "b, tau 0.05": "16 to 1 images a class, 1 of 3 classes with one, ratio obtained 0.0625; "
+        "same budget: 6 to 5 images a class, 0 of 3 classes with one, ratio obtained 0.8333",
+        "average, tau 1": "16 to 16 images a class, 0 of 3–4 classes with one, "  # noqa: RUF001
+        "ratio obtained 1",
+        "average, tau 0.05": "16 to 1 images a class, 1–2 of 3–4 classes with one, "  # noqa: RUF001
+        "ratio obtained 0.0625; same budget: 6 to 5 images a class, 0 of 3–4 classes "  # noqa: RUF001
+        "with one, ratio obtained 0.8333",
+    }
+    rows = {heading: [x.split("  ")[0] for x in lines[2:]] for heading, lines in blocks.items()}
+    assert rows["a, tau 1"] == ["Z", "M"] and rows["a, tau 0.05"] == ["Z", "M", "M (same budget)"]
+
+
+def test_the_csv_has_the_real_counts_and_the_type(typed, tmp_path):
+    csv = tmp_path / "all.csv"
+    assert main(["table", str(typed), "--csv", str(csv)]) == 0
+    frame = pd.read_csv(csv)
+    (one,) = frame[
+        (frame["label"] == "M") & (frame["dataset"] == "a") & (frame["part"] == "new")
+        & (frame["ratio"] == 0.05)
+    ].to_dict("records")  # fmt: skip
+    assert one.items() >= {
+        "imbalance_type": "exp", "largest_class": 16, "smallest_class": 1,
+        "classes_with_one_image": 2, "trained_classes": 4, "images": 22, "ratio_obtained": 1 / 16,
+    }.items()  # fmt: skip
+    controls = frame[frame["label"] == "M (same budget)"]
+    assert set(controls["imbalance_type"]) == {"balanced_budget"} and len(controls) == 4
+    assert frame[frame["label"] == "Z"]["images"].isna().all()  # it is not trained
+
+
+def test_means_are_never_over_several_types(typed):
+    """Also where labels do not tell runs apart."""
+    frame = tables.collect(typed)
+    summary = tables.summarise(frame, by=["trainer"])
+    found = summary[(summary["dataset"] == "a") & (summary["ratio"] == 0.05)]
+    assert dict(zip(found["imbalance_type"], found["base"], strict=True)) == {
+        "exp": 30.0, "balanced_budget": 40.0
+    }  # fmt: skip
+    assert "balanced_budget" in tables.render(summary)
+    table = tables.grid(frame, "accuracy", ["label"], "seed")
+    assert 35.0 not in table.values
+
+
+def test_a_table_of_one_type_only_says_so(tmp_path):
+    """Also of runs whose label does not: by the configuration on record."""
+    for run in fake_runs.runs(tmp_path, seeds=2, ratios=(1.0, 0.1)):
+        fake_runs.write(run)
+        for path in run.folder.rglob("result.json"):
+            content = json.loads(path.read_text())
+            content["config"] = {"DATASET": {"IMBALANCE_TYPE": "step"}}
+            path.write_text(json.dumps(content))
+    frame = tables.collect(tmp_path)
+    found = frame[["ratio", "label"]].drop_duplicates().to_records(index=False).tolist()
+    assert found == [(1.0, "Fake"), (0.1, "Fake (step)")]
+
+
+def test_records_before_and_after_a_key_was_added_are_of_one_method(tmp_path):
+    for run in fake_runs.runs(tmp_path, seeds=2, ratios=(0.1,)):
+        fake_runs.write(run)
+        for path in run.folder.rglob("result.json") if run.seed == 1 else ():
+            content = json.loads(path.read_text())
+            content["config"] = {"DATASET": {"IMBALANCE_TYPE": "exp"}}
+            path.write_text(json.dumps(content))
+    assert set(tables.collect(tmp_path)["label"]) == {"Fake"}
 
 
 def test_no_average_where_a_data_set_is_missing(folder):

@@ -35,6 +35,7 @@ from npt.experiments.plan import PUBLISHED
 from npt.experiments.report.table import NAMES
 from npt.experiments.report.tables import NPT
 from npt.experiments.tables import AVERAGE, HEADINGS, harmonic_mean
+from npt.experiments.training_sets import CONTROL
 from npt.files import atomic_write
 from npt.terms import TERMS, Term
 
@@ -66,6 +67,11 @@ def method_pair(frame: pd.DataFrame) -> tuple[str, str]:
         )
     base = min(wrapped, key=lambda label: (label != FIRST_CHOICE, label not in labels))
     return base, base + NPT
+
+
+def _without_controls(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a figure shows: tables have the others."""
+    return frame[~frame["method"].str.endswith(CONTROL)]
 
 
 def _rows(frame: pd.DataFrame, columns: Sequence[str], extra: Sequence[str] = ()) -> pd.DataFrame:
@@ -220,7 +226,7 @@ def fig2(frame: pd.DataFrame) -> Drawn:
     point for a method without training. A row of the data is a point.
     """
     columns, by = ["accuracy", *HEADINGS], ["method", "ratio"]
-    rows = _rows(frame[frame["part"] != "source"], columns)
+    rows = _rows(_without_controls(frame[frame["part"] != "source"]), columns)
     rows = rows[rows["trained"].astype(bool) | (rows["ratio"] == rows["ratio"].max())]
     data = _over_seeds(_per_seed(rows, by, columns), by)
     data = _add_missing(data, rows, by, columns)
@@ -355,7 +361,7 @@ def fig5(frames: Mapping[str, pd.DataFrame]) -> Drawn:
     weight nor value. Several ratios are rows of panels.
     """
     terms = {term.weight.lower(): term for term in TERMS.values() if term.weight.lower() in frames}
-    every = pd.concat(list(frames.values()), ignore_index=True)
+    every = _without_controls(pd.concat(list(frames.values()), ignore_index=True))
     base, npt = method_pair(every)
     if not terms or not all((frames[weight]["method"] == npt).any() for weight in terms):
         raise NPTError(f"the figure shows {npt} at several weights, and there are no such runs")

@@ -64,6 +64,7 @@ def _caption(table: Table) -> str:
         for column in table.columns
         if column.short.lower() != column.heading.lower()
     ]
+    sentences += [table.legend] if table.legend else []
     if any(cell.summary.runs > 1 and not cell.text for cell in table.all_cells()):
         sentences.append("Mean and standard deviation over seeds.")
     return " ".join(sentences)

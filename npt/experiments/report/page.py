@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -21,10 +21,11 @@ from npt.experiments.console import PROBLEMS
 from npt.experiments.found import BASE_TO_NEW, TRANSFER, frames_found
 from npt.experiments.frame import frame_of
 from npt.experiments.plan import merge
-from npt.experiments.report import figures, tables
+from npt.experiments.report import figures, long_tail, tables
 from npt.experiments.report.reported import Reported, load_reported
 from npt.experiments.report.table import Table
 from npt.experiments.reproduce import PAPER_SUITE, asked
+from npt.experiments.training_sets import PAPERS, TYPE
 from npt.files import atomic_write, read_record, remove_leftovers
 from npt.identity import FREE
 from npt.results import RESULT
@@ -32,7 +33,6 @@ from npt.results import RESULT
 FOLDER = "report"
 PAGE = "README.md"
 Frames = Mapping[str, pd.DataFrame]  # of the parts of an experiment, by name
-Make = Callable[[Frames, "Reported | None"], Any]
 
 
 def _one(frames: Frames) -> pd.DataFrame:
@@ -41,25 +41,34 @@ def _one(frames: Frames) -> pd.DataFrame:
     return whole.drop_duplicates(["method", "ratio", "seed", "source", "part"])
 
 
-def _of_one(make: Callable[..., Table], **more: Any) -> Make:
-    return lambda frames, reported: make(_one(frames), reported, **more)
+def _of_one(*makes: Callable[..., Table]) -> Callable[..., list[Table]]:
+    return lambda frames, reported: [make(_one(frames), reported) for make in makes]
 
 
-# How results are shown: tables, or a figure.
-TABLES: dict[str, tuple[Make, ...]] = {
-    "base_to_new": (_of_one(tables.base_to_new),),
-    "base_and_new": tuple(_of_one(tables.appendix, figure=x) for x in tables.APPENDIX),
-    "cross_dataset": (_of_one(tables.transfer, name="table2"),),
-    "domain_generalisation": (_of_one(tables.transfer, name="table4"),),
-    "ablation": (lambda frames, reported: tables.ablation(frames, reported),),
+# How results are shown: tables, and figures by the end of their files' names.
+TABLES: dict[str, Callable[[Frames, Reported | None], list[Table]]] = {
+    "base_to_new": _of_one(tables.base_to_new),
+    "base_and_new": _of_one(*(partial(tables.appendix, figure=x) for x in tables.APPENDIX)),
+    "cross_dataset": _of_one(partial(tables.transfer, name="table2")),
+    "domain_generalisation": _of_one(partial(tables.transfer, name="table4")),
+    "ablation": lambda frames, reported: [tables.ablation(frames, reported)],
+    "long_tail": lambda frames, reported: long_tail.tables_of(_one(frames)),
 }
-FIGURES: dict[str, Callable[[Frames], figures.Drawn]] = {
-    "fig1": lambda frames: figures.fig1(_one(frames)),
-    "fig2": lambda frames: figures.fig2(_one(frames)),
-    "fig4": lambda frames: figures.fig4(_one(frames)),
-    "fig5": lambda frames: figures.fig5(frames),
+FIGURES: dict[str, dict[str, Callable[[Frames], figures.Drawn]]] = {
+    "fig1": {"": lambda frames: figures.fig1(_one(frames))},
+    "fig2": {"": lambda frames: figures.fig2(_one(frames))},
+    "fig4": {"": lambda frames: figures.fig4(_one(frames))},
+    "fig5": {"": figures.fig5},
+    "long_tail": {
+        "": lambda frames: long_tail.draw_differences(_one(frames)),
+        "_classes": lambda frames: long_tail.draw_classes(_one(frames)),
+    },
 }
-ALONE = ("base_and_new", "ablation")  # their runs are described with those of other tables
+ALONE = (
+    "base_and_new",
+    "ablation",
+    "long_tail",
+)  # their comparisons are with those of other tables
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ class Results:
     suite: str
     frames: Frames
     opts: Mapping[str, str] = field(default_factory=dict)  # KEY VALUE pairs of the command line
+
+    @property
+    def type(self) -> str:
+        """The type of imbalance of all runs; the paper's figures are of PAPERS."""
+        return self.opts.get(TYPE, PAPERS)
 
     @property
     def accuracies(self) -> pd.Series:
@@ -97,7 +111,7 @@ def write(out: str | Path) -> Path:
         *_missing(results, out),
     ]
     for x in results:
-        of_paper = reported if x.suite == PAPER_SUITE else None
+        of_paper = reported if x.suite == PAPER_SUITE and x.type == PAPERS else None
         parts += [f"## {x.title}", *_changed(x), _shown(x, folder, of_paper).strip()]
     if any(x.suite == PAPER_SUITE for x in results):
         parts += ["## What does not agree in the paper's own figures"]
@@ -144,29 +158,36 @@ def _found(out: Path) -> list[Results]:
 def _shown(results: Results, folder: Path, reported: Reported | None) -> str:
     """Write the files of a table or a figure; returns its Markdown."""
     kind, frames = results.kind, results.frames
-    if kind in FIGURES:
-        return _figure(results, folder)
-    if kind not in TABLES:
-        known = ", ".join((*TABLES, *FIGURES))
+    if kind not in TABLES and kind not in FIGURES:
+        known = ", ".join(dict.fromkeys((*TABLES, *FIGURES)))
         raise NPTError(f"{results.name} has the report {kind!r}, but there are {known}")
-    made = [make(frames, reported) for make in TABLES[kind]]
-    made += [] if kind in ALONE else _beside(frames, reported)
-    return "\n".join(_table(table, results.name, folder) for table in made)
+    drawn = [
+        _figure(results, f"{results.name}{end}", draw, folder)
+        for end, draw in FIGURES.get(kind, {}).items()
+    ]
+    if kind not in TABLES:
+        return "\n".join(drawn)
+    made = [*TABLES[kind](frames, reported), *_beside(kind, _one(frames), reported)]
+    if results.type != PAPERS:
+        made = [replace(x, title=f"{x.title}, imbalance of type {results.type}") for x in made]
+    return "\n".join([*drawn, *(_table(table, results.name, folder) for table in made)])
 
 
-def _beside(frames: Frames, reported: Reported | None) -> Iterator[Table]:
+def _beside(kind: str, frame: pd.DataFrame, reported: Reported | None) -> Iterator[Table]:
     """The tables that follow those of accuracies."""
-    frame = _one(frames)
-    made = [tables.pairs(frame, reported), tables.train_counts(frame, reported)]
-    if reported and frame["setting"].any():
-        made.append(tables.settings(frame, reported))
-    for table in made:
+    makes = [tables.train_counts]
+    if kind not in ALONE:
+        makes = [tables.pairs, tables.imbalance, *makes]
+        makes += [tables.settings] if reported and frame["setting"].any() else []
+    for make in makes:
+        table = make(frame, reported)
         if any(block.rows for block in table.blocks) or table.name == "pairs":
             yield table
 
 
 def _table(table: Table, name: str, folder: Path) -> str:
-    stem = table.name if table.name.startswith("table") else f"{name}_{table.name}"
+    own = table.name.startswith(("table", name))
+    stem = table.name if own else f"{name}_{table.name}"
     with atomic_write(folder / f"{stem}.tex") as file:
         file.write(table.latex())
     with atomic_write(folder / f"{stem}.csv") as file:
@@ -180,13 +201,15 @@ def _changed(results: Results) -> list[str]:
     return [f"Every run with {words}, which is not in the configs of this table."] * bool(words)
 
 
-def _figure(results: Results, folder: Path) -> str:
+def _figure(
+    results: Results, name: str, draw: Callable[[Frames], figures.Drawn], folder: Path
+) -> str:
     try:
-        figure, data = FIGURES[results.kind](results.frames)
+        figure, data = draw(results.frames)
     except NPTError as error:
         return f"Not drawn: {error}\n"
-    figures.save(figure, data, folder, results.name)
-    return f"![{results.title}]({results.name}.png)\n"
+    figures.save(figure, data, folder, name)
+    return f"![{results.title}]({name}.png)\n"
 
 
 # --------------------------------------------------------------------------- about the runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from tabulate import tabulate
 from npt.experiments.report import latex
 from npt.experiments.report.reported import Quoted
 from npt.experiments.report.statistics import Summary
+from npt.experiments.training_sets import CONTROL, LEGEND
 
 NAMES = {  # as tables show them; any other name is shown as it is
     "imagenet": "ImageNet",
@@ -74,7 +76,8 @@ class Row:
 
     @property
     def heading(self) -> str:
-        return NAMES.get(self.label, self.label)
+        name = re.split(r", | \(", self.label, maxsplit=1)[0]
+        return NAMES.get(name, name) + self.label[len(name) :]
 
     @property
     def line(self) -> str:
@@ -109,6 +112,11 @@ class Table:
         for block in self.blocks:
             for row in block.rows:
                 yield from row.cells
+
+    @property
+    def legend(self) -> str:
+        """What the rows of controls are; "" if there are none."""
+        return LEGEND if any(CONTROL in row.label for x in self.blocks for row in x.rows) else ""
 
     def markdown(self) -> str:
         """The table as text with a heading, a table for each block, and footnotes."""
@@ -217,7 +225,7 @@ def _explanations(table: Table) -> list[str]:
     marked = [cell for cell in table.all_cells() if cell.marked]
     figures = [cell.summary for cell in table.all_cells() if not cell.text]
     averages = [x for x in figures if not x.runs and x.all_datasets > 1]
-    found = []
+    found = [table.legend] if table.legend else []
     if any(x.runs > 1 for x in figures):
         seeds = max(x.expected for x in figures)
         found.append(

@@ -8,6 +8,7 @@ Rows and columns are in the order of the frame. Accuracies are in percent.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from npt.experiments.report.table import (
     signed,
 )
 from npt.experiments.tables import AVERAGE
+from npt.experiments.training_sets import COLUMNS, CONTROL, columns_of, span, split_label
 
 SHORT = {AVERAGE: "Average", MEAN_OF_HMS: "Average", HM_OF_AVERAGES: "HM of averages"}  # in LaTeX
 TITLES = {
@@ -54,6 +56,7 @@ TITLES = {
     "table4": "Domain generalisation: accuracy (%)",
     "train_counts": "What was trained on: images of each data set at each ratio",
     "pairs": "Each method with NPT against the same method without, on the same seeds",
+    "imbalance": "What imbalance as such costs: each method against its control, on the same seeds",
     "settings": "Whose training settings were used",
 }
 ACCURACY = "accuracy"
@@ -67,8 +70,7 @@ APPENDIX = {
     "medium": ("base", "medium"),
     "few": ("base", "few"),
 }
-NPT = "+NPT"  # the end of the label of a method with both terms
-RANGE = "–"  # noqa: RUF001
+NPT = "+NPT"  # the end of the label of a method with both terms, before a type of imbalance
 
 
 # --------------------------------------------------------------------------- accuracies
@@ -121,7 +123,8 @@ def appendix(frame: pd.DataFrame, reported: Reported | None = None, figure: str 
     if value != ACCURACY:
         values = frame[value] if value in frame else pd.Series(np.nan, frame.index)
         shown = frame["method"][frame["trained"].astype(bool) | values.notna()]
-        frame = frame[frame["method"].isin(shown)]
+        # The classes of a control have equally many images: it has no groups of classes.
+        frame = frame[frame["method"].isin(shown) & ~frame["method"].str.endswith(CONTROL)]
         notes = (f"{MISSING} also where no class of a data set has so many images at that tau.",)
     columns = _plain(_runs(frame, value), [(part, dataset) for dataset in datasets])
     if len(datasets) > 1:
@@ -318,15 +321,19 @@ def _listed(words: Sequence[str]) -> str:
 
 # --------------------------------------------------------------------------- other tables
 def train_counts(frame: pd.DataFrame, reported: Reported | None = None) -> Table:
-    """What was trained on, by ratio and data set: a range where seeds differ."""
-    trained = frame[frame["trained"].astype(bool)]
+    """What was trained on, by ratio, data set, classes and type of imbalance.
+
+    A range where seeds differ.
+    """
+    rows = frame[frame["trained"].astype(bool)].copy()
+    base = rows["part"].isin(BASE_TO_NEW)
+    names = {True: ", base classes", False: ", all classes"} if base.nunique() > 1 else {}
+    kinds = [split_label(method)[1] for method in rows["method"]]
+    rows["set"] = rows["source"] + [names.get(x, "") for x in base] + kinds
     blocks = []
-    for ratio, group in trained.groupby("ratio", sort=False):
-        rows = [
-            Row(source, tuple(_counted(rows)))
-            for source, rows in group.groupby("source", sort=False)
-        ]
-        blocks.append(Block(ratio, tuple(rows)))
+    for ratio, group in rows.groupby("ratio", sort=False):
+        found = group.groupby("set", sort=False)
+        blocks.append(Block(ratio, tuple(Row(name, tuple(_counted(x))) for name, x in found)))
     columns = [Column(name, name, name) for name in (*COUNTED, *OF_COUNTS)]
     notes = (
         "Ratio: images of the smallest class over images of the largest. A class keeps at least "
@@ -336,20 +343,19 @@ def train_counts(frame: pd.DataFrame, reported: Reported | None = None) -> Table
 
 
 def _counted(rows: pd.DataFrame) -> Iterator[Cell]:
-    """The cells of a data set at a ratio: the columns COUNTED and OF_COUNTS."""
+    """The cells of a training set at a ratio: the columns COUNTED and OF_COUNTS."""
     expected = rows["seed"].nunique()
     there = rows[[_is_counts(x) for x in rows["train_counts"]]]
     seeds = there["seed"].to_numpy()
     size = {"runs": len(set(seeds)), "expected": expected, "datasets": 1, "all_datasets": 1}
-    for count in COUNTED.values():
-        values = pd.Series([float(count(list(x))) for x in there["train_counts"]], dtype=float)
-        if there.empty:
+    found = pd.DataFrame([columns_of(list(x)) for x in there["train_counts"]], dtype=float)
+    for column in COUNTED.values():
+        if found.empty:
             yield Cell(Summary(**size), text=MISSING)
             continue
-        ends = _distinct(f"{x:.4g}" if x % 1 else f"{x:.0f}" for x in (values.min(), values.max()))
-        of_seeds = values.groupby(seeds).mean().to_numpy()
+        of_seeds = found[column].groupby(seeds).mean().to_numpy()
         summary = statistics.spread(of_seeds, float(of_seeds.mean()), **size)
-        yield Cell(summary, text=RANGE.join(ends))
+        yield Cell(summary, text=span(found[column]))
     asked = float(rows["ratio"].iloc[0])
     yield Cell(Summary(asked), text=f"{asked:g}")
     number = str(expected) if size["runs"] == expected else fraction(size["runs"], expected)
@@ -362,13 +368,34 @@ def _is_counts(value: Any) -> bool:
 
 def pairs(frame: pd.DataFrame, reported: Reported | None = None) -> Table:
     """Each method X beside X+NPT, on the same seeds: the difference over data sets, and tests."""
+
+    def with_terms(method: str) -> str:
+        name, kind = split_label(method)
+        return name + NPT + kind
+
+    methods = _distinct(frame["method"])
+    table = _comparisons("pairs", frame, {with_terms(method): method for method in methods})
+    missing = f"There is no method with {NPT} beside the same method without."
+    return table if table.blocks else replace(table, notes=(missing,))
+
+
+def imbalance(frame: pd.DataFrame, reported: Reported | None = None) -> Table:
+    """Each method beside its control, on the same seeds: as `pairs`."""
+    controls = {method: method + CONTROL for method in _distinct(frame["method"])}
+    return _comparisons("imbalance", frame, controls)
+
+
+def _comparisons(name: str, frame: pd.DataFrame, against: Mapping[str, str]) -> Table:
+    """The differences of methods to others, for the pairs that the frame has: method -> other."""
     found: dict[float, dict[str, statistics.Comparison]] = {}
     compared = _compared(frame)
-    for ratio, method in _distinct(zip(frame["ratio"], frame["method"], strict=True)):
-        for name, (runs, inputs, figure) in compared.items():
-            both = [runs[x] for x in ((ratio, method), (ratio, method + NPT)) if x in runs]
+    for ratio in _distinct(frame["ratio"]):
+        for (method, other), (figure_name, (runs, inputs, figure)) in itertools.product(
+            against.items(), compared.items()
+        ):
+            both = [runs[x] for x in ((ratio, other), (ratio, method)) if x in runs]
             if len(both) == 2:
-                label = f"{method}{NPT} against {method}, {name}"
+                label = f"{method} against {other}, {figure_name}"
                 figures = (_of_datasets(x, inputs, figure) for x in both)
                 found.setdefault(ratio, {})[label] = statistics.compare(*figures)
     blocks = [
@@ -384,7 +411,7 @@ def pairs(frame: pd.DataFrame, reported: Reported | None = None) -> Table:
         for ratio, comparisons in found.items()
     ]
     columns = [Column(name, name, name) for name in ("mean difference", "95 % interval", *TESTED)]
-    return _table("pairs", columns, blocks, _notes_on_pairs(frame, bool(blocks)), "comparison")
+    return _table(name, columns, blocks, _notes_on_pairs(frame), "comparison")
 
 
 def _compared(frame: pd.DataFrame) -> dict[str, tuple[Runs, list[list[Input]], statistics.Figure]]:
@@ -430,9 +457,7 @@ def _p_value(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _notes_on_pairs(frame: pd.DataFrame, any_rows: bool) -> tuple[str, ...]:
-    if not any_rows:
-        return (f"There is no method with {NPT} beside the same method without.",)
+def _notes_on_pairs(frame: pd.DataFrame) -> tuple[str, ...]:
     notes = [
         "Differences in percentage points; of a data set, the mean over the seeds that both "
         "methods have. The data sets are the sample of the interval (95 % t) and of the tests "
@@ -459,15 +484,8 @@ def settings(frame: pd.DataFrame, reported: Reported | None = None) -> Table:
     return _table("settings", columns, [Block(None, tuple(rows))], notes)
 
 
-# Columns of `train_counts` -> from the images of each class
-COUNTED: dict[str, Callable[[list[int]], float]] = {
-    "largest class": max,
-    "smallest class": min,
-    "classes with one image": lambda counts: counts.count(1),
-    "classes": len,
-    "images": sum,
-    "ratio obtained": lambda counts: min(counts) / max(counts) if max(counts) else math.nan,
-}
+# Columns of `train_counts` -> of the frames of `table`
+COUNTED = {column.replace("_", " "): column for column in COLUMNS}
 OF_COUNTS = ("ratio asked for", "seeds")
 # Further columns of `pairs` -> a value, and how it is shown
 TESTED: dict[str, Callable[[statistics.Comparison], tuple[float, str]]] = {
