@@ -10,6 +10,7 @@ changed. If a step has none, or its loss does not reach the backward pass, it en
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,10 @@ from torch import Tensor
 from npt.errors import NPTError
 from npt.measure import Measured
 from npt.remedies import Remedies, drawn_counts, remedies_on
+from npt.sampling import ClassBalancedSampler
+
+# Samplers for which `drawn_counts` knows how often an epoch draws each class.
+COUNTED = ("RandomSampler", "SequentialSampler", ClassBalancedSampler.__name__)
 
 
 class Remedied(Measured):
@@ -49,8 +54,17 @@ class Remedied(Measured):
 
     def _remedies_on(self) -> Remedies:
         settings = self.cfg.TRAINER.get("NPT")
-        counts = self.count_training_images() if remedies_on(settings) else []
-        return Remedies(settings, drawn_counts(counts, self.cfg))
+        if not remedies_on(settings):
+            return Remedies(settings, [])
+        remedies = Remedies(settings, drawn_counts(self.count_training_images(), self.cfg))
+        sampler = self.cfg.get("DATALOADER", {}).get("TRAIN_X", {}).get("SAMPLER", COUNTED[0])
+        if sampler not in COUNTED and (remedies.shift is not None or remedies.weight is not None):
+            warnings.warn(
+                f"{remedies.names} correct the numbers of training images, but the sampler {sampler} "
+                f"draws classes by other chances: use {' or '.join(COUNTED)}.",
+                stacklevel=4,
+            )
+        return remedies
 
 
 class _Seen:

@@ -282,6 +282,15 @@ def test_where_a_remedy_does_not_fit_there_is_an_error_and_never_another_loss(ba
     assert "TRAINER.NPT." in str(caught.value)
 
 
+@pytest.mark.parametrize("on, warned", [("balanced", True), ("focal", False)])
+def test_a_sampler_with_chances_of_its_own_is_warned_of(on, warned, recwarn):
+    trainer = on_host(Host, on)
+    trainer.cfg.DATALOADER = CN({"TRAIN_X": {"SAMPLER": "RandomClassSampler"}})
+    trainer.forward_backward(batches()[0])
+    found = [str(w.message) for w in recwarn if "RandomClassSampler" in str(w.message)]
+    assert len(found) == warned
+
+
 def test_with_all_remedies_off_nothing_is_replaced():
     trainer = wrapped(Host, config(0.0, 0.0))
     with trainer.remedied(batches()[0]) as seen:

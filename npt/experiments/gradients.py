@@ -67,7 +67,7 @@ def weighted_terms(
         if reduction != "-":
             settings.REDUCTION = reduction
         for term in active_terms(settings):
-            if term.reduces == (reduction != "-"):
+            if term.weight_in(settings) > 0 and term.reduces == (reduction != "-"):
                 title = f"{term.weight.lower()} {term.symbol or term.name}"
                 yield reduction, title, term.weight_in(settings) * term.function(found)
 

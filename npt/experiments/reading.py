@@ -17,7 +17,7 @@
     grid              config key -> list of values; every combination is run for every trainer
     control           true: below tau 1, every trained method has a control in addition, the row
                       "METHOD (same budget)": as many training images in all, divided equally among
-                      the classes (DATASET.IMBALANCE_TYPE balanced_budget). Not of the points of a grid
+                      the classes (DATASET.IMBALANCE_TYPE balanced_budget). No points of a grid
     evaluate          splits to test: [test], or [val, test]
     keep_checkpoints  false: delete models and event files after all tests
     parts             name -> fields that differ from those above; each part has runs of its own
