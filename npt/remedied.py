@@ -60,8 +60,8 @@ class Remedied(Measured):
         sampler = self.cfg.get("DATALOADER", {}).get("TRAIN_X", {}).get("SAMPLER", COUNTED[0])
         if sampler not in COUNTED and (remedies.shift is not None or remedies.weight is not None):
             warnings.warn(
-                f"{remedies.names} correct the numbers of training images, but the sampler {sampler} "
-                f"draws classes by other chances: use {' or '.join(COUNTED)}.",
+                f"{remedies.names} correct the numbers of training images, but the sampler "
+                f"{sampler} draws classes by other chances: use {' or '.join(COUNTED)}.",
                 stacklevel=4,
             )
         return remedies
