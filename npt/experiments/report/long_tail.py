@@ -155,13 +155,13 @@ def choice(frame: pd.DataFrame, study: Mapping[str, Mapping[str, Variant]]) -> T
     rows = [
         Row(
             JOIN.join(words) or ALONE,
-            (*(Cell(found[words].get(base, Summary())) for base in study), _cell(means[words])),
+            (*(_shown(found[words].get(base, Summary())) for base in study), _cell(means[words])),
         )
         for words in ranked
     ]
     note = (
-        "The mean over all ratios of this table and over data sets, on validation images of the "
-        "trained classes. The control is not a choice: it has other images."
+        "The mean over all ratios and data sets, on validation images of the trained classes, with "
+        "the standard deviation over seeds. The control is not a choice: it has other images."
     )
     return Table(
         "long_tail_choice",
@@ -211,18 +211,19 @@ def _expected(frame: pd.DataFrame, ratio: float, method: str) -> int:
 
 
 def _spread(values: np.ndarray, expected: int, digits: int) -> Cell:
+    """The cell of the figures of n seeds, of the `expected` ones."""
     if not len(values):
         return Cell(Summary(expected=expected), text=MISSING)
-    summary = statistics.spread(
-        values,
-        float(values.mean()),
-        runs=len(values),
-        expected=expected,
-        datasets=1,
-        all_datasets=1,
-    )
+    size = {"runs": len(values), "expected": expected, "datasets": 1, "all_datasets": 1}
+    return _shown(statistics.spread(values, float(values.mean()), **size), digits)
+
+
+def _shown(summary: Summary, digits: int = 2) -> Cell:
+    """A figure with its deviation over seeds, without a line for the interval."""
+    if not summary.runs:
+        return Cell(summary, text=MISSING)
     text = f"{summary.mean:.{digits}f}"
-    if len(values) > 1:
+    if summary.runs > 1:
         text += f" ± {summary.std:.{digits}f}"
     return Cell(summary, text=text + "*" * summary.incomplete)
 
