@@ -32,10 +32,14 @@ from npt.yaml_file import read_yaml
 
 # --------------------------------------------------------------------------- keys
 class Key(NamedTuple):
-    """A config key. Without a check, any value of the default's type is good."""
+    """A config key. Without a check, any value of the default's type is good.
+
+    acts_with: another key, and the values of it without which this key has no effect
+    """
 
     default: Any
     check: Check | None = None
+    acts_with: tuple[str, Check] | None = None
 
     def accepts(self, value: Any) -> bool:
         return self._check().good(value) or (value is None and self.default is None)
@@ -73,7 +77,9 @@ KEYS: dict[str, Key] = {
     "DATASET.IMBALANCE_ORDER": Key("label", one_of(*ORDERS)),  # which classes are the rare ones
     "DATASET.IMBALANCE_TYPE": Key("exp", one_of(*TYPES)),  # images by rank: see npt.imbalance
     # ClassBalancedSampler: a class of n images is drawn in proportion to n^(1 - power)
-    "DATALOADER.TRAIN_X.BALANCE_POWER": Key(1.0, number(0, 1)),
+    "DATALOADER.TRAIN_X.BALANCE_POWER": Key(
+        1.0, number(0, 1), ("DATALOADER.TRAIN_X.SAMPLER", one_of("ClassBalancedSampler"))
+    ),
     # a key of the engine, whose other samplers repeat images or leave some out
     "DATALOADER.TEST.SAMPLER": Key("SequentialSampler", EACH_ONCE),
     # keys of the engine, with what our trainers take of them
@@ -200,6 +206,7 @@ class CheckedRoot(CfgNode):
             check_engine(self)
             check(self, keys=keys_of_any_trainer())
             _warn_of_no_acceleration(self)
+            _warn_of_lonely_keys(self)
             for rule in RULES:
                 rule(self)
         super()._immutable(is_immutable)
@@ -244,6 +251,19 @@ def add_keys_to_defaults() -> None:
         object.__setattr__(root, "__class__", CheckedRoot)  # yacs' own setter takes keys only
     for path, key in KEYS.items():
         _put(root, path, key.default)
+
+
+def _warn_of_lonely_keys(cfg: CfgNode) -> None:
+    for path, key in KEYS.items():
+        value = _find(cfg, path)
+        if key.acts_with is None or value is MISSING or value == key.default:
+            continue
+        other, needed = key.acts_with
+        if not needed.good(_find(cfg, other)):
+            warnings.warn(
+                f"{path} {shown(value)} has no effect: it acts only with {other} {needed.allowed}.",
+                stacklevel=4,
+            )
 
 
 def _warn_of_no_acceleration(cfg: CfgNode) -> None:

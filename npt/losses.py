@@ -65,14 +65,21 @@ def multimodal_isomorphism_loss(
     a length that is not positive, an unknown reduction, or a label outside 0..K-1; labels on an
     accelerator are not checked, because that would synchronise with the device.
     """
+    _check_reduction(reduction)
+    errors = _isomorphism_errors(image_features, text_features, labels, e_w, e_h)  # (B,)
+    return errors.sum() if reduction == "sum" else errors.mean()
+
+
+def _isomorphism_errors(
+    image_features: Tensor, text_features: Tensor, labels: Tensor, e_w: float, e_h: float
+) -> Tensor:
+    """The squares in the sum of Eq. 6: (B,)."""
     check_pairing(image_features, text_features, labels)
     _check_energy("e_w", e_w)
     _check_energy("e_h", e_h)
-    _check_reduction(reduction)
     with without_autocast(image_features.device):
-        cosines = paired_cosines(image_features, text_features, labels)  # (B,)
-        errors = (e_w * e_h) * (cosines - 1).square()
-    return errors.sum() if reduction == "sum" else errors.mean()
+        cosines = paired_cosines(image_features, text_features, labels)
+        return (e_w * e_h) * (cosines - 1).square()
 
 
 # ---- beyond the paper
@@ -115,13 +122,8 @@ def balanced_isomorphism_loss(
     `multimodal_isomorphism_loss`; `class_weights` is (K,). After CPT (CVPR 2026), by a secondary
     description.
     """
-    check_pairing(image_features, text_features, labels)
-    _check_energy("e_w", e_w)
-    _check_energy("e_h", e_h)
-    with without_autocast(image_features.device):
-        cosines = paired_cosines(image_features, text_features, labels)  # (B,)
-        errors = (e_w * e_h) * (cosines - 1).square()
-    return (errors * class_weights.to(errors)[labels.to(class_weights.device)]).mean()
+    errors = _isomorphism_errors(image_features, text_features, labels, e_w, e_h)  # (B,)
+    return (errors * class_weights.to(errors)[labels.to(errors.device)]).mean()
 
 
 ANCHORS = ("l1", "squared")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from npt.errors import NPTError
 from npt.measure import Measured
-from npt.remedies import Remedies, drawn_counts, remedies_on
+from npt.remedies import Remedies, drawn_counts, remedies_on, training_loader
 from npt.sampling import ClassBalancedSampler
 
 # Samplers for which `drawn_counts` knows how often an epoch draws each class.
@@ -54,14 +54,17 @@ class Remedied(Measured):
 
     def _remedies_on(self) -> Remedies:
         settings = self.cfg.TRAINER.get("NPT")
-        if not remedies_on(settings):
+        on = remedies_on(settings)
+        if not on:
             return Remedies(settings, [])
         remedies = Remedies(settings, drawn_counts(self.count_training_images(), self.cfg))
-        sampler = self.cfg.get("DATALOADER", {}).get("TRAIN_X", {}).get("SAMPLER", COUNTED[0])
-        if sampler not in COUNTED and (remedies.shift is not None or remedies.weight is not None):
+        if not remedies:
+            print(f"{remedies.names} changes nothing: an epoch draws all classes equally often")
+        sampler = training_loader(self.cfg).get("SAMPLER")
+        if sampler is not None and sampler not in COUNTED and any(x.shift or x.weight for x in on):
             warnings.warn(
-                f"{remedies.names} correct the numbers of training images, but the sampler "
-                f"{sampler} draws classes by other chances: use {' or '.join(COUNTED)}.",
+                f"{remedies.names} is by the numbers of training images, but the sampler {sampler} "
+                f"draws classes by other chances: use {' or '.join(COUNTED)}.",
                 stacklevel=4,
             )
         return remedies
@@ -101,13 +104,15 @@ class _Seen:
         self.reached = True
 
     def _is_of_batch(self, logits: Any, target: Any) -> bool:
-        """Whether these are logits, with gradient, and the labels of the batch.
+        """Whether these are logits of all classes, with gradient, and the labels of the batch.
 
         A batch in several versions has its labels as often, one after the other or side by side.
         """
         if not (isinstance(logits, Tensor) and isinstance(target, Tensor)):
             return False
-        if not logits.requires_grad or logits.dim() != 2 or target.dim() != 1:
+        if not (torch.is_grad_enabled() and logits.requires_grad):
+            return False
+        if logits.dim() != 2 or logits.shape[1] != self.remedies.classes or target.dim() != 1:
             return False
         size = len(self.labels)
         if target.dtype.is_floating_point or not size or len(target) % size:
@@ -123,8 +128,9 @@ class _Seen:
         on = self.remedies.names
         if not self.changed:
             raise NPTError(
-                f"{trainer} does not call torch's cross_entropy with the labels of the batch, so "
-                f"{on} cannot act on its loss: switch it off, or use the ClassBalancedSampler."
+                f"{trainer} does not call torch's cross_entropy with logits of the "
+                f"{self.remedies.classes} classes and the labels of the batch, so {on} cannot act "
+                "on its loss: switch it off, or use the ClassBalancedSampler."
             )
         if not self.reached:
             raise NPTError(

@@ -38,6 +38,11 @@ from npt.errors import NPTError
 from npt.sampling import ClassBalancedSampler, expected_draws
 
 NODE = "TRAINER.NPT"  # the config node of the keys
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {  # of torch's cross_entropy
+    "none": lambda losses: losses,
+    "mean": torch.mean,
+    "sum": torch.sum,
+}
 Counts = Sequence[float]  # how often an epoch draws each class
 
 
@@ -117,21 +122,27 @@ REMEDIES = {
             "class weight",
             weight=_class_weight,
         ),
-        Remedy("FOCAL_GAMMA", 0.0, number(0, 1000), factor=_focal),
+        Remedy("FOCAL_GAMMA", 0.0, number(0, 50), factor=_focal),
     )
 }
 for _row in REMEDIES.values():
     config.add(f"{NODE}.{_row.key}", Key(_row.off, _row.check))
-config.add(f"{NODE}.EFFECTIVE_BETA", Key(0.999, number(0, 1, "[)")))  # of CLASS_WEIGHT effective
+EFFECTIVE = (f"{NODE}.CLASS_WEIGHT", one_of("effective"))
+config.add(f"{NODE}.EFFECTIVE_BETA", Key(0.999, number(0, 1, "[)"), EFFECTIVE))
 
 
 # --------------------------------------------------------------------------- counts and columns
 def drawn_counts(counts: Sequence[int], cfg: Any) -> list[float]:
     """How often an epoch draws each class: its images, unless a ClassBalancedSampler draws them."""
-    loader = cfg.get("DATALOADER", {}).get("TRAIN_X", {})
+    loader = training_loader(cfg)
     if loader.get("SAMPLER") != ClassBalancedSampler.__name__:
         return [float(n) for n in counts]
     return expected_draws(counts, loader.get("BALANCE_POWER", 1.0))
+
+
+def training_loader(cfg: Any) -> Any:
+    """The config node DATALOADER.TRAIN_X; empty if a host has none."""
+    return cfg.get("DATALOADER", {}).get("TRAIN_X", {})
 
 
 def remedies_on(settings: Any) -> list[Remedy]:
@@ -187,14 +198,9 @@ class Remedies:
     ) -> Tensor:
         """The loss of logits (B, K) and labels (B,); the other arguments are those of torch.
 
-        cross_entropy: torch's own function. NPTError if there are not as many logits as classes,
-        or if the caller weights classes itself, or uses a legacy reduction, where a remedy weights.
+        cross_entropy: torch's own function. NPTError where a remedy weights images, and the caller
+        weights classes itself, ignores a label, or has a reduction that torch has no more.
         """
-        if logits.shape[1] != self.classes:
-            raise NPTError(
-                f"The trainer's cross-entropy is over {logits.shape[1]} classes, but the data have "
-                f"{self.classes}, so {self.names} cannot act on it: switch it off."
-            )
         if self.shift is not None:
             self.shift = self.shift.to(logits.device)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) + self.shift
@@ -203,10 +209,11 @@ class Remedies:
                 *(logits, target, weight, size_average, ignore_index, reduce, reduction),
                 label_smoothing,
             )
-        if weight is not None or size_average is not None or reduce is not None:
+        own = (weight, size_average, reduce, ignore_index) != (None, None, None, -100)
+        if own or reduction not in REDUCTIONS:
             raise NPTError(
-                "The trainer weights the classes of its cross-entropy itself, or uses a legacy "
-                f"reduction of it, beside {self.names}: switch CLASS_WEIGHT and FOCAL_GAMMA off."
+                "The trainer's cross-entropy has weights, an ignored label or a reduction of its "
+                f"own, which do not go with {self.names}: switch CLASS_WEIGHT and FOCAL_GAMMA off."
             )
         losses = cross_entropy(
             *(logits, target), reduction="none", label_smoothing=label_smoothing
@@ -219,9 +226,7 @@ class Remedies:
             log_p = log_p.gather(1, target[:, None]).squeeze(1)  # (B,)
             for factor in self.factors:
                 losses = losses * factor(self.settings, log_p)
-        if reduction == "none":
-            return losses
-        return losses.sum() if reduction == "sum" else losses.mean()
+        return REDUCTIONS[reduction](losses)
 
 
 def _combined(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from npt import config
-from npt.checks import one_of, whole
+from npt.checks import LARGEST, number, one_of, whole
 from npt.clusters import clusters_of
 from npt.errors import NPTError
 from npt.geometry import (
@@ -44,9 +44,8 @@ from npt.losses import (
     language_collapse_loss,
     multimodal_isomorphism_loss,
 )
-from npt.remedies import balanced_weights
+from npt.remedies import NODE, balanced_weights
 
-NODE = "TRAINER.NPT"  # the config node of the weights
 ACCURACIES = (  # the figures of predictions, in percent but for the temperature
     *("accuracy", "error_rate", "macro_f1", "class_mean_accuracy", "many", "medium", "few"),
     *("worst_class", "geometric_mean", "harmonic_mean", "ece", "temperature", "ece_scaled"),
@@ -304,8 +303,11 @@ def _anchor(batch: Batch) -> Tensor:
 register(Term("loss_cluster", "W_CLUSTER", _clustered, symbol="L_cluster", reduces=True))
 register(Term("loss_balanced", "W_BALANCED", _balanced, symbol="L_balanced"))
 register(Term("loss_anchor", "W_ANCHOR", _anchor, symbol="L_anchor"))
-config.add(f"{NODE}.CLUSTER_SIZE", config.Key(8, whole(2)))  # the most classes of a cluster
-config.add(f"{NODE}.ANCHOR", config.Key("l1", one_of(*ANCHORS)))  # the distance of W_ANCHOR
+ON = number(0, LARGEST, "(]")  # weights with which a term is computed
+# the most classes of a cluster
+config.add(f"{NODE}.CLUSTER_SIZE", config.Key(8, whole(2), (f"{NODE}.W_CLUSTER", ON)))
+# the distance that W_ANCHOR weights
+config.add(f"{NODE}.ANCHOR", config.Key("l1", one_of(*ANCHORS), (f"{NODE}.W_ANCHOR", ON)))
 
 
 # --------------------------------------------------------------------------- the measures

@@ -74,7 +74,7 @@ def test_clusters_of_single_classes_have_no_loss_and_a_gradient_of_zero():
     text = draw(3, 4).requires_grad_()
     loss = clustered_collapse_loss(text, [torch.tensor([k]) for k in range(3)])
     loss.backward()
-    assert float(loss) == 0 and not text.grad.any()
+    assert loss.item() == 0 and not text.grad.any()
 
 
 # --------------------------------------------------------------------------- L_MI over classes

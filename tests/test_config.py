@@ -433,3 +433,28 @@ def test_a_file_may_refer_to_its_own_values(tmp_path):
     file.write_text("INPUT: &a {SIZE: &s [32, 32]}\nOPTIM: {STEPSIZE: *s}\n")
     cfg = setup("--trainer", "CoOp", "--config-file", str(file), "DATASET.NAME", "Any")
     assert cfg.INPUT.SIZE == cfg.OPTIM.STEPSIZE == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "pairs, other",
+    [
+        (["TRAINER.NPT.EFFECTIVE_BETA", 0.9], "TRAINER.NPT.CLASS_WEIGHT one of effective"),
+        (["TRAINER.NPT.CLUSTER_SIZE", 4], r"TRAINER\.NPT\.W_CLUSTER a finite number, above 0"),
+        (["DATALOADER.TRAIN_X.BALANCE_POWER", 0.5], "SAMPLER one of ClassBalancedSampler"),
+    ],
+)
+def test_a_key_that_acts_only_with_another_is_named_without_it(pairs, other):
+    cfg = get_cfg_default()
+    cfg.merge_from_list(pairs)
+    with pytest.warns(UserWarning, match=f"{pairs[0]} {pairs[1]} has no effect.*{other}"):
+        cfg.freeze()
+
+
+def test_a_key_beside_the_key_that_it_acts_with_is_silent(recwarn):
+    cfg = get_cfg_default()
+    cfg.merge_from_list(
+        ["TRAINER.NPT.EFFECTIVE_BETA", 0.9, "TRAINER.NPT.CLASS_WEIGHT", "effective"]
+    )
+    cfg.merge_from_list(["TRAINER.NPT.ANCHOR", "squared", "TRAINER.NPT.W_ANCHOR", 0.1])
+    cfg.freeze()
+    assert not [w for w in recwarn if "no effect" in str(w.message)]

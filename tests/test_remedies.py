@@ -223,15 +223,21 @@ def test_labels_smoothing_and_views_of_the_host_are_kept():
 def test_other_calls_of_cross_entropy_are_left_alone():
     class Teacher(Host):
         def loss(self, batch):
+            with torch.no_grad():  # a plain loss for the log
+                logits = self.model(batch["img"])
+                self.plain = F.cross_entropy(logits, batch["label"])
+            held = self.model(batch["img"])
             with torch.no_grad():
-                self.frozen = F.cross_entropy(torch.eye(K), torch.arange(K))
+                assert F.cross_entropy(held, batch["label"]) == self.plain
             order = F.cross_entropy(10 * self.model.text_encoder(0.0)[:, :K], torch.arange(K))
             return super().loss(batch) + 0.0 * order
 
     (batch,) = batches()
-    trainer = on_host(Teacher, "LOGIT_ADJUST")
+    trainer = on_host(Teacher, "LOGIT_ADJUST", "logits")
+    with torch.no_grad():
+        expected = F.cross_entropy(trainer.model(batch["img"]), batch["label"])
     trainer.forward_backward(batch)
-    assert trainer.frozen == F.cross_entropy(torch.eye(K), torch.arange(K))
+    assert torch.equal(trainer.plain, expected)
     with trainer.remedied(batch) as seen:
         Teacher.loss(trainer, batch)
     assert seen.changed == 1
@@ -253,6 +259,11 @@ class Weighting(Host):
         return F.cross_entropy(self.model(batch["img"]), batch["label"], weight=torch.ones(K))
 
 
+class Ignoring(Host):
+    def loss(self, batch):
+        return F.cross_entropy(self.model(batch["img"]), batch["label"], ignore_index=0)
+
+
 class MoreClasses(Host):
     def loss(self, batch):
         logits = self.model(batch["img"])
@@ -271,8 +282,9 @@ class Mixing(Host):
         (WithoutCrossEntropy, "LOGIT_ADJUST", "does not call torch's cross_entropy"),
         (Mixing, "balanced", "does not call torch's cross_entropy"),
         (Discarding, "focal", "does not reach"),
-        (Weighting, "balanced", "weights the classes"),
-        (MoreClasses, "LOGIT_ADJUST", f"over {K + 1} classes, but the data have {K}"),
+        (Weighting, "balanced", "has weights"),
+        (MoreClasses, "LOGIT_ADJUST", f"logits of the {K} classes"),
+        (Ignoring, "focal", "an ignored label"),
     ],
 )
 def test_where_a_remedy_does_not_fit_there_is_an_error_and_never_another_loss(base, on, words):

@@ -88,8 +88,8 @@ KINDS: dict[type, str] = {  # for messages
 class Selection:
     """What to take of experiments; empty: all that they name.
 
-    methods, datasets: those to keep of each part. The data set that a transfer protocol trains on
-    is always kept.
+    methods, datasets: those to keep of each part; a method with its variants. The data set that a
+    transfer protocol trains on is always kept.
     added: methods of methods.yaml that every part without a grid has in addition
     ratios, seeds: instead of those that the experiment names for all its parts
     control: the field `control` of experiments that do not have it themselves
@@ -178,7 +178,7 @@ def _selected(parts: Any, chosen: Selection, path: Path) -> dict[str, Part]:
     check_known("methods", chosen.added, known)
     found = {}
     for name, part in parts.items():
-        kept = [x for x in chosen.methods or part.trainers if x in part.trainers]
+        kept = labels_of(chosen.methods, part.trainers) if chosen.methods else list(part.trainers)
         kept += [x for x in chosen.added if not part.grid and x not in kept]
         specs = {**known, **part.trainers}
         part = replace(part, trainers={label: specs[label] for label in kept})
@@ -186,6 +186,13 @@ def _selected(parts: Any, chosen: Selection, path: Path) -> dict[str, Part]:
         if part.trainers and part.datasets:
             found[name] = part
     return found
+
+
+def labels_of(methods: Iterable[str], trainers: Iterable[str]) -> list[str]:
+    """The labels of the methods, each with those of its variants: `MaPLe` and `MaPLe + NPT`."""
+    labels = list(trainers)
+    found = [x for method in methods for x in labels if x == method or x.startswith(f"{method} ")]
+    return list(dict.fromkeys(found))
 
 
 def _with_datasets(part: Part, chosen: Sequence[str]) -> Part:

@@ -70,10 +70,10 @@ def load(names: Sequence[str], suite: str, selection: Selection) -> list[Request
     for name in names:
         if name not in KNOWN:
             raise NPTError(f"there is no {name}; there are {', '.join(KNOWN)} and {ALL}")
-    known = methods_beside(find_config(_file(suite, NAMES[0])))
-    check_known("methods", selection.methods, known)
-    check_known("datasets", selection.datasets, _datasets(suite))
     files = [_file(suite, name) for name in names]
+    known = methods_beside(find_config(_file(suite, NAMES[0])))
+    check_known("methods", selection.methods, [*known, *_methods(files)])
+    check_known("datasets", selection.datasets, _datasets(suite))
     selection = _with_added(selection, files)
     found = [Request(suite, load_experiment(file, (), selection), selection) for file in files]
     found = [request for request in found if request.experiment.parts]
@@ -85,10 +85,15 @@ def load(names: Sequence[str], suite: str, selection: Selection) -> list[Request
 
 
 def _with_added(selection: Selection, files: Sequence[str]) -> Selection:
-    parts = [part for file in files for part in load_experiment(file).parts.values()]
-    named = {label for part in parts for label in part.trainers}
+    named = _methods(files)
     added = dict.fromkeys((*selection.added, *(x for x in selection.methods if x not in named)))
     return replace(selection, added=tuple(added))
+
+
+def _methods(files: Sequence[str]) -> list[str]:
+    """The labels of all methods in the files of tables."""
+    parts = [part for file in files for part in load_experiment(file).parts.values()]
+    return [label for part in parts for label in part.trainers]
 
 
 @cache

@@ -49,5 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(argv)
     except Exception as error:
-        return report(error)
+        return report(_replaced(error))
     return 0
+
+
+def _replaced(error: Exception) -> Exception:
+    """The NPTError that the host's own handler replaced by another error, else the error itself.
+
+    DePT's train.py, for example, ends every failed run with an exception without details.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, NPTError):
+        found = found.__cause__ if found.__suppress_context__ else found.__context__
+    return found or error

@@ -8,9 +8,10 @@ import pytest
 
 from npt.errors import NPTError
 from npt.experiments.frame import frame_of
-from npt.experiments.reading import check_part, load_experiment
+from npt.experiments.reading import Selection, check_part, labels_of, load_experiment
 from npt.experiments.report import long_tail
 from npt.experiments.report.long_tail import Variant, variants_of
+from npt.experiments.reproduce import load
 
 TRAINERS = {
     "CLIP": {"config": "z.yaml", "train": False},
@@ -148,7 +149,7 @@ def test_differences_are_of_the_same_seeds_and_data_sets(frame):
     for row, (base, new) in expected.items():
         assert cell(table, row, "base").summary.mean == pytest.approx(base)
         assert cell(table, row, "new").summary.mean == pytest.approx(new)
-    assert cell(table, "NPT against alone", "ECE base").text == "-1.00 ± 0.00*"
+    assert cell(table, "NPT against alone", "ECE base").text == "-1.00 ± 0.00†"
     assert cell(table, "NPT against alone", "few").text.startswith("0.00")
     labels = [row.label for row in table.blocks[0].rows]
     assert "(same budget) against alone" in labels and "alone against (same budget)" not in labels
@@ -170,6 +171,46 @@ def test_a_missing_run_is_a_gap_and_not_another_average(frame):
     frame.loc[every, "accuracy"] = np.nan
     table = long_tail.levels(frame, "MaPLe", variants_of(frame)["MaPLe"])
     assert cell(table, "NPT", "base").text == "–"  # noqa: RUF001
+
+
+def test_only_complete_variants_are_ranked(frame):
+    """`weights` would be the best, by the seed that is left."""
+    gone = (frame["method"] == "MaPLe + weights") & (frame["seed"] == 2)
+    frame.loc[gone, "validation"] = np.nan
+    rows = long_tail.choice(frame, variants_of(frame)).blocks[0].rows
+    assert [row.label for row in rows] == ["NPT + weights", "NPT", "alone", "weights"]
+    assert rows[-1].cells[-1].text == "–" and rows[-1].cells[0].text.endswith("*")  # noqa: RUF001
+
+
+def test_rounding_noise_is_not_marked(frame):
+    frame.loc[frame["method"] == "MaPLe + NPT", "ece"] = 5.0 + 1e-7
+    frame.loc[frame["method"] == "MaPLe", "ece"] = 5.0
+    table = long_tail.differences(frame, "MaPLe", variants_of(frame)["MaPLe"])
+    assert "†" not in cell(table, "NPT against alone", "ECE base").text
+
+
+def test_latex_explains_its_marks(frame):
+    text = long_tail.differences(frame, "MaPLe", variants_of(frame)["MaPLe"]).latex()
+    assert "MaPLe &" in text and r"$^{\dagger}$" in text
+    assert "half of the 95 \\% t interval" in text
+
+
+def test_a_method_is_selected_with_its_variants():
+    labels = [f"{m}{x}" for m in ("CoOp", "MaPLe", "MaPLe+NPT") for x in LABELS]
+    assert labels_of(["MaPLe"], labels) == [f"MaPLe{x}" for x in LABELS]
+    assert labels_of(["MaPLe + NPT", "CoOp + weights"], labels) == [
+        *("MaPLe + NPT", "MaPLe + NPT + weights", "CoOp + weights"),
+    ]
+    study = Selection(methods=("MaPLe",), datasets=("mini_land",), ratios=(0.01,), seeds=(1,))
+    (request,) = load(["long_tail"], "mini", study)
+    (found,) = request.experiment.parts.values()
+    assert len(found.trainers) == 19 and {x.split(" ")[0] for x in found.trainers} == {"MaPLe"}
+
+
+def test_a_method_without_variants_is_a_sentence_and_not_a_figure(tmp_path):
+    frame = write_runs(tmp_path)
+    with pytest.raises(NPTError, match="variants of methods"):
+        long_tail.draw_differences(frame[frame["method"] == "MaPLe"])
 
 
 # --------------------------------------------------------------------------- figures

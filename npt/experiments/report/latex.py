@@ -16,6 +16,7 @@ SPECIAL = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "–": MISSING,  # noqa: RUF001
+    "†": r"$^{\dagger}$",
     "<": "$<$",
     ">": "$>$",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
@@ -30,7 +31,10 @@ def escape(text: str) -> str:
 def render(table: Table) -> str:
     """A `table*` for the packages booktabs and graphicx."""
     by_ratio = any(block.ratio is not None for block in table.blocks)
-    head = [*([r"$\tau$"] if by_ratio else []), escape(table.heading.capitalize())]
+    head = [
+        *([r"$\tau$"] if by_ratio else []),
+        escape(table.heading[:1].upper() + table.heading[1:]),
+    ]
     head += [escape(column.short) for column in table.columns]
     align = "l" * (len(head) - len(table.columns)) + "r" * len(table.columns)
     lines = [r"\toprule", _line(head)]
@@ -65,6 +69,7 @@ def _caption(table: Table) -> str:
         if column.short.lower() != column.heading.lower()
     ]
     sentences += [table.legend] if table.legend else []
+    sentences += table.notes if any("±" in cell.text for cell in table.all_cells()) else ()
     if any(cell.summary.runs > 1 and not cell.text for cell in table.all_cells()):
         sentences.append("Mean and standard deviation over seeds.")
     return " ".join(sentences)

@@ -9,6 +9,7 @@ by validation images of the trained classes alone; test figures are shown for al
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,16 @@ from npt.experiments.frame import SPLIT
 from npt.experiments.report import statistics
 from npt.experiments.report.figures import Drawn
 from npt.experiments.report.statistics import Comparison, Summary
-from npt.experiments.report.table import MISSING, Block, Cell, Column, Row, Table, signed
+from npt.experiments.report.table import (
+    MISSING,
+    STAR,
+    Block,
+    Cell,
+    Column,
+    Row,
+    Table,
+    signed,
+)
 from npt.experiments.state import read_result
 from npt.experiments.tables import harmonic_mean
 from npt.experiments.training_sets import CONTROL as CONTROL_OF_TABLES
@@ -31,6 +41,7 @@ from npt.results import RESULT
 
 JOIN = " + "
 CONTROL = CONTROL_OF_TABLES.strip()  # the variant with as many images, divided equally
+CLEAR = "†"  # marks a difference whose interval is without 0
 ALONE = "alone"  # how the base method is called in tables
 # Columns: name -> (evaluation, column of the frame). Harmonic means are of base and new.
 FIGURES = {
@@ -116,7 +127,7 @@ def differences(frame: pd.DataFrame, base: str, variants: Mapping[str, Variant])
         blocks.append(Block(ratio, tuple(rows)))
     note = (
         "Differences in percentage points, with half of the 95 % t interval over data sets; of a "
-        "data set, the mean over seeds that both have. A * marks an interval without 0. Not "
+        f"data set, the mean over seeds that both have. {CLEAR}: the interval is without 0. Not "
         "corrected for the number of comparisons."
     )
     title = f"{base}: differences on the same seeds"
@@ -144,20 +155,26 @@ def _pairs(base: str, variants: Mapping[str, Variant]) -> Iterator[tuple[str, st
 
 
 def choice(frame: pd.DataFrame, study: Mapping[str, Mapping[str, Variant]]) -> Table:
-    """Validation accuracy of each variant, averaged over ratios and data sets, best first."""
+    """Validation accuracy of each variant, averaged over ratios and data sets, best first.
+
+    Only variants that have all runs, of all base methods, have a mean and a rank.
+    """
     found: dict[tuple[str, ...], dict[str, Summary]] = {}
     for base, variants in study.items():
         for method, variant in variants.items():
             if CONTROL not in variant.words:
                 found.setdefault(variant.words, {})[base] = _validation(frame, method)
-    means = {words: float(np.mean([x.mean for x in of.values()])) for words, of in found.items()}
-    ranked = sorted(found, key=lambda words: -means[words])
+    means = {
+        words: float(np.mean([x.mean for x in of.values()]))
+        for words, of in found.items()
+        if of.keys() == study.keys() and all(x.runs == x.expected for x in of.values())
+    }
     rows = [
         Row(
             JOIN.join(words) or ALONE,
-            (*(_shown(found[words].get(base, Summary())) for base in study), _cell(means[words])),
+            (*(_shown(found[words].get(base, Summary())) for base in study), _mean(means, words)),
         )
-        for words in ranked
+        for words in sorted(found, key=lambda words: -means.get(words, -math.inf))
     ]
     note = (
         "The mean over all ratios and data sets, on validation images of the trained classes, with "
@@ -173,9 +190,10 @@ def choice(frame: pd.DataFrame, study: Mapping[str, Mapping[str, Variant]]) -> T
     )
 
 
-def chosen(frame: pd.DataFrame) -> str:
-    """The words of the variant with the best mean validation accuracy."""
-    return choice(frame, variants_of(frame)).blocks[0].rows[0].label
+def _mean(means: Mapping[tuple[str, ...], float], words: tuple[str, ...]) -> Cell:
+    if words not in means:
+        return Cell(text=MISSING)
+    return Cell(Summary(means[words], runs=1, expected=1), text=f"{means[words]:.2f}")
 
 
 # --------------------------------------------------------------------------- figures of tables
@@ -225,7 +243,7 @@ def _shown(summary: Summary, digits: int = 2) -> Cell:
     text = f"{summary.mean:.{digits}f}"
     if summary.runs > 1:
         text += f" ± {summary.std:.{digits}f}"
-    return Cell(summary, text=text + "*" * summary.incomplete)
+    return Cell(summary, text=text + STAR * summary.incomplete)
 
 
 def _validation(frame: pd.DataFrame, method: str) -> Summary:
@@ -239,10 +257,6 @@ def _validation(frame: pd.DataFrame, method: str) -> Summary:
     )
 
 
-def _cell(value: float) -> Cell:
-    return Cell(Summary(value, runs=1, expected=1), text=f"{value:.2f}")
-
-
 def _compare(frame: pd.DataFrame, ratio: float, method: str, other: str, figure: str) -> Comparison:
     return statistics.compare(*(_of_seeds(frame, ratio, x, figure) for x in (other, method)))
 
@@ -254,8 +268,9 @@ def _difference(found: Comparison) -> Cell:
     )
     text = signed(found.mean)
     if not np.isnan(half):
-        text += f" ± {half:.2f}" + "*" * (abs(found.mean) > half)
-    return Cell(summary, text=text)
+        beyond = abs(found.mean) > half and round(found.mean, 2) != 0
+        text += f" ± {half:.2f}" + CLEAR * beyond
+    return Cell(summary, text=text + STAR * summary.incomplete)
 
 
 # --------------------------------------------------------------------------- figures
@@ -268,17 +283,22 @@ def draw_differences(frame: pd.DataFrame) -> Drawn:
     study, ratios = variants_of(frame), _ratios(frame)
     rows = []
     for ratio, (base, variants) in itertools.product(ratios, study.items()):
-        alone = next(method for method, x in variants.items() if not x.words)
+        alone = next((method for method, x in variants.items() if not x.words), None)
+        if alone is None:
+            continue
         for (method, variant), figure in itertools.product(variants.items(), ("base", "new")):
             if variant.words:
                 found = _compare(frame, ratio, method, alone, figure)
                 row = {"method": base, "ratio": ratio, "variant": variant.label, "figure": figure}
                 rows.append({**row, "mean": found.mean, "low": found.low, "high": found.high})
+    if not rows:
+        raise NPTError("the figure shows variants of methods beside the methods alone")
     data = pd.DataFrame(rows)
-    labels = list(dict.fromkeys(data["variant"]))
-    size = (2.4 * len(study) + 2.2, 0.19 * len(labels) * len(ratios) + 1.2)
+    labels, bases = (list(dict.fromkeys(data[x])) for x in ("variant", "method"))
+    most = max(25.0, 1.1 * data[["low", "high", "mean"]].abs().max(axis=None))
+    size = (2.4 * len(bases) + 2.2, 0.19 * len(labels) * len(ratios) + 1.2)
     drawn = Figure(figsize=size)
-    panels = drawn.subplots(len(ratios), len(study), sharey=True, squeeze=False)
+    panels = drawn.subplots(len(ratios), len(bases), sharey=True, squeeze=False)
     for (ratio, of_ratio), line in zip(data.groupby("ratio", sort=False), panels, strict=True):
         for (base, of_base), ax in zip(of_ratio.groupby("method", sort=False), line, strict=True):
             for shift, (figure, x) in zip((-0.17, 0.17), of_base.groupby("figure"), strict=True):
@@ -290,7 +310,7 @@ def draw_differences(frame: pd.DataFrame) -> Drawn:
             ax.set_title(f"{base}, τ = {ratio:g}")
             ax.set_xscale("symlog", linthresh=5)
             ax.set_xticks([-20, -5, 0, 5, 20], ["-20", "-5", "0", "5", "20"])
-            ax.set_xlim(-25, 25)
+            ax.set_xlim(-most, most)
         line[0].set_yticks(range(len(labels)), labels)
     panels[0][0].set_ylim(len(labels) - 0.5, -0.5)
     panels[-1][0].set_xlabel("difference to the method alone, percentage points")
@@ -347,7 +367,7 @@ def draw_classes(frame: pd.DataFrame) -> Drawn:
                 ax.errorbar(x["images"], x["mean"], yerr=x["sem"], label=variant, **look)
             ax.axhline(0, color=GREY, lw=0.8)
             ax.set_xscale("log", base=2)
-            ax.set_xticks([1, 2, 4, 8, 16], ["1", "2-3", "4-7", "8-15", "16"])
+            ax.set_xticks([1, 2, 4, 8, 16], ["1", "2-3", "4-7", "8-15", "16+"])
             ax.minorticks_off()
         line[0].set_ylabel(name)
     for ax, base in zip(panels[0], bases, strict=True):
