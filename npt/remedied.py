@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,8 +32,6 @@ COUNTED = ("RandomSampler", "SequentialSampler", ClassBalancedSampler.__name__)
 class Remedied(Measured):
     """A mixin for Dassl trainers: the cross-entropy of a training step has the remedies."""
 
-    _remedies: Remedies | None = None
-
     def forward_backward(self, batch: dict[str, Any], *more: Any) -> Any:
         with self.remedied(batch) as seen:
             summary = super().forward_backward(batch, *more)
@@ -43,8 +42,6 @@ class Remedied(Measured):
     @contextmanager
     def remedied(self, batch: dict[str, Any]) -> Iterator[_Seen | None]:
         """The cross-entropy of the batch has the remedies inside a `with` block."""
-        if self._remedies is None:
-            self._remedies = self._remedies_on()
         if not self._remedies:
             yield None
             return
@@ -52,7 +49,8 @@ class Remedied(Measured):
         with seen.replacing():
             yield seen
 
-    def _remedies_on(self) -> Remedies:
+    @cached_property
+    def _remedies(self) -> Remedies:
         settings = self.cfg.TRAINER.get("NPT")
         on = remedies_on(settings)
         if not on:

@@ -23,6 +23,7 @@ from npt.errors import NPTError
 from npt.host.acceleration import accelerate
 from npt.host.features import HOW_TO_ADAPT, FeatureTap, PassFeatures
 from npt.remedied import Remedied
+from npt.remedies import Remedies
 from npt.results import Results
 from npt.terms import Batch, Evaluated, Run, any_weight, evaluate
 
@@ -80,7 +81,8 @@ class NPTMixin(Remedied):
 
     def forward_backward(self, batch: dict[str, Any], *more: Any) -> dict[str, Any]:
         tap = self._measure_tap()
-        step = _Step(self.knowledge(), batch, getattr(self, "num_classes", None), _scaler_of(self))
+        classes = getattr(self, "num_classes", None)
+        step = _Step(self.knowledge(), batch, classes, _scaler_of(self), self._remedies)
         with tap:
             handle = tap.model.register_forward_hook(step.hook(tap))
             try:
@@ -154,8 +156,16 @@ def _fit_state_dict(module: nn.Module, state: dict[str, Tensor], prefix: str, *_
 class _Step:
     """One training step: adds the terms to the model's output and records what was added."""
 
-    def __init__(self, run: Run, batch: dict[str, Any], classes: int | None, scaler: Any):
+    def __init__(
+        self,
+        run: Run,
+        batch: dict[str, Any],
+        classes: int | None,
+        scaler: Any,
+        remedies: Remedies,
+    ):
         self.run, self.batch, self.classes, self.scaler = run, batch, classes, scaler
+        self.remedies = remedies
         self.labels: Tensor = batch["label"]
         self.passes = 0  # forward passes with gradient
         self.evaluated: Evaluated | None = None
@@ -182,7 +192,7 @@ class _Step:
                     "but NPT adds its terms to a scalar loss or to logits (B, K) with gradient."
                 )
             logits = returned.logits(len(self.labels))
-            self.own_loss = _own_loss(loss, logits, self.labels)
+            self.own_loss = _own_loss(loss, logits, self.labels, self.remedies)
             classes = self.classes if logits is None else logits.shape[1]
             features = tap.take(self.batch, classes)
             self.evaluated = evaluate(batch_of(features, self.labels, self.run))
@@ -372,13 +382,15 @@ def batch_of(features: PassFeatures, labels: Tensor, run: Run) -> Batch:
     return Batch(image, text, labels.to(text.device, non_blocking=True), run)
 
 
-def _own_loss(loss: Tensor | None, logits: Tensor | None, labels: Tensor) -> Tensor:
-    """The model's loss, else the cross-entropy of its logits, else NaN."""
+def _own_loss(
+    loss: Tensor | None, logits: Tensor | None, labels: Tensor, remedies: Remedies
+) -> Tensor:
+    """The model's loss, else the cross-entropy of its logits with the remedies, else NaN."""
     if loss is not None:
         return loss.detach().float()
     if logits is None:
         return torch.full((), float("nan"), device=labels.device)
-    return F.cross_entropy(logits.detach().float(), labels.to(logits.device))
+    return remedies.loss(F.cross_entropy, logits.detach().float(), labels.to(logits.device))
 
 
 def _describe(value: Any) -> str:

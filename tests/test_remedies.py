@@ -198,6 +198,18 @@ def test_terms_and_remedies_add_up(style):
     assert both["loss"] == pytest.approx(alone["loss"] + added, rel=1e-5)
 
 
+def test_a_host_that_reports_no_loss_gets_the_one_that_is_minimised():
+    class Silent(Host):
+        def forward_backward(self, batch):
+            super().forward_backward(batch)
+
+    (batch,) = batches()
+    reported = on_host(Host, "all", "logits").forward_backward(batch)
+    silent = on_host(Silent, "all", "logits").forward_backward(batch)
+    assert silent["loss"] == pytest.approx(reported["loss"], rel=1e-5)
+    assert silent["loss_clip"] == pytest.approx(reported["loss"], rel=1e-5)
+
+
 def test_labels_smoothing_and_views_of_the_host_are_kept():
     class TwoViews(Host):
         """Each image twice; torch's own module computes the loss."""

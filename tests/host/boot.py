@@ -1,22 +1,23 @@
 """Runs the train.py of a real host without a GPU and without a network.
 
-    python boot.py CLIP_FILE ADAPTER train.py ...      (like `python -m npt.run train.py ...`)
+    python boot.py CLIP_FILE CLIPS ADAPTER train.py ...      (like `python -m npt.run train.py ...`)
 
-`clip` loads CLIP_FILE instead of any download, and `.cuda()` does nothing without a GPU. ADAPTER is
-a Python expression that computes the text features from `model`, or empty.
+The host's modules CLIPS, such as "clip.clip", load CLIP_FILE instead of any download, and `.cuda()`
+does nothing without a GPU. ADAPTER is a Python expression that computes the text features from
+`model`, or empty.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
 import torch
 
 if __name__ == "__main__":
-    clip_file, adapter, script = sys.argv[1:4]
+    clip_file, clips, adapter, script = sys.argv[1:5]
     sys.path[0] = str(Path(script).resolve().parent)  # the host may have its own `clip`
-    import clip.clip
-
-    clip.clip._download = lambda *args, **kwargs: clip_file
+    for name in clips.split():
+        importlib.import_module(name)._download = lambda *args, **kwargs: clip_file
     if not torch.cuda.is_available():
         for kind in (torch.Tensor, torch.nn.Module):
             kind.cuda = lambda self, *args, **kwargs: self
@@ -28,4 +29,4 @@ if __name__ == "__main__":
         trainer = sys.argv[sys.argv.index("--trainer") + 1].removesuffix("NPT")
         texts = eval(f"lambda model: {adapter}")
         npt.register(trainer, features=lambda model, batch: npt.Features(None, texts(model)))
-    sys.exit(main(sys.argv[3:]))
+    sys.exit(main(sys.argv[4:]))

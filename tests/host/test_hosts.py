@@ -222,6 +222,24 @@ def test_a_bug_in_the_host_keeps_its_traceback(python, tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr and "KeyError" in done.stderr
 
 
+@pytest.mark.parametrize("fault", ["freeze()", "missing()"])
+def test_a_host_that_replaces_errors_does_not_hide_the_sentence(python, tmp_path, fault):
+    """As in DePT; a bug keeps its traceback there, too."""
+    (tmp_path / "script.py").write_text(
+        "from dassl.config import get_cfg_default\n"
+        "cfg = get_cfg_default()\n"
+        "cfg.TRAINER.NPT.W1 = -1.0\n"
+        f"try:\n    cfg.{fault}\n"
+        "except:\n    raise Exception('The training failed!')\n"
+    )
+    done = python("-m", "npt.run", "script.py", cwd=tmp_path)
+    if fault == "freeze()":
+        assert done.returncode == 2 and "TRAINER.NPT.W1 is -1.0" in done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        assert done.returncode == 1 and "AttributeError: missing" in done.stderr
+
+
 def test_an_engine_in_the_host_s_folder_is_found(python, tmp_path):
     """A host with its own copy of Dassl uses it, from any working directory."""
     (tmp_path / "dassl").symlink_to(EMBEDDED / "dassl")

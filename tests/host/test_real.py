@@ -1,8 +1,9 @@
 """NPT in real host repositories, for those of which a checkout is at hand.
 
-COOP_REPO, MAPLE_REPO, PROMPTSRC_REPO and KGCOOP_REPO name checkouts. With DASSL_REPO, each also
-runs on that Dassl, and so does the host repository of these tests. CLIP has ViT-B/16's widths and
-random weights, and images are small: the tests check that every step works and that results agree.
+COOP_REPO, MAPLE_REPO, PROMPTSRC_REPO, KGCOOP_REPO, TCP_REPO and MMRL_REPO name checkouts. With
+DASSL_REPO, each also runs on that Dassl, and so does the host repository of these tests. CLIP has
+ViT-B/16's widths and random weights, and images are small: the tests check that every step works
+and that results agree.
 """
 
 from __future__ import annotations
@@ -28,11 +29,18 @@ SMALL = [
 ]
 
 
+OFF = ("TRAINER.NPT.W1", 0, "TRAINER.NPT.W2", 0)
+REMEDIES = ("TRAINER.NPT.CLASS_WEIGHT", "balanced", "TRAINER.NPT.LOGIT_ADJUST", 1)
+TAIL = ("DATASET.NUM_SHOTS", 4, "DATASET.IMBALANCE_RATIO", 0.25)
+
+
 class Host(NamedTuple):
     """How a trainer of a host is run.
 
     variable: of the environment, which names the checkout; config: its yaml; settings: KEY VALUE
     adapter: an expression of the text features, of `model`; accelerated: if npt.accelerate knows it
+    clips: its modules that download CLIP
+    named_late: its train.py takes its own names as --trainer, so the NPT trainer is TRAINER.NAME
     """
 
     variable: str
@@ -41,6 +49,8 @@ class Host(NamedTuple):
     settings: tuple[object, ...]
     adapter: str = ""
     accelerated: bool = True
+    clips: str = "clip.clip"
+    named_late: bool = False
 
 
 HOSTS = [
@@ -95,6 +105,22 @@ HOSTS = [
         ("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", 3, "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", 3),
     ),
     Host("KGCOOP_REPO", "KgCoOp", "KgCoOp/vit_b16_ep100_ctxv1.yaml", ()),
+    Host(
+        "TCP_REPO",
+        "TCP",
+        "TCP/vit_b16_ep100_ctxv1.yaml",
+        ("TRAINER.COOP.PREC", "fp32"),
+        accelerated=False,
+        clips="clip.clip trainers.clip_text.clip",
+    ),
+    Host(
+        "MMRL_REPO",
+        "MMRL",
+        "MMRL/vit_b16.yaml",
+        ("TRAINER.MMRL.PREC", "fp32", "TRAINER.MMRL.REP_LAYERS", "[2, 3]", "TASK", "B2N"),
+        accelerated=False,
+        named_late=True,
+    ),
 ]
 THERE = [host for host in HOSTS if host.variable in os.environ]
 ENGINES = ("embedded", "dassl") if "DASSL_REPO" in os.environ else ("embedded",)
@@ -134,15 +160,17 @@ def started(request, python, clip_file, eurosat):
         more: tuple[object, ...] = (),
     ) -> Run:
         repo = Path(os.environ[host.variable]).resolve()
-        flags = ["--root", eurosat, "--seed", 1, "--trainer", trainer, "--output-dir", output]
+        named = host.trainer if host.named_late else trainer
+        flags = ["--root", eurosat, "--seed", 1, "--trainer", named, "--output-dir", output]
         flags += ["--dataset-config-file", "configs/datasets/eurosat.yaml"]
         flags += ["--config-file", f"configs/trainers/{host.config}"]
         environment, settings = {"NPT_ENGINE": "embedded"}, SMALL
         if engine == "dassl":
             environment, more_settings = request.getfixturevalue("on_dassl")
             settings = [*SMALL, *more_settings]
-        program = (BOOT, clip_file, host.adapter or "", "train.py")
+        program = (BOOT, clip_file, host.clips, host.adapter, "train.py")
         opts = [*more, *settings, *host.settings, *pairs]
+        opts += ["TRAINER.NAME", trainer] if host.named_late else []
         done = python(*program, *flags, *opts, cwd=repo, **environment)
         return Run(done, output)
 
@@ -216,8 +244,7 @@ def test_it_trains_with_npt(trained, host, engine):
 
 def test_without_weights_it_is_the_host_s_trainer(trained, host, engine):
     alone = trained(host, engine, host.trainer)
-    none = ("TRAINER.NPT.W1", 0, "TRAINER.NPT.W2", 0)
-    wrapped = trained(host, engine, f"{host.trainer}NPT", *none)
+    wrapped = trained(host, engine, f"{host.trainer}NPT", *OFF)
     assert alone.accuracy == wrapped.accuracy
     assert alone.weights.keys() == wrapped.weights.keys()
     for key, x in alone.weights.items():
@@ -275,6 +302,25 @@ def test_it_is_accelerated(trained, host, engine):
 
 
 def test_its_data_are_thinned(trained, host, engine):
-    ratio = ("DATASET.NUM_SHOTS", 4, "DATASET.IMBALANCE_RATIO", 0.25)
-    run = trained(host, engine, f"{host.trainer}NPT", *ratio)
+    run = trained(host, engine, f"{host.trainer}NPT", *TAIL)
     assert run.result["train_counts"][0] == 4 and run.result["train_counts"][-1] == 1
+
+
+def test_remedies_change_what_it_learns(trained, host, engine):
+    sampler = ("DATALOADER.TRAIN_X.SAMPLER", "ClassBalancedSampler")
+    alone = trained(host, engine, host.trainer, *TAIL)
+    for pairs in (REMEDIES, sampler):
+        run = trained(host, engine, f"{host.trainer}NPT", *OFF, *TAIL, *pairs)
+        measures = run.result["results"]["test"]
+        assert measures["ece"] is not None
+        own_test = host.trainer == "MMRL"  # whose scores no pass of ours gives
+        assert (measures["temperature"] is None) == own_test
+        assert len(run.result["per_class"]["test"]) == 5
+        learned = {key: x for key, x in alone.weights.items() if x.is_floating_point()}
+        assert any(not torch.equal(run.weights[key], x) for key, x in learned.items())
+
+
+def test_a_remedy_for_its_own_trainer_is_refused(started, host, engine, tmp_path):
+    done = started(host, engine, host.trainer, tmp_path, *REMEDIES).done
+    assert done.returncode == 2 and f"name {host.trainer}NPT" in done.stderr
+    assert "Traceback" not in done.stderr

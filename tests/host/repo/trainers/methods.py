@@ -181,6 +181,38 @@ class ProGrad(Base):
         return {"loss": loss.item()}
 
 
+# ---- a loss beside the logits, of two logits, of images and texts
+
+
+@TRAINER_REGISTRY.register()
+class TCP(Base):
+    kind = models.Both
+
+    def loss(self, image, label):
+        return self.model(image, label)[1], {}
+
+
+class TwoLosses(nn.Module):
+    def forward(self, logits, other, label):
+        return 0.6 * F.cross_entropy(logits, label) + 0.4 * F.cross_entropy(other, label)
+
+
+@TRAINER_REGISTRY.register()
+class MMRL(Base):
+    kind = models.TwoFeatures
+
+    def loss(self, image, label):
+        return TwoLosses()(*self.model(image), label), {}
+
+    def model_inference(self, input):
+        return self.model(input)[0]
+
+
+@TRAINER_REGISTRY.register()
+class DePT(LossReturning):
+    kind = models.Probed
+
+
 # ---- several prompts per class
 
 

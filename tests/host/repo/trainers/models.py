@@ -280,3 +280,37 @@ class Cached(CustomCLIP):
             with torch.no_grad():
                 self.cached = F.normalize(self.text_encoder(self.embedded, self.tokens), dim=-1)
         return self.cached
+
+
+class Both(CustomCLIP):
+    """Returns its logits and, in training, the loss made of them."""
+
+    def forward(self, image, label=None):
+        logits = self.logits(self.images(image), self.texts())
+        return (logits, F.cross_entropy(logits, label)) if label is not None else logits
+
+
+class TwoFeatures(CustomCLIP):
+    """Two features of each image, and the logits of each."""
+
+    def forward(self, image):
+        images, texts = self.images(image), self.texts()
+        other = F.normalize(images + images.roll(1, dims=-1), dim=-1)
+        return self.logits(images, texts), self.logits(other, texts)
+
+
+class Probed(CustomCLIP):
+    """A linear classifier beside the texts, which learns from images and from texts."""
+
+    def make_learner(self, classnames, clip_model):
+        super().make_learner(classnames, clip_model)
+        self.prompt_learner.head = nn.Linear(clip_model.visual.output_dim, len(classnames))
+
+    def forward(self, image, label=None):
+        images, texts = self.images(image), self.texts()
+        logits = self.logits(images, texts)
+        if label is None:
+            return logits
+        probed = self.prompt_learner.head(torch.cat([texts[label], images]))
+        labels = torch.cat([label, label])
+        return 0.3 * F.cross_entropy(logits, label) + 0.7 * F.cross_entropy(probed, labels)
