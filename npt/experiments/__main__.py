@@ -130,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     gradients.add_argument(
         "--course", action="store_true", help="before training and after each epoch"
     )
+    gradients.add_argument("--plot", type=Path, help="PNG or PDF file for a figure of the course")
     gradients.add_argument("--batches", type=int, default=10, help="number of training batches")
     gradients.add_argument("--style", default="simple", help="style of tabulate: simple, github")
     add_flags(gradients)
@@ -247,7 +248,14 @@ def gradients_command(args: argparse.Namespace) -> int:
     from npt.experiments import gradients
 
     if args.course:
-        print(gradients.render(gradients.course(args, args.batches), {}, args.style))
+        rows = gradients.course(args, args.batches)
+        print(gradients.render(rows, {}, args.style))
+        if args.plot:
+            with _report_extra():
+                gradients.plot(rows, args.plot)
+            print(f"Figure in {args.plot}")
+    elif args.plot:
+        raise NPTError("--plot draws the gradients in the course of a training: add --course")
     else:
         print(gradients.render(*gradients.study(args, args.batches), args.style))
     return 0

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from itertools import islice
+from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -176,3 +177,25 @@ def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {**row, "ratio": row["gradient"] / (clip[row.get("epoch")] or float("nan"))} for row in rows
     ]
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the ratios of a `course` by epoch, a line for each term. Needs the extra "report"."""
+    from matplotlib.figure import Figure
+
+    from npt.experiments.figures import COLOURS, MARKERS, styled, write_image
+
+    with styled():
+        figure = Figure(figsize=(4.6, 2.8))
+        ax = figure.subplots()
+        terms = dict.fromkeys(row["term"] for row in rows if row["term"] != "L_CLIP")
+        for place, term in enumerate(terms):
+            of_term = [row for row in with_ratios(rows) if row["term"] == term]
+            epochs, ratios = ([row[key] for row in of_term] for key in ("epoch", "ratio"))
+            look: dict[str, Any] = {"marker": MARKERS[place % len(MARKERS)], "ms": 4, "lw": 1}
+            ax.plot(epochs, ratios, label=term, color=COLOURS[place % len(COLOURS)], **look)
+        ax.set_xlabel("epochs trained")
+        ax.set_ylabel("gradient norm / that of L_CLIP")
+        ax.set_yscale("log")
+        ax.legend()
+    write_image(figure, path)

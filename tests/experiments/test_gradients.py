@@ -29,6 +29,15 @@ def test_ratios_are_within_an_epoch():
     assert [row["ratio"] for row in gradients.with_ratios(rows)] == [1, 0.5, 1, 0.25]
 
 
+def test_the_figure_of_a_course(tmp_path):
+    rows = [
+        {**ROW, "epoch": epoch, "term": term}
+        for epoch in (0, 1) for term in ("L_CLIP", "w1 L_LC")
+    ]  # fmt: skip
+    gradients.plot(rows, tmp_path / "course.png")
+    assert (tmp_path / "course.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_the_course_begins_with_the_study_and_has_the_terms_with_weights():
     flags = ["--trainer", "MaPLeNPT", "--config-file", "configs/trainers/MaPLe/tiny.yaml"]
