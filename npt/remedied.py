@@ -10,7 +10,6 @@ changed. If a step has none, or its loss does not reach the backward pass, it en
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,11 +21,7 @@ from torch import Tensor
 
 from npt.errors import NPTError
 from npt.measure import Measured
-from npt.remedies import Remedies, drawn_counts, remedies_on, training_loader
-from npt.sampling import ClassBalancedSampler
-
-# Samplers for which `drawn_counts` knows how often an epoch draws each class.
-COUNTED = ("RandomSampler", "SequentialSampler", ClassBalancedSampler.__name__)
+from npt.remedies import NODE, Remedies, drawn_counts, remedies_on, warn_of_sampler
 
 
 class Remedied(Measured):
@@ -55,16 +50,10 @@ class Remedied(Measured):
         on = remedies_on(settings)
         if not on:
             return Remedies(settings, [])
+        warn_of_sampler(self.cfg, ", ".join(f"{NODE}.{x.key}" for x in on if x.shift or x.weight))
         remedies = Remedies(settings, drawn_counts(self.count_training_images(), self.cfg))
         if not remedies:
             print(f"{remedies.names} changes nothing: an epoch draws all classes equally often")
-        sampler = training_loader(self.cfg).get("SAMPLER")
-        if sampler is not None and sampler not in COUNTED and any(x.shift or x.weight for x in on):
-            warnings.warn(
-                f"{remedies.names} is by the numbers of training images, but the sampler {sampler} "
-                f"draws classes by other chances: use {' or '.join(COUNTED)}.",
-                stacklevel=4,
-            )
         return remedies
 
 

@@ -24,6 +24,7 @@ Example: counts 8, 2, 2 give a = (0, -1.39, -1.39) with strength 1, and w = (0.5
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,6 +144,24 @@ def drawn_counts(counts: Sequence[int], cfg: Any) -> list[float]:
 def training_loader(cfg: Any) -> Any:
     """The config node DATALOADER.TRAIN_X; empty if a host has none."""
     return cfg.get("DATALOADER", {}).get("TRAIN_X", {})
+
+
+# Samplers for which `drawn_counts` knows how often an epoch draws each class.
+COUNTED = ("RandomSampler", "SequentialSampler", ClassBalancedSampler.__name__)
+
+
+def warn_of_sampler(cfg: Any, names: str) -> None:
+    """Warn if the sampler draws classes by chances that `drawn_counts` does not know.
+
+    names: the keys that correct the counts, for the message; "" for none
+    """
+    sampler = training_loader(cfg).get("SAMPLER")
+    if names and sampler is not None and sampler not in COUNTED:
+        warnings.warn(
+            f"{names} is by the numbers of training images, but the sampler {sampler} draws "
+            f"classes by other chances: use {' or '.join(COUNTED)}.",
+            stacklevel=4,
+        )
 
 
 def remedies_on(settings: Any) -> list[Remedy]:

@@ -23,7 +23,7 @@ from npt.errors import NPTError
 from npt.host.acceleration import accelerate
 from npt.host.features import HOW_TO_ADAPT, FeatureTap, PassFeatures
 from npt.remedied import Remedied
-from npt.remedies import Remedies
+from npt.remedies import NODE, Remedies, warn_of_sampler
 from npt.results import Results
 from npt.terms import Batch, Evaluated, Run, any_weight, evaluate
 
@@ -50,6 +50,8 @@ class NPTMixin(Remedied):
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
         config.check(cfg, config.PAPER_KEYS, config.keys_of_any_trainer())
+        if cfg.TRAINER.NPT.get("W_BALANCED", 0) > 0:
+            warn_of_sampler(cfg, f"{NODE}.W_BALANCED")
 
     def build_model(self) -> None:
         super().build_model()

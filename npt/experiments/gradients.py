@@ -183,10 +183,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the ratios of a `course` by epoch, a line for each term. Needs the extra "report"."""
     from matplotlib.figure import Figure
 
-    from npt.experiments.figures import COLOURS, MARKERS, styled, write_image
+    from npt.experiments.figures import BESIDE, COLOURS, MARKERS, styled, write_image
 
     with styled():
-        figure = Figure(figsize=(4.6, 2.8))
+        figure = Figure(figsize=(6.0, 2.8))
         ax = figure.subplots()
         terms = dict.fromkeys(row["term"] for row in rows if row["term"] != "L_CLIP")
         for place, term in enumerate(terms):
@@ -197,5 +197,5 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         ax.set_xlabel("epochs trained")
         ax.set_ylabel("gradient norm / that of L_CLIP")
         ax.set_yscale("log")
-        ax.legend()
+        ax.legend(**BESIDE)
     write_image(figure, path)
