@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,6 @@ from npt.experiments.report.table import (
     Column,
     Row,
     Table,
-    signed,
 )
 from npt.experiments.state import read_result
 from npt.experiments.tables import harmonic_mean
@@ -43,11 +42,13 @@ JOIN = " + "
 CONTROL = CONTROL_OF_TABLES.strip()  # the variant with as many images, divided equally
 CLEAR = "†"  # marks a difference whose interval is without 0
 ALONE = "alone"  # how the base method is called in tables
-# Columns: name -> (evaluation, column of the frame). Harmonic means are of base and new.
+HM = "HM"  # the harmonic mean of base and new, of each data set and seed
+# What is shown: name -> (evaluation, column of the frame).
 FIGURES = {
     "validation": ("base", "validation"),
     "base": ("base", "accuracy"),
     "new": ("new", "accuracy"),
+    HM: ("", ""),
     "few": ("base", "few"),
     "worst class": ("base", "worst_class"),
     "ECE base": ("base", "ece"),
@@ -55,7 +56,7 @@ FIGURES = {
     "LCD": ("base", "lcd_abs"),
     "MID": ("base", "mid_abs"),
 }
-COMPARED = ("base", "new", "few", "ECE base")
+COMPARED = ("base", "new", HM, "few", "ECE base", "ECE new", "LCD", "MID")
 DIGITS = {"LCD": 4, "MID": 4}
 
 
@@ -100,19 +101,18 @@ def levels(frame: pd.DataFrame, base: str, variants: Mapping[str, Variant]) -> T
     for ratio in _ratios(frame):
         rows = []
         for method, variant in variants.items():
-            cells = [_average(frame, ratio, method, x, DIGITS.get(x, 2)) for x in FIGURES]
-            cells.insert(3, _harmonic(frame, ratio, method))
+            cells = [_average(frame, ratio, method, figure) for figure in FIGURES]
             rows.append(Row(variant.label, tuple(cells)))
         blocks.append(Block(ratio, tuple(rows)))
-    names = list(FIGURES)
-    names.insert(3, "HM")
     note = (
         "Averages over data sets, with the standard deviation over seeds. validation: accuracy on "
         "the validation images of the trained classes; few: base classes with few images; HM: mean "
         "of the harmonic means of base and new."
     )
     title = f"{base}: accuracy, calibration and collapse (%; LCD and MID from 0 to 1)"
-    return Table(f"long_tail_{base.lower()}", title, base, _columns(names), tuple(blocks), (note,))
+    return Table(
+        f"long_tail_{base.lower()}", title, base, _columns(FIGURES), tuple(blocks), (note,)
+    )
 
 
 def differences(frame: pd.DataFrame, base: str, variants: Mapping[str, Variant]) -> Table:
@@ -122,12 +122,16 @@ def differences(frame: pd.DataFrame, base: str, variants: Mapping[str, Variant])
     for ratio in _ratios(frame):
         rows = []
         for label, method, other in pairs:
-            found = [_compare(frame, ratio, method, other, figure) for figure in COMPARED]
-            rows.append(Row(label, tuple(map(_difference, found))))
+            cells = [
+                _difference(_compare(frame, ratio, method, other, x), DIGITS.get(x, 2))
+                for x in COMPARED
+            ]
+            rows.append(Row(label, tuple(cells)))
         blocks.append(Block(ratio, tuple(rows)))
     note = (
-        "Differences in percentage points, with half of the 95 % t interval over data sets; of a "
-        f"data set, the mean over seeds that both have. {CLEAR}: the interval is without 0. Not "
+        "Differences (percentage points; LCD and MID in their own unit), with half of the 95 % t "
+        "interval over data sets; of a data set, the mean over seeds that both have. "
+        f"{CLEAR}: the interval is without 0. Not "
         "corrected for the number of comparisons."
     )
     title = f"{base}: differences on the same seeds"
@@ -201,39 +205,33 @@ def _ratios(frame: pd.DataFrame) -> list[float]:
     return list(dict.fromkeys(frame["ratio"]))
 
 
-def _columns(names: Sequence[str]) -> tuple[Column, ...]:
+def _columns(names: Iterable[str]) -> tuple[Column, ...]:
     return tuple(Column(name, name, name) for name in names)
 
 
 def _of_seeds(frame: pd.DataFrame, ratio: float, method: str, figure: str) -> pd.DataFrame:
     """A figure (a name in FIGURES) of one method: rows seeds, columns data sets."""
+    if figure == HM:
+        return harmonic_mean(*(_of_seeds(frame, ratio, method, x) for x in ("base", "new")))
     part, column = FIGURES[figure]
     chosen = (frame["method"] == method) & (frame["ratio"] == ratio) & (frame["part"] == part)
     runs = statistics.by_seed(frame[chosen], column)
     return runs.droplevel("part", axis=1)
 
 
-def _average(frame: pd.DataFrame, ratio: float, method: str, figure: str, digits: int) -> Cell:
+def _average(frame: pd.DataFrame, ratio: float, method: str, figure: str) -> Cell:
+    """The average over data sets, of the seeds that have all of them."""
     values = _of_seeds(frame, ratio, method, figure).dropna().mean(axis=1).to_numpy()
-    return _spread(values, _expected(frame, ratio, method), digits)
-
-
-def _harmonic(frame: pd.DataFrame, ratio: float, method: str) -> Cell:
-    base, new = (_of_seeds(frame, ratio, method, x) for x in ("base", "new"))
-    both = harmonic_mean(base, new).dropna().mean(axis=1).to_numpy()
-    return _spread(both, _expected(frame, ratio, method), 2)
+    expected = _expected(frame, ratio, method)
+    if not len(values):
+        return Cell(Summary(expected=expected), text=MISSING)
+    size = {"runs": len(values), "expected": expected, "datasets": 1, "all_datasets": 1}
+    summary = statistics.spread(values, float(values.mean()), **size)
+    return _shown(summary, DIGITS.get(figure, 2))
 
 
 def _expected(frame: pd.DataFrame, ratio: float, method: str) -> int:
     return frame[(frame["method"] == method) & (frame["ratio"] == ratio)]["seed"].nunique()
-
-
-def _spread(values: np.ndarray, expected: int, digits: int) -> Cell:
-    """The cell of the figures of n seeds, of the `expected` ones."""
-    if not len(values):
-        return Cell(Summary(expected=expected), text=MISSING)
-    size = {"runs": len(values), "expected": expected, "datasets": 1, "all_datasets": 1}
-    return _shown(statistics.spread(values, float(values.mean()), **size), digits)
 
 
 def _shown(summary: Summary, digits: int = 2) -> Cell:
@@ -261,15 +259,17 @@ def _compare(frame: pd.DataFrame, ratio: float, method: str, other: str, figure:
     return statistics.compare(*(_of_seeds(frame, ratio, x, figure) for x in (other, method)))
 
 
-def _difference(found: Comparison) -> Cell:
+def _difference(found: Comparison, digits: int = 2) -> Cell:
     half = (found.high - found.low) / 2
     summary = Summary(
         found.mean, low=found.low, high=found.high, runs=found.pairs, expected=found.expected
     )
-    text = signed(found.mean)
-    if not np.isnan(half):
-        beyond = abs(found.mean) > half and round(found.mean, 2) != 0
-        text += f" ± {half:.2f}" + CLEAR * beyond
+    if math.isnan(found.mean):
+        return Cell(summary, text=MISSING)
+    text = f"{found.mean:+.{digits}f}" if round(found.mean, digits) else f"{0:.{digits}f}"
+    if not math.isnan(half):
+        beyond = abs(found.mean) > half and round(found.mean, digits) != 0
+        text += f" ± {half:.{digits}f}" + CLEAR * beyond
     return Cell(summary, text=text + STAR * summary.incomplete)
 
 
