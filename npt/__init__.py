@@ -6,7 +6,7 @@ keys to the engine's defaults, registers the trainers `CoCoOpNPT`, `MaPLeNPT` an
 """
 
 from npt import config, engine, remedies, terms, tree  # noqa: F401
-from npt.host import registry, sampling, thinning
+from npt.host import naming, registry, sampling, thinning
 from npt.host.acceleration import accelerate
 from npt.host.features import Features
 from npt.host.registry import register
@@ -21,6 +21,8 @@ def put_in_place() -> None:
 
     config.add_keys_to_defaults()
     registry.extend_registry()
+    naming.wrap_build_trainer()
+    naming.wrap_clean_cfg()
     thinning.wrap_build_dataset()
     sampling.wrap_build_sampler()
 

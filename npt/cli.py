@@ -18,6 +18,7 @@ from typing import Any
 
 from npt.errors import NPTError, report
 from npt.flags import parse_args, setup_cfg
+from npt.names import trainer_name
 from npt.session import build, check_names, claimed, load, session
 from npt.stopping import EXIT_INTERRUPTED, exiting
 
@@ -34,7 +35,9 @@ def run(args: argparse.Namespace) -> Any:
         if args.eval_only:
             learned = args.model_dir or cfg.MODEL.INIT_WEIGHTS or not trainer.get_model_names()
             if not learned:
-                raise NPTError(f"--eval-only of {cfg.TRAINER.NAME} needs --model-dir, its training")
+                raise NPTError(
+                    f"--eval-only of {trainer_name(cfg)} needs --model-dir, its training"
+                )
             load(trainer, args.model_dir, args.load_epoch)
             trainer.test()
         elif not args.no_train:

@@ -4,8 +4,8 @@
 terms of `npt.terms` add theirs with `add`. The keys go into the engine's own default tree, where
 any host finds them. The embedded engine has a table like it (`dassl.config.defaults.KEYS`); keys of
 an installed Dassl are not checked, because a fork may give them another meaning. yacs compares the
-types of nodes when files are merged, so nodes stay plain `CfgNode`s; only the root gets a class of
-its own, whose `freeze()` checks values and whose merging accepts `1` for `1.0`.
+types of nodes when files are merged, so nodes stay plain `CfgNode`s but for two: the root, whose
+`freeze()` checks values and whose merging accepts `1` for `1.0`, and TRAINER (`npt.names`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from npt.checks import LARGEST, SHOWN, TEXT, Check, is_text, like, number, one_o
 from npt.errors import NPTError
 from npt.imbalance import ORDERS, TYPES
 from npt.losses import REDUCTIONS
+from npt.names import SUFFIX, TrainerNode, adopt, as_asked, trainer_name
 from npt.yaml_file import read_yaml
 
 
@@ -203,6 +204,7 @@ class CheckedRoot(CfgNode):
 
     def _immutable(self, is_immutable: bool) -> None:
         if is_immutable:
+            self._restore()
             check_engine(self)
             check(self, keys=keys_of_any_trainer())
             _warn_of_no_acceleration(self)
@@ -211,7 +213,20 @@ class CheckedRoot(CfgNode):
                 rule(self)
         super()._immutable(is_immutable)
 
+    def _restore(self) -> None:
+        """Put back what a host has removed: the node TRAINER.NPT, and the class of TRAINER."""
+        trainer = self.get("TRAINER")
+        adopt(trainer)
+        if isinstance(trainer, CfgNode) and "NPT" not in trainer:
+            for path, key in KEYS.items():
+                if path.startswith("TRAINER.NPT."):
+                    _put(self, path, key.default)
+
+    def dump(self, **options: Any) -> Any:
+        return CfgNode.dump(as_asked(self), **options)
+
     def merge_from_list(self, cfg_list: list[Any]) -> None:
+        self._restore()
         values = list(cfg_list)
         for place in range(1, len(values), 2):
             value = as_float(_find(self, values[place - 1]), self._decode_cfg_value(values[place]))
@@ -221,15 +236,18 @@ class CheckedRoot(CfgNode):
             super().merge_from_list(values)
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
+        self._restore()
         with _yacs_errors():
-            super().merge_from_other_cfg(_with_floats(cfg_other, self))
+            super().merge_from_other_cfg(_as_in(self, cfg_other))
 
     @classmethod
     def _decode_cfg_value(cls, value: Any) -> Any:
-        """As in yacs, except that nodes below the root become plain ones, as the tree has them.
+        """As in yacs, except that nodes below the root become plain ones, or stay what they are.
 
         Text that Python cannot read as a value, however long or deep, stays text.
         """
+        if isinstance(value, CfgNode):
+            return value
         return CfgNode(value) if isinstance(value, dict) else literal(value)
 
 
@@ -249,6 +267,7 @@ def add_keys_to_defaults() -> None:
     root = defaults._C
     if type(root) is CfgNode:
         object.__setattr__(root, "__class__", CheckedRoot)  # yacs' own setter takes keys only
+    adopt(root.get("TRAINER"))
     for path, key in KEYS.items():
         _put(root, path, key.default)
 
@@ -267,9 +286,8 @@ def _warn_of_lonely_keys(cfg: CfgNode) -> None:
 
 
 def _warn_of_no_acceleration(cfg: CfgNode) -> None:
-    name = _find(cfg, "TRAINER.NAME")
-    named = isinstance(name, str) and name
-    if _find(cfg, "MODEL.ACCELERATE") is True and named and not name.endswith("NPT"):
+    name = trainer_name(cfg)
+    if _find(cfg, "MODEL.ACCELERATE") is True and name and not name.endswith(SUFFIX):
         warnings.warn(
             f"MODEL.ACCELERATE acts on NPT trainers and not on {name}: for {name} itself name "
             f"{name}NPT with TRAINER.NPT.W1 0 TRAINER.NPT.W2 0, or call npt.accelerate.",
@@ -296,15 +314,15 @@ def literal(text: Any) -> Any:
         return text
 
 
-def _with_floats(node: CfgNode, like: CfgNode) -> CfgNode:
-    """A copy of `node` with integers turned to floats where `like` holds floats."""
-    copy = CfgNode()
-    for name, value in node.items():
-        model = like.get(name)
+def _as_in(tree: CfgNode, node: CfgNode) -> CfgNode:
+    """A copy of `node` to merge into `tree`, with the node classes and the floats of the tree."""
+    copy = type(tree)()
+    given = node.shown() if isinstance(node, TrainerNode) else node
+    for name, value in given.items():
+        like = tree.get(name)
         if isinstance(value, CfgNode):
-            copy[name] = _with_floats(value, model if isinstance(model, CfgNode) else CfgNode())
-        else:
-            copy[name] = as_float(model, value)
+            value = _as_in(like if isinstance(like, CfgNode) else CfgNode(), value)
+        dict.__setitem__(copy, name, as_float(like, value))  # as it is: TRAINER.NAME, too
     return copy
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from npt.config import KEYS
 from npt.errors import OtherRun
+from npt.names import TrainerNode
 
 # Keys that change no figure. DATASET.ROOT: the data are compared instead (`data_digest`).
 FREE = {
@@ -37,7 +38,9 @@ MOST_SIZES = 20_000  # images whose file sizes are read
 
 
 def plain(node: Any) -> Any:
-    """A config tree as values that JSON and checkpoints can hold."""
+    """A config tree as values that JSON and checkpoints can hold, with the name asked for."""
+    if isinstance(node, TrainerNode):
+        node = node.shown()
     if isinstance(node, Mapping):
         return {str(key): plain(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):

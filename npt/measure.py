@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +18,9 @@ from npt import engine, identity, results
 from npt.calibration import Scaling
 from npt.errors import NPTError, OtherRun, sentence
 from npt.host.features import Adapter, FeatureTap, unwrap
+from npt.host.steps import arguments_of
 from npt.imbalance import summary_of_counts
+from npt.randomness import random_state_kept
 from npt.recorder import Recorder
 from npt.remedies import drawn_counts
 from npt.results import Results
@@ -65,19 +65,6 @@ def apart(dataset: Any) -> bool:
     return bool(val) and os.path.abspath("") not in val and not val & paths("test")
 
 
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Restore the state of the global random generators at the end of a `with` block."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
 class Measured(TrainerX):
     """A mixin for Dassl trainers: tests also compute measures of collapse and write result.json.
 
@@ -111,9 +98,9 @@ class Measured(TrainerX):
 
     # ---- the engine's life cycle
 
-    def before_train(self) -> None:
+    def before_train(self, *args: Any, **kwargs: Any) -> Any:
         self._measure_check_folder()
-        super().before_train()
+        value = super().before_train(*args, **kwargs)
         self.train_counts = self.count_training_images()
         self._measure_trains = True
         going_on = self.start_epoch > 0 or getattr(self, "first_batch", 0) > 0
@@ -122,8 +109,9 @@ class Measured(TrainerX):
         self._measure_test_seconds = 0.0
         self._measure_start = time.perf_counter()
         self.write_result()  # so that the folder says from now on which run it has
+        return value
 
-    def after_train(self) -> None:
+    def after_train(self, *args: Any, **kwargs: Any) -> Any:
         self._measure_train_seconds = self._measure_seconds()
         self._measure_finished = True
         self._measure_validation = None
@@ -135,12 +123,13 @@ class Measured(TrainerX):
         self.write_result()
         for line in end_lines_missing(type(self)):  # of an installed Dassl
             print(line)
-        super().after_train()
+        value = super().after_train(*args, **kwargs)
         if best and self.val_loader is not None:
             recorder, seconds = self._measure_validation or self._measure_timed("val")
             self._measure_report(recorder, "val", seconds, show=False)
         self._measure_validation = None
         self.write_result()
+        return value
 
     def _measure_seconds(self) -> float:
         """The time spent on training so far, in all processes of this run, without tests."""
@@ -195,16 +184,23 @@ class Measured(TrainerX):
             "modified": max((path.stat().st_mtime_ns for path in models), default=None),
         }
 
-    def test(self, split: str | None = None) -> float:
+    def test(self, *args: Any, **kwargs: Any) -> Any:
+        split = arguments_of(super().test, args, kwargs).get("split")
         name = self._measure_split(split)
         start = time.perf_counter()
         scaling = self._measure_scaling() if name == "test" else None
-        seconds = -time.perf_counter()  # without the pass over the validation images
-        with self._measure_recording(scaling) as recorder:
-            value = super().test(split)
-        seconds += time.perf_counter()
+        began = time.perf_counter()  # without the pass over the validation images
+        reported = [-1]  # the number of batches that were reported
+
+        def report() -> None:
+            if reported[0] != recorder.batches:
+                reported[0] = recorder.batches
+                self._measure_report(recorder, name, time.perf_counter() - began)
+
+        with self._measure_recording(scaling, report) as recorder:
+            value = super().test(*args, **kwargs)
         self._measure_test_seconds += time.perf_counter() - start  # they are no training, either
-        self._measure_report(recorder, name, seconds)
+        report()
         return value
 
     def count_training_images(self) -> list[int]:
@@ -244,7 +240,7 @@ class Measured(TrainerX):
         # A loader draws a seed from the global random state, which training must find unchanged.
         with random_state_kept(), recorder.recording():
             for batch in loader:
-                inputs, labels = self.parse_batch_test(batch)
+                inputs, labels, *_ = self.parse_batch_test(batch)
                 recorder.add(self.model_inference(inputs), labels, batch)
         return recorder, time.perf_counter() - start
 
@@ -288,7 +284,8 @@ class Measured(TrainerX):
             )
         tap = getattr(self, "_measure_tap_of_model", None)
         if tap is None or tap.model is not model:
-            tap = self._measure_tap_of_model = FeatureTap(model, self.features_adapter)
+            tap = self._measure_tap_of_model = FeatureTap(model, self.features_adapter, self)
+        tap.products.classes = getattr(self, "num_classes", None)
         return tap
 
     def _measure_recorder(self, scaling: Scaling | None = None) -> Recorder:
@@ -324,32 +321,42 @@ class Measured(TrainerX):
         return frozen_text_features(self.cfg.MODEL.BACKBONE.NAME, self.dm.dataset, device)
 
     @contextmanager
-    def _measure_recording(self, scaling: Scaling | None = None) -> Iterator[Recorder]:
+    def _measure_recording(
+        self, scaling: Scaling | None, report: Callable[[], None]
+    ) -> Iterator[Recorder]:
         """Record every batch inside a `with` block, at `evaluator.process`.
 
-        All tests pass their batches there, whichever other methods a host overrides.
+        All tests pass their batches there, whichever other methods a host overrides. `report` is
+        called when the evaluator has its figures: some hosts end the process right after that.
         """
         recorder = self._measure_recorder(scaling)
         evaluator = self.evaluator
-        last: dict[str, Any] = {}  # the batch that was parsed last
-        process, parse = evaluator.process, self.parse_batch_test
+        last: list[Any] = [None]  # the batch that was parsed last
+        process, evaluate, parse = evaluator.process, evaluator.evaluate, self.parse_batch_test
 
-        def parsed(batch: dict[str, Any]) -> Any:
-            last.update(batch)
-            return parse(batch)
+        def parsed(batch: Any, *args: Any, **kwargs: Any) -> Any:
+            last[0] = batch
+            return parse(batch, *args, **kwargs)
 
-        def observed(output: Any, labels: Tensor) -> Any:
-            value = process(output, labels)
-            recorder.add(output, labels, last)
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            value = process(*args, **kwargs)
+            output, labels, *_ = (*args, *kwargs.values(), None, None)
+            recorder.add(output, labels, last[0])
             return value
 
+        def evaluated(*args: Any, **kwargs: Any) -> Any:
+            figures = evaluate(*args, **kwargs)
+            report()
+            return figures
+
         # Instance attributes hide the methods until they are deleted again.
-        evaluator.process, self.__dict__["parse_batch_test"] = observed, parsed
+        evaluator.process, evaluator.evaluate = observed, evaluated
+        self.__dict__["parse_batch_test"] = parsed
         try:
             with recorder.recording():
                 yield recorder
         finally:
-            del evaluator.process, self.parse_batch_test
+            del evaluator.process, evaluator.evaluate, self.parse_batch_test
 
     def _measure_split(self, split: str | None) -> str:
         """As in the engine: "val" if it is asked for and there are such images, else "test"."""
@@ -367,7 +374,8 @@ class Measured(TrainerX):
         self._measure_confusion[name] = recorder.confusion()
         if show:
             results.print_results(figures)
-            for problem in filter(None, (recorder.why_not, *recorder.failed.values())):
+            reasons = (recorder.no_scores, recorder.why_not, *recorder.failed.values())
+            for problem in dict.fromkeys(filter(None, reasons)):
                 print(f"Some measures could not be computed: {problem}")
             if self.cfg.TEST.PER_CLASS_RESULT:
                 results.print_classes(self._measure_per_class[name])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from npt import classes
 from npt.calibration import Confidences, Scaling
 from npt.errors import NPTError
 from npt.host.features import FeatureTap
+from npt.host.steps import INTEGERS
 from npt.losses import check_pairing, paired_cosines, unit_rows
 from npt.results import Results
 from npt.terms import ACCURACIES, MEASURES, Batch, Measure, Run, Split, measures_of
@@ -35,6 +37,8 @@ class Recorder:
     ):
         self.run, self.train_counts = run, train_counts
         self.why_not = ""  # why features cannot be read, once a batch has shown it
+        self.batches = 0  # that were added
+        self.no_scores = ""  # why there are no predictions, once a batch has shown it
         self.failed: dict[str, str] = {}  # why single measures cannot be computed
         self.scores: list[Tensor] | None = None  # (B, K), kept if this is a list
         self._labels: list[Tensor] = []
@@ -54,25 +58,52 @@ class Recorder:
         if self._tap is None:
             yield
         else:
-            with self._tap:
+            with self._tap.in_test():
                 yield
 
     @torch.no_grad()
-    def add(self, output: Tensor, labels: Tensor, batch: dict[str, Any] | None = None) -> None:
-        """Add a batch: logits (B, K), labels (B,), and the features of its forward pass."""
-        self._labels.append(labels.cpu())
-        self._predictions.append(output.max(1)[1].cpu())
-        self._confidences.add(output)
-        if self.scores is not None:
-            self.scores.append(output.cpu())
-        self._num_classes = output.shape[1]
-        if self._tap is None or self.why_not:
+    def add(self, output: Any, labels: Any, batch: Any = None) -> None:
+        """Add a batch: logits (B, K), labels (B,), and the features of its forward pass.
+
+        Logits or labels of another kind are no error: the figures that need them are missing.
+        """
+        self.batches += 1
+        labels = _vector(labels)
+        if labels is None:
+            self.why_not = self.no_scores = "The test has no labels (B,) for its evaluator."
+            if self._tap is not None:
+                self._tap.clear()
             return
-        try:
-            image, text = self._tap.take(batch, self._num_classes)
-            self._add_features(Batch(image, text, labels, self.run))
-        except NPTError as error:
-            self.why_not = str(error)
+        classes = None if self._tap is None else self._tap.products.classes
+        scores = _scores(output, len(labels), classes)
+        if scores is None:
+            self.no_scores = (
+                "The test has no scores (B, K) for its evaluator, so there are no predictions."
+            )
+        else:
+            self._num_classes = max(self._num_classes, scores.shape[1])
+        if self._tap is None:
+            self._add_scores(scores, labels)
+            return
+        with self._tap.paused():
+            self._add_scores(scores, labels)
+            if self.why_not:
+                self._tap.clear()
+                return
+            try:
+                image, text = self._tap.take(batch, self._num_classes or None, scores, labels)
+                self._add_features(Batch(image, text, labels, self.run))
+            except NPTError as error:
+                self.why_not = str(error)
+
+    def _add_scores(self, scores: Tensor | None, labels: Tensor) -> None:
+        self._labels.append(labels.cpu())
+        if scores is None or self.no_scores:
+            return
+        self._predictions.append(scores.max(1)[1].cpu())
+        self._confidences.add(scores)
+        if self.scores is not None:
+            self.scores.append(scores.cpu())
 
     def _add_features(self, batch: Batch) -> None:
         unit_text = unit_rows(batch.text).double()  # (K, D) or (B, K, D)
@@ -126,10 +157,11 @@ class Recorder:
         out: Results = dict.fromkeys([*ACCURACIES, *MEASURES])
         if not self._labels:
             return out
-        labels, predictions = self._tested()
-        counts = classes.count(labels, predictions, self._num_classes)
-        out.update(classes.accuracies(counts, self.train_counts))
-        out.update(self._confidences.figures(labels == predictions))
+        if not self.no_scores:
+            labels, predictions = self._tested()
+            counts = classes.count(labels, predictions, self._num_classes)
+            out.update(classes.accuracies(counts, self.train_counts))
+            out.update(self._confidences.figures(labels == predictions))
         if self._images and not self.why_not:
             images = sum(map(len, self._images))
             out.update({name: float(x) / images for name, x in self._sums.items()})
@@ -143,6 +175,8 @@ class Recorder:
 
     def per_class(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """An entry for each class, in the order of the labels (`classes.per_class`)."""
+        if self.no_scores:
+            return []
         labels, predictions = self._tested()
         counts = classes.count(labels, predictions, max(self._num_classes, len(names)))
         lcd = mid = None
@@ -154,7 +188,7 @@ class Recorder:
 
     def confusion(self) -> list[list[int]]:
         """[label, predicted label, images] of each pair that occurs."""
-        return classes.confusion(*self._tested())
+        return [] if self.no_scores else classes.confusion(*self._tested())
 
     def scaling(self) -> Scaling:
         """The temperature fitted on the scores, which are then forgotten. NPTError if it fails."""
@@ -166,6 +200,24 @@ class Recorder:
         none = torch.empty(0, dtype=torch.long)
         labels, predictions = self._labels or [none], self._predictions or [none]
         return torch.cat(labels), torch.cat(predictions)
+
+
+def _vector(labels: Any) -> Tensor | None:
+    """Labels (B,), which may come as an array; None if they are no vector of integers."""
+    labels = torch.from_numpy(labels) if isinstance(labels, np.ndarray) else labels
+    fits = isinstance(labels, Tensor) and labels.dim() == 1 and labels.dtype in INTEGERS
+    return labels if fits else None
+
+
+def _scores(output: Any, images: int, classes: int | None) -> Tensor | None:
+    """The scores (B, K) that a test hands over; of several values, the first that has K columns."""
+    if isinstance(output, (tuple, list)):
+        found = [x for x in (_scores(x, images, classes) for x in output) if x is not None]
+        return next((x for x in found if classes in (None, x.shape[1])), None)
+    output = torch.from_numpy(output) if isinstance(output, np.ndarray) else output
+    if isinstance(output, Tensor) and output.dim() == 2 and len(output) == images:
+        return output if output.is_floating_point() else None
+    return None
 
 
 def _summed_over_images(measure: Measure, text: Tensor) -> Tensor:

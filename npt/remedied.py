@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from npt.errors import NPTError
+from npt.host.steps import batch_of_step, is_of_batch, labels_of_batch
 from npt.measure import Measured
 from npt.remedies import NODE, Remedies, drawn_counts, remedies_on, warn_of_sampler
 
@@ -27,20 +28,20 @@ from npt.remedies import NODE, Remedies, drawn_counts, remedies_on, warn_of_samp
 class Remedied(Measured):
     """A mixin for Dassl trainers: the cross-entropy of a training step has the remedies."""
 
-    def forward_backward(self, batch: dict[str, Any], *more: Any) -> Any:
-        with self.remedied(batch) as seen:
-            summary = super().forward_backward(batch, *more)
+    def forward_backward(self, *args: Any, **kwargs: Any) -> Any:
+        with self.remedied(batch_of_step(args, kwargs)) as seen:
+            summary = super().forward_backward(*args, **kwargs)
         if seen is not None:
             seen.check(type(self).__name__)
         return summary
 
     @contextmanager
-    def remedied(self, batch: dict[str, Any]) -> Iterator[_Seen | None]:
+    def remedied(self, batch: Any) -> Iterator[_Seen | None]:
         """The cross-entropy of the batch has the remedies inside a `with` block."""
         if not self._remedies:
             yield None
             return
-        seen = _Seen(self._remedies, batch["label"])
+        seen = _Seen(self._remedies, labels_of_batch(batch, type(self).__name__))
         with seen.replacing():
             yield seen
 
@@ -65,6 +66,7 @@ class _Seen:
     def __init__(self, remedies: Remedies, labels: Tensor):
         self.remedies, self.labels = remedies, labels
         self.changed = 0  # calls
+        self._inside = False  # whether such a call is running
         self.reached = False  # whether a backward pass has reached one of them
 
     @contextmanager
@@ -74,9 +76,14 @@ class _Seen:
             original = F.cross_entropy
 
             def cross_entropy(input: Tensor, target: Tensor, *more: Any, **named: Any) -> Tensor:
-                if not self._is_of_batch(input, target):
+                # With a default device, for example, torch's own function comes back here.
+                if self._inside or not self._is_of_batch(input, target):
                     return original(input, target, *more, **named)
-                loss = self.remedies.loss(original, input, target, *more, **named)
+                self._inside = True
+                try:
+                    loss = self.remedies.loss(original, input, target, *more, **named)
+                finally:
+                    self._inside = False
                 loss.register_hook(self._reach)
                 self.changed += 1
                 return loss
@@ -91,24 +98,12 @@ class _Seen:
         self.reached = True
 
     def _is_of_batch(self, logits: Any, target: Any) -> bool:
-        """Whether these are logits of all classes, with gradient, and the labels of the batch.
-
-        A batch in several versions has its labels as often, one after the other or side by side.
-        """
-        if not (isinstance(logits, Tensor) and isinstance(target, Tensor)):
+        """Whether these are logits of all classes, with gradient, and the labels of the batch."""
+        if not (isinstance(logits, Tensor) and torch.is_grad_enabled() and logits.requires_grad):
             return False
-        if not (torch.is_grad_enabled() and logits.requires_grad):
+        if logits.dim() != 2 or logits.shape[1] != self.remedies.classes:
             return False
-        if logits.dim() != 2 or logits.shape[1] != self.remedies.classes or target.dim() != 1:
-            return False
-        size = len(self.labels)
-        if target.dtype.is_floating_point or not size or len(target) % size:
-            return False
-        labels = self.labels.to(target.device)
-        times = len(target) // size
-        return torch.equal(target, labels.repeat(times)) or torch.equal(
-            target, labels.repeat_interleave(times)
-        )
+        return is_of_batch(target, self.labels)
 
     def check(self, trainer: str) -> None:
         """NPTError if the step did not minimise a cross-entropy with the remedies."""

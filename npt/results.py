@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from npt import files, identity
 from npt.errors import NPTError, OtherRun
+from npt.names import trainer_name
 from npt.terms import MEASURES, headings
 from npt.version import __version__
 
@@ -31,7 +32,7 @@ TRAINING, EVALUATION = "training", "evaluation"  # the two kinds of records
 def describe(cfg: Any, classnames: list[str]) -> dict[str, Any]:
     """The entries of result.json that describe the run."""
     return {
-        "trainer": cfg.TRAINER.NAME,
+        "trainer": trainer_name(cfg),
         "dataset": cfg.DATASET.NAME,
         "seed": cfg.SEED,
         "config": identity.plain(cfg),

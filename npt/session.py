@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from npt.errors import NPTError
 from npt.files import locked, remove_leftovers
+from npt.names import trainer_name
 
 OF_A_RUN = re.compile(  # the names of files that a run writes
     r"result\.json|result-.+-[0-9a-f]{8}\.json|log\.txt(-[-0-9]+)?"
@@ -129,7 +130,7 @@ def check_names(cfg: CfgNode) -> None:
     npt.trainers.add_to_registry()
     npt.datasets.add_to_registry()
     for what, name, registry in (
-        ("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY),
+        ("trainer", trainer_name(cfg), TRAINER_REGISTRY),
         ("data set", cfg.DATASET.NAME, DATASET_REGISTRY),
     ):
         known = registry.registered_names()
@@ -154,6 +155,6 @@ def load(trainer: Any, directory: str, epoch: int | None = None) -> None:
             raise
         cfg = trainer.cfg
         raise NPTError(
-            f"the checkpoint in {directory} is not one of {cfg.TRAINER.NAME} with backbone "
+            f"the checkpoint in {directory} is not one of {trainer_name(cfg)} with backbone "
             f"{cfg.MODEL.BACKBONE.NAME} on these classes: {' '.join(str(error).split()[3:])}"
         ) from error

@@ -3,7 +3,8 @@
 The wrapped trainer's `forward_backward` runs unchanged. A forward hook on its model reads the
 features of that forward pass and computes the weighted terms of `npt.terms`. If the model returns a
 loss, they are added to it. If it returns logits, the trainer computes the loss in code that is not
-ours, and the gradient of the terms is added in the backward pass of the logits.
+ours, and the gradient of the terms is added in the backward pass of the logits. If it returns
+neither, the logits are those that the trainer computes its loss of.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from torch import Tensor, nn
 from npt import config
 from npt.errors import NPTError
 from npt.host.acceleration import accelerate
-from npt.host.features import HOW_TO_ADAPT, FeatureTap, PassFeatures
+from npt.host.attach import Backward, Output, describe
+from npt.host.features import HOW_TO_ADAPT, Claim, FeatureTap, PassFeatures
+from npt.host.steps import arguments_of, batch_of_step, is_of_batch, labels_of_batch
+from npt.names import for_host
 from npt.remedied import Remedied
 from npt.remedies import NODE, Remedies, warn_of_sampler
 from npt.results import Results
@@ -36,32 +40,37 @@ class NPTMixin(Remedied):
     The trainer must have `self.model`, whose features are read as in `npt.host.features`. In a
     training step the model returns a scalar loss, logits (B, K), or a tuple, list or dict that
     contains one of them. A scalar in the first place is the loss; otherwise the terms are added to
-    the backward pass of every returned tensor with gradient. If a step runs the model several
+    the backward pass of every returned tensor with gradient. If the model returns no logits, or
+    the step does not call it, the terms are added to the backward pass of the logits of the
+    trainer's own cross-entropy or softmax. If a step runs the model several
     times, the terms belong to the first forward pass with gradient. If it runs several backward
     passes through that forward pass (ProGrad), they belong to the last one.
     """
 
     _npt_warned: tuple[str, ...] = ()
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, cfg: Any, *args: Any, **kwargs: Any):
         self._npt_last_epoch = _EpochMeans()
-        super().__init__(*args, **kwargs)
+        super().__init__(for_host(cfg), *args, **kwargs)
 
-    def check_cfg(self, cfg: Any) -> None:
-        super().check_cfg(cfg)
+    def check_cfg(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        checked = super().check_cfg(cfg, *args, **kwargs)
         config.check(cfg, config.PAPER_KEYS, config.keys_of_any_trainer())
         if cfg.TRAINER.NPT.get("W_BALANCED", 0) > 0:
             warn_of_sampler(cfg, f"{NODE}.W_BALANCED")
+        return checked
 
-    def build_model(self) -> None:
-        super().build_model()
+    def build_model(self, *args: Any, **kwargs: Any) -> Any:
+        built = super().build_model(*args, **kwargs)
         if self.cfg.MODEL.get("ACCELERATE", False) and isinstance(self.model, nn.Module):
             accelerate(self.model)
+        return built
 
-    def load_model(self, directory: str, epoch: int | None = None, *args: Any, **more: Any) -> Any:
+    def load_model(self, *args: Any, **kwargs: Any) -> Any:
+        given = arguments_of(super().load_model, args, kwargs)
         with self._npt_fitting():
-            loaded = super().load_model(directory, epoch, *args, **more)
-        self._measure_loaded(directory, epoch)
+            loaded = super().load_model(*args, **kwargs)
+        self._measure_loaded(given.get("directory"), given.get("epoch"))
         return loaded
 
     def resume_model_if_exist(self, *args: Any, **kwargs: Any) -> Any:
@@ -81,16 +90,14 @@ class NPTMixin(Remedied):
             for handle in handles:
                 handle.remove()
 
-    def forward_backward(self, batch: dict[str, Any], *more: Any) -> dict[str, Any]:
+    def forward_backward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         tap = self._measure_tap()
+        batch = batch_of_step(args, kwargs)
+        labels = labels_of_batch(batch, type(self).__name__)
         classes = getattr(self, "num_classes", None)
-        step = _Step(self.knowledge(), batch, classes, _scaler_of(self), self._remedies)
-        with tap:
-            handle = tap.model.register_forward_hook(step.hook(tap))
-            try:
-                summary = super().forward_backward(batch, *more)
-            finally:
-                handle.remove()
+        step = _Step(self.knowledge(), batch, labels, classes, _scaler_of(self), self._remedies)
+        with step.added(tap):
+            summary = super().forward_backward(*args, **kwargs)
         for text in step.warnings():
             if text not in self._npt_warned:
                 self._npt_warned = (*self._npt_warned, text)
@@ -156,27 +163,60 @@ def _fit_state_dict(module: nn.Module, state: dict[str, Tensor], prefix: str, *_
 
 
 class _Step:
-    """One training step: adds the terms to the model's output and records what was added."""
+    """One training step: adds the terms to the model's output and records what was added.
+
+    If the model returns neither a loss nor logits, or is not called at all, the terms are added to
+    the logits of the trainer's own loss.
+    """
 
     def __init__(
         self,
         run: Run,
-        batch: dict[str, Any],
+        batch: Any,
+        labels: Tensor,
         classes: int | None,
         scaler: Any,
         remedies: Remedies,
     ):
-        self.run, self.batch, self.classes, self.scaler = run, batch, classes, scaler
-        self.remedies = remedies
-        self.labels: Tensor = batch["label"]
+        self.run, self.batch, self.labels = run, batch, labels
+        self.classes, self.scaler, self.remedies = classes, scaler, remedies
         self.passes = 0  # forward passes with gradient
+        self.inside = False  # whether a forward pass is running
+        self.settled = False  # whether no later loss can take over
+        self.returned = ""  # what the model returned, if it was neither loss nor logits
         self.evaluated: Evaluated | None = None
         self.own_loss: Tensor | None = None  # the host's loss, as far as the output shows it
         self.to_loss = False
-        self.backward: _Backward | None = None
+        self.backward: Backward | None = None
+
+    @contextmanager
+    def added(self, tap: FeatureTap) -> Iterator[None]:
+        """The forward passes and losses inside a `with` block have the terms."""
+        products = tap.products
+        products.classes, products.shift = self.classes, self.remedies.shift
+        products.listener = lambda claim: self.at_loss(tap, claim)
+        try:
+            with tap:
+                handles = [
+                    tap.model.register_forward_pre_hook(self.begin),
+                    tap.model.register_forward_hook(self.hook(tap)),
+                ]
+                try:
+                    yield
+                finally:
+                    for handle in handles:
+                        handle.remove()
+        finally:
+            products.listener = None
+
+    def begin(self, model: nn.Module, args: Any) -> None:
+        self.inside = True
 
     def hook(self, tap: FeatureTap) -> Callable[[nn.Module, Any, Any], Any]:
         def add_terms(model: nn.Module, args: Any, output: Any) -> Any:
+            self.inside = False
+            if tap.busy:  # an adapter runs the model
+                return None
             if not torch.is_grad_enabled():
                 if not self.passes:
                     tap.clear()
@@ -184,32 +224,74 @@ class _Step:
             self.passes += 1
             if self.passes > 1:
                 return None
-            returned = _Output(output)
-            loss = returned.loss()
-            self.to_loss = loss is not None
-            tensors = returned.with_gradient()
-            if loss is None and not tensors:
-                raise NPTError(
-                    f"{type(model).__name__} returned {_describe(output)} in a training step, "
-                    "but NPT adds its terms to a scalar loss or to logits (B, K) with gradient."
-                )
-            logits = returned.logits(len(self.labels))
-            self.own_loss = _own_loss(loss, logits, self.labels, self.remedies)
-            classes = self.classes if logits is None else logits.shape[1]
-            features = tap.take(self.batch, classes)
-            self.evaluated = evaluate(batch_of(features, self.labels, self.run))
-            weighted = self.evaluated.weighted
-            if not any_weight(self.run.settings):
-                return None  # the wrapped trainer stays as it is, bit for bit
-            if not weighted.requires_grad:
-                return None  # the terms depend on nothing that is learned
-            self.backward = backward = _Backward(weighted, self.scaler)
-            if loss is not None:
-                weighted.register_hook(backward.record)
-                return returned.replaced({0: loss + weighted})
-            return returned.replaced({i: backward.attach(x, weighted) for i, x in tensors.items()})
+            with tap.paused():
+                return self.at_output(tap, model, Output(output))
 
         return add_terms
+
+    def at_output(self, tap: FeatureTap, model: nn.Module, returned: Output) -> Any:
+        """What the model shall return instead; None for no change."""
+        loss, tensors = returned.loss(), returned.with_gradient()
+        if loss is None and not tensors:
+            raise NPTError(
+                f"{type(model).__name__} returned {describe(returned.output)} in a training step, "
+                "but NPT adds its terms to a scalar loss or to logits (B, K) with gradient."
+            )
+        logits = returned.logits(len(self.labels), self.classes, tap.encoders.text_rows())
+        features: PassFeatures | None
+        if loss is None and logits is None and tap.adapter is None:
+            self.returned = describe(returned.output)
+            features = tap.encoded(self.classes)  # until a loss of the trainer shows more
+            if features is None or len(features.image) != len(self.labels):
+                return None
+        else:
+            self.settled = True
+            classes = self.classes if logits is None else logits.shape[1]
+            features = tap.take(self.batch, classes, logits, self.labels)
+        self.to_loss = loss is not None
+        weighted = self.evaluate(features, self.labels)
+        self.own_loss = _own_loss(loss, logits, self.labels, self.remedies)
+        if weighted is None:
+            return None
+        self.backward = backward = Backward(weighted, self.scaler)
+        if loss is not None:
+            weighted.register_hook(backward.record)
+            return returned.replaced({0: loss + weighted})
+        return returned.replaced({i: backward.attach(x, weighted) for i, x in tensors.items()})
+
+    def at_loss(self, tap: FeatureTap, claim: Claim) -> Tensor:
+        """The logits of a loss outside of the model's forward pass, with the terms attached."""
+        mine = claim.target is not None and is_of_batch(claim.target, self.labels)
+        fits = claim.logits.shape == (len(self.labels), self.classes)
+        if self.inside or self.settled or tap.busy or not torch.is_grad_enabled():
+            return claim.logits
+        if not mine and (claim.target is not None or not fits):
+            return claim.logits
+        with tap.paused():
+            labels = self.labels if claim.target is None else claim.target
+            features = tap.of_claim(claim, self.batch, labels)
+            if features is None or len(features.image) != len(labels):
+                return claim.logits
+            self.settled = True
+            if self.backward is not None:
+                self.backward.cancel()
+            self.backward = None
+            weighted = self.evaluate(features, labels)
+            logits = tap.products.without_shift(claim) if mine else None
+            self.own_loss = _own_loss(None, logits, labels, self.remedies)
+            if weighted is None:
+                return claim.logits
+            self.backward = Backward(weighted, self.scaler)
+            return self.backward.attach(claim.logits, weighted)
+
+    def evaluate(self, features: PassFeatures, labels: Tensor) -> Tensor | None:
+        """The weighted terms; None if there is nothing to add."""
+        self.evaluated = evaluate(batch_of(features, labels, self.run))
+        weighted = self.evaluated.weighted
+        if not any_weight(self.run.settings):
+            return None  # the wrapped trainer stays as it is, bit for bit
+        # Otherwise the terms depend on nothing that is learned.
+        return weighted if weighted.requires_grad else None
 
     def warnings(self) -> list[str]:
         """Warnings for training loops that NPT does not support."""
@@ -235,9 +317,16 @@ class _Step:
         NPTError if the step gave the terms no effect.
         """
         if self.evaluated is None or self.own_loss is None:
+            found = (
+                f"self.model returned {self.returned}"
+                if self.returned
+                else "The trainer's forward_backward did not run self.model with gradients"
+            )
             raise NPTError(
-                "The trainer's forward_backward did not run self.model with gradients, so NPT had "
-                "no forward pass to add its terms to; let it call self.model(...)."
+                f"{found}, and NPT found no cross-entropy or softmax of a product of features that "
+                "it could add its terms to; let self.model(...) return a loss or logits (B, K), or "
+                + HOW_TO_ADAPT
+                + "."
             )
         if self.backward is not None and not self.backward.done:
             raise NPTError(
@@ -275,105 +364,6 @@ class _Step:
         return {name: summary[name] for name in names}
 
 
-class _Output:
-    """What a model returned: one value, or the values of a tuple, list or dict."""
-
-    def __init__(self, output: Any):
-        self.output = output
-        if isinstance(output, dict):
-            self.values = list(output.values())
-        else:
-            self.values = list(output) if isinstance(output, (tuple, list)) else [output]
-
-    def loss(self) -> Tensor | None:
-        """The first value, if it is a scalar with gradient."""
-        first = self.values[0] if self.values else None
-        scalar = isinstance(first, Tensor) and first.dim() == 0 and first.requires_grad
-        return first if scalar else None
-
-    def with_gradient(self) -> dict[int, Tensor]:
-        """The tensors with gradient, by position."""
-        return {
-            i: x for i, x in enumerate(self.values) if isinstance(x, Tensor) and x.requires_grad
-        }
-
-    def logits(self, images: int) -> Tensor | None:
-        """The first tensor that is not a scalar, if it has the shape (B, K) of logits."""
-        tensors = [x for x in self.values if isinstance(x, Tensor) and x.dim() > 0]
-        fits = tensors and tensors[0].dim() == 2 and len(tensors[0]) == images
-        return tensors[0] if fits and self.loss() is None else None
-
-    def replaced(self, new: dict[int, Tensor]) -> Any:
-        """The output with the values at some positions replaced."""
-        values = [new.get(i, x) for i, x in enumerate(self.values)]
-        if isinstance(self.output, dict):
-            return type(self.output)(zip(self.output, values, strict=True))
-        if hasattr(self.output, "_fields"):  # a named tuple
-            return type(self.output)(*values)
-        return type(self.output)(values) if isinstance(self.output, (tuple, list)) else values[0]
-
-
-class _Backward:
-    """The gradient of the weighted terms in the trainer's backward pass, and whether it got there.
-
-    reached: a backward pass has reached the model's output
-    done: the terms have received their gradient
-    factor: what the terms were multiplied by after they were added to a loss, without the
-        GradScaler's factor; None if they were not added to a loss
-    """
-
-    def __init__(self, weighted: Tensor, scaler: Any):
-        # Not `weighted` itself: its hook refers to this object, and the cycle would keep its graph.
-        self.one, self.scaler = torch.ones_like(weighted.detach()), scaler
-        self.reached = self.done = False
-        self.factor: float | None = None
-        self._last_pass = -1  # id of the last backward pass that reached the output
-
-    def attach(self, x: Tensor, weighted: Tensor) -> Tensor:
-        """x unchanged; its backward pass also starts that of the terms."""
-        return _AttachTerms.apply(x, weighted, self)
-
-    def gradient(self) -> Tensor | None:
-        """The gradient that starts the terms' backward pass; None unless this pass is the last.
-
-        The last backward pass is the one that does not keep the graph.
-        """
-        self.reached = True
-        this_pass, last_pass = torch._C._current_graph_task_id(), self._last_pass
-        self._last_pass = this_pass
-        keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-        if keeps is None and self.done and this_pass != last_pass:
-            raise NPTError(
-                "The trainer runs several backward passes through one forward pass of its model, "
-                f"which NPT supports on torch 2.2 or newer; this is {torch.__version__}."
-            )
-        if self.done or (keeps is not None and keeps()):
-            return None
-        self.done = True
-        # A GradScaler multiplies the host's loss; the terms need the same factor.
-        return self.one if self.scaler is None else self.scaler.scale(self.one)
-
-    def record(self, gradient: Tensor) -> None:
-        """Gradient hook of terms that were added to a loss."""
-        self.reached = self.done = True
-        one = torch.ones_like(gradient)
-        factor = gradient / (one if self.scaler is None else self.scaler.scale(one))
-        self.factor = round(float(factor), 4)
-
-
-class _AttachTerms(torch.autograd.Function):
-    """The identity on x; backward also passes a gradient to the weighted terms."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weighted: Tensor, backward: _Backward) -> Tensor:
-        ctx.terms_backward = backward
-        return x.clone()  # not a view, because some hosts change logits in place
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        return grad, ctx.terms_backward.gradient(), None
-
-
 def batch_of(features: PassFeatures, labels: Tensor, run: Run) -> Batch:
     """The features of a forward pass as a Batch. NPTError if their number is not the labels'."""
     image, text = features
@@ -393,9 +383,3 @@ def _own_loss(
     if logits is None:
         return torch.full((), float("nan"), device=labels.device)
     return remedies.loss(F.cross_entropy, logits.detach().float(), labels.to(logits.device))
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}"

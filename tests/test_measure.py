@@ -464,6 +464,13 @@ def test_features_can_be_collected(build):
 def test_a_model_without_encoders_is_still_tested(build, capsys):
     trainer = build("WatchedWithoutEncoders")
     trainer.test()
+    found, plain = trainer.results["test"], build(out="plain")
+    plain.test()
+    assert "multiplies to get its logits" in capsys.readouterr().out
+    names = ("accuracy", "lcd", "mid", "nc1")
+    assert [found[x] for x in names] == pytest.approx([plain.results["test"][x] for x in names])
+    trainer.model.forward = lambda image: trainer.model.visual(image)[:, :5]  # no product
+    trainer.test()
     found = trainer.results["test"]
     assert found["accuracy"] is not None and found["lcd"] is None and found["nc1"] is None
     out = capsys.readouterr().out

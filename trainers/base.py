@@ -1,7 +1,9 @@
 """The base class of all trainers here; a method adds its prompts, and a loss if it differs."""
 
+from __future__ import annotations
+
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from npt import engine
 from npt.config import check, keys_of_method
 from npt.encoders import ClassPrompts, build_encoders, load_clip
-from npt.encoders.openai import CLIP, convert_weights
+from npt.encoders.openai import openai_clip
 from npt.errors import NPTError
 from npt.identity import file_digest
 from npt.remedied import Remedied
@@ -19,6 +21,9 @@ from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, loa
 from npt.trainers.images import KeptImages
 from npt.trainers.prompts import PromptedCLIP, PromptLearner
 from npt.trainers.steps import PromptSteps, grad_scaler
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 
 class PromptTrainer(Remedied, PromptSteps):
@@ -67,7 +72,7 @@ class PromptTrainer(Remedied, PromptSteps):
         self.backbone_file = file_digest(cfg.MODEL.BACKBONE.NAME)
         self._check_image_size(clip_model.visual.input_resolution)
         if self.precision == "fp16":
-            convert_weights(clip_model)
+            openai_clip().model.convert_weights(clip_model)
 
         print("Building custom CLIP")
         learner, prompts = self.build_prompts(self.classnames, clip_model)

@@ -1,11 +1,13 @@
 """CoCoOp: a small network adds a vector per image to the context (Zhou et al., CVPR 2022)."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from npt.encoders import ClassPrompts
-from npt.encoders.openai import CLIP
 from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (
@@ -16,6 +18,9 @@ from npt.trainers.prompts import (
     random_context,
     written_context,
 )
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 
 class ConditionalContext(PromptLearner):

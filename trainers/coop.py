@@ -1,12 +1,15 @@
 """CoOp: context vectors for all classes, or for each class (Zhou et al., IJCV 2022)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dassl.metrics import compute_accuracy
 from npt.encoders import ClassPrompts
-from npt.encoders.openai import CLIP
 from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (
@@ -18,6 +21,9 @@ from npt.trainers.prompts import (
     random_context,
     written_context,
 )
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 
 class Context(PromptLearner):

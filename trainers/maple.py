@@ -1,12 +1,14 @@
 """MaPLe: prompts in both encoders, coupled by linear maps (Khattak et al., CVPR 2023)."""
 
+from __future__ import annotations
+
 import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from npt.encoders import ClassPrompts
-from npt.encoders.openai import CLIP
 from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (
@@ -19,6 +21,9 @@ from npt.trainers.prompts import (
     visual_width,
     written_context,
 )
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 
 class MultiModalContext(PromptLearner):

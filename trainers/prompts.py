@@ -1,14 +1,19 @@
 """Shared by all methods: the model, the prompt texts, and the initial context vectors."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from npt.encoders.openai import CLIP, VisionTransformer, clip
+from npt.encoders.openai import is_vit, openai_clip
 from npt.errors import NPTError
 from npt.losses import unit_rows
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 CONTEXT_STD = 0.02  # standard deviation of random initial context vectors
 
@@ -47,7 +52,7 @@ class PromptedCLIP(nn.Module):
             part.requires_grad_(False)
         self.logit_scale.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "PromptedCLIP":
+    def train(self, mode: bool = True) -> PromptedCLIP:
         """Sets the mode of the prompt learner only, so that a ResNet's batch norms stay frozen."""
         self.training = mode
         self.prompt_learner.train(mode)
@@ -80,7 +85,7 @@ def name_length(name: str) -> int:
 
 
 def _tokenizer() -> Any:
-    return clip.clip._tokenizer  # that of clip.tokenize
+    return openai_clip().clip._tokenizer  # that of its `tokenize`
 
 
 def tokenize(texts: list[str], classnames: list[str]) -> Tensor:
@@ -88,7 +93,7 @@ def tokenize(texts: list[str], classnames: list[str]) -> Tensor:
     rows = []
     for text, name in zip(texts, classnames, strict=True):
         try:
-            rows.append(clip.tokenize(text))
+            rows.append(openai_clip().tokenize(text))
         except RuntimeError as error:
             raise NPTError(
                 f"the prompt of class {name!r} is longer than the 77 tokens CLIP takes; "
@@ -108,7 +113,7 @@ def context_width(clip_model: CLIP) -> int:
 
 def visual_width(clip_model: CLIP) -> int:
     """Width Dv of the visual tokens; NPTError for a ResNet, which has none."""
-    if not isinstance(clip_model.visual, VisionTransformer):
+    if not is_vit(clip_model.visual):
         raise NPTError(
             "MaPLe needs a ViT, and MODEL.BACKBONE.NAME is a CLIP with a ResNet; set it to a ViT "
             "such as ViT-B/16"

@@ -1,15 +1,19 @@
 """Zero-shot CLIP with hand-written prompts (Radford et al., 2021)."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from npt.encoders import ClassPrompts, TextEncoder, load_clip
-from npt.encoders.openai import CLIP
 from npt.losses import unit_rows, without_autocast
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import PromptLearner, readable, tokenize
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 TEMPLATE = "a photo of a {}."  # for a data set without a template
 

@@ -85,7 +85,7 @@ def prepare_command(args: argparse.Namespace) -> int:
     from npt.encoders import loading
 
     for name in args.names:
-        if name in loading.clip.available_models():
+        if name in loading.MODELS:
             print(f"{name}: {loading.fetch_openai(name)}")
         else:
             _prepare_data(find_row(name), args.root)

@@ -6,8 +6,10 @@ They save only the tensors that the gradient of the input needs, and they conver
 to a layout that is fast on this machine (see `laid_out`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +17,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from npt.encoders.linear import affine, laid_out, product_dtype
-from npt.encoders.openai import ResidualAttentionBlock
 from npt.errors import NPTError
+
+if TYPE_CHECKING:
+    from clip.model import ResidualAttentionBlock
 
 GELU_SLOPE = 1.702  # CLIP's x * sigmoid(1.702 x)
 
@@ -52,6 +56,48 @@ def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 # ---- the parts of a layer; each computes only the gradient of its input
 
 
+def once_or(again: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a `backward`: `again` replaces it if its result is differentiated, too.
+
+    That is so with create_graph=True, as in meta-learning. `again` consists of operations that
+    autograd knows.
+    """
+
+    def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
+        once = once_differentiable(backward)
+
+        def either(ctx: Any, *grads: Tensor) -> Any:
+            return (again if torch.is_grad_enabled() else once)(ctx, *grads)
+
+        return either
+
+    return decorate
+
+
+def quick_mlp(x: Tensor, fc: nn.Linear, proj: nn.Linear) -> Tensor:
+    """CLIP's MLP of x (M, D), in the dtype of x, with operations that autograd knows."""
+    hidden = F.linear(x, fc.weight.to(x.dtype), fc.bias.to(x.dtype))
+    hidden = hidden * torch.sigmoid(GELU_SLOPE * hidden)
+    return F.linear(hidden, proj.weight.to(x.dtype), proj.bias.to(x.dtype))
+
+
+def _norm_linear_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x = ctx.saved_tensors[0]
+    y = layer_norm(ctx.norm, x).to(grad.dtype) @ ctx.weight[ctx.rows].to(grad.dtype).t()
+    return *torch.autograd.grad(y, x, grad, create_graph=True), None, None, None, None, None
+
+
+def _linear_add_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return grad.to(ctx.dtype) @ ctx.weight.to(ctx.dtype), None, grad
+
+
+def _norm_mlp_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, mlp = ctx.saved_tensors[0], ctx.layer.mlp
+    y = quick_mlp(layer_norm(ctx.layer.ln_2, x).to(ctx.dtype), mlp.c_fc, mlp.c_proj)
+    (inner,) = torch.autograd.grad(y, x, grad.to(ctx.dtype), create_graph=True)
+    return inner + grad, None, None
+
+
 class NormLinear(torch.autograd.Function):
     """LayerNorm of x (M, D), then a linear layer with `rows` of its weight, in `dtype`."""
 
@@ -71,7 +117,7 @@ class NormLinear(torch.autograd.Function):
         return affine(y.to(dtype), laid_out(weight, dtype, rows), bias[rows].to(dtype))
 
     @staticmethod
-    @once_differentiable
+    @once_or(_norm_linear_again)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd = ctx.saved_tensors
         grad = affine(grad, laid_out(ctx.weight, grad.dtype, ctx.rows, transposed=True))
@@ -89,7 +135,7 @@ class LinearAdd(torch.autograd.Function):
         return affine(x, laid_out(linear.weight, x.dtype), bias, residual)
 
     @staticmethod
-    @once_differentiable
+    @once_or(_linear_add_again)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight = laid_out(ctx.weight, ctx.dtype, transposed=True)
         return affine(grad.to(ctx.dtype), weight), None, grad
@@ -119,7 +165,7 @@ class NormMLP(torch.autograd.Function):
         return affine(hidden, laid_out(proj.weight, dtype), proj.bias.to(dtype), x)
 
     @staticmethod
-    @once_differentiable
+    @once_or(_norm_mlp_again)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, scaled = ctx.saved_tensors
         mlp, norm, dtype = ctx.layer.mlp, ctx.layer.ln_2, ctx.dtype

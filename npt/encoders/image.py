@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from npt.encoders.blocks import layer_norm, run_layers
-from npt.encoders.openai import VisionTransformer
+from npt.encoders.openai import is_vit
 from npt.errors import NPTError
 
 
@@ -20,7 +20,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, visual: nn.Module):
         super().__init__()
         self.visual = visual
-        self.is_vit = isinstance(visual, VisionTransformer)
+        self.is_vit = is_vit(visual)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -4,12 +4,14 @@
 values of the file (`build_model` of the package clip rounds them to float16).
 """
 
+from __future__ import annotations
+
 import io
 import os
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +19,12 @@ from torch import Tensor
 
 from npt.download import fetch, has_checksum
 from npt.encoders.archive import is_archive, read_archive
-from npt.encoders.openai import CLIP, build_model, clip
+from npt.encoders.openai import ADDRESS, MODELS, openai_clip
 from npt.errors import NPTError
 from npt.files import atomic_write
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 TINY_FILE = Path(__file__).with_name("tiny_clip.npz")
 VOCABULARY = 49408
@@ -38,13 +43,13 @@ NEEDED = (
 def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
     """A frozen CLIP in float32, in eval mode.
 
-    name: one of clip.available_models(), the path of a JIT archive or of a state dict, or "tiny".
+    name: one of OpenAI's `MODELS`, the path of a JIT archive or of a state dict, or "tiny".
     Nothing in a file is executed (see `npt.encoders.archive`), and its checksums are verified.
     Raises NPTError if there is no such model, or it cannot be read or downloaded.
     """
     if name == "tiny":
         model = build(read_tiny(TINY_FILE), str(TINY_FILE))
-    elif name in clip.available_models():
+    elif name in MODELS:
         file = str(download(name))
         model = build(read_file(file), file)
     elif os.path.isfile(name):
@@ -52,7 +57,7 @@ def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
     else:
         raise NPTError(
             f"unknown CLIP {name!r} in MODEL.BACKBONE.NAME: it is not a file; set it to a file's "
-            f"path, to 'tiny', or to one of {', '.join(clip.available_models())}"
+            f"path, to 'tiny', or to one of {', '.join(MODELS)}"
         )
     return model.float().eval().requires_grad_(False).to(device)
 
@@ -62,14 +67,13 @@ def fetch_openai(name: str) -> Path:
 
     An interrupted download is continued. (clip's own download would start from the beginning.)
     """
-    url = clip.clip._MODELS[name]
-    file = Path("~/.cache/clip").expanduser() / url.rpartition("/")[2]
-    checksum = f"sha256:{url.split('/')[-2]}"  # it is part of the address
+    sha256, file_name = MODELS[name]
+    file, checksum = Path("~/.cache/clip").expanduser() / file_name, f"sha256:{sha256}"
     if file.is_file():
         if has_checksum(file, checksum):
             return file
         file.unlink()
-    return fetch(url, file, checksum)
+    return fetch(f"{ADDRESS}/{sha256}/{file_name}", file, checksum)
 
 
 def download(name: str) -> Path:
@@ -135,6 +139,7 @@ def build(state: dict[str, Any], source: str) -> CLIP:
                 f"{where} has infinite numbers or NaN in {key}: it is damaged, or its training "
                 "failed; get the file again"
             )
+    build_model = openai_clip().model.build_model
     try:
         model = build_model(dict(weights)).float()
         model.load_state_dict(weights)  # build_model has rounded the values

@@ -1,64 +1,118 @@
-"""OpenAI's package `clip`, even if a host repository shadows it with a modified copy.
+"""OpenAI's package `clip`, even if a host repository shadows it with a changed copy.
 
-MaPLe and the repositories that derive from it contain a folder `clip`, whose models take more
-arguments than OpenAI's. The trainers of such a host keep using that copy. The models that npt
-builds come from the original package, which is then imported under a second name.
+Repositories of the CoOp family contain a folder `clip`. In some it is OpenAI's code; in others its
+classes have other names, take other arguments or return other features. The trainers of the host
+keep using that copy. NPT's own models use it, too, if it computes what OpenAI's does
+(`npt.encoders.recognition`), else the first package on `sys.path` that does, which is imported
+under a second name. It is imported when it is first needed, that is for a model or tokens of NPT's
+own, so everything else works without it.
 """
+
+from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import sys
+import threading
 import warnings
-from importlib.machinery import PathFinder
-from pathlib import Path
+from collections.abc import Iterator
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Any
 
+from npt.encoders.recognition import check
 from npt.errors import NPTError
+from npt.randomness import random_state_kept
 
-SECOND_NAME = "npt_openai_clip"  # of OpenAI's package, where `clip` is a modified copy
+SECOND_NAME = "npt_openai_clip"  # of OpenAI's package, where `clip` is a changed copy
+ADDRESS = "https://openaipublic.azureedge.net/clip/models"
+MODELS = {  # OpenAI's models: the SHA-256 checksum and the name of the file
+    "RN50": ("afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762", "RN50.pt"),
+    "RN101": ("8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599", "RN101.pt"),
+    "RN50x4": ("7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd", "RN50x4.pt"),
+    "RN50x16": ("52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa", "RN50x16.pt"),
+    "RN50x64": ("be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c", "RN50x64.pt"),
+    "ViT-B/32": ("40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", "ViT-B-32.pt"),
+    "ViT-B/16": ("5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f", "ViT-B-16.pt"),
+    "ViT-L/14": ("b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", "ViT-L-14.pt"),
+    "ViT-L/14@336px": (
+        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+        "ViT-L-14-336px.pt",
+    ),
+}
+
+_lock = threading.Lock()  # of the search, which any thread may start
 
 
-def _is_original(package: ModuleType) -> bool:
-    """Whether `build_model` takes the weights only, as in OpenAI's package."""
-    model = importlib.import_module(f"{package.__name__}.model")
-    return len(inspect.signature(model.build_model).parameters) == 1
+def openai_clip() -> Any:
+    """The package; the same in every call. NPTError if there is none."""
+    with _lock:
+        return _search()
 
 
-def _import_clip() -> ModuleType:
-    """OpenAI's package: `clip` itself, else the first original one further along `sys.path`."""
-    with warnings.catch_warnings():  # about clip's import of pkg_resources, not the user's code
-        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-        import clip
+def is_vit(visual: Any) -> bool:
+    """Whether an image encoder of CLIP is a ViT; else it is a ResNet."""
+    return hasattr(visual, "class_embedding")
 
-        if _is_original(clip):
-            return clip
-        modified = Path(clip.__file__).resolve()
-        for entry in sys.path:
-            found = PathFinder.find_spec("clip", [entry])
-            if found is None or found.origin is None or Path(found.origin).resolve() == modified:
-                continue
-            folder = [str(Path(found.origin).parent)]
-            spec = importlib.util.spec_from_file_location(
-                SECOND_NAME, found.origin, submodule_search_locations=folder
-            )
-            assert spec is not None and spec.loader is not None
-            package = sys.modules[SECOND_NAME] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(package)
-            if _is_original(package):
+
+@cache
+def _search() -> ModuleType:
+    reasons = []
+    with warnings.catch_warnings(), random_state_kept():
+        warnings.simplefilter("ignore")  # of clip's import, not of the user's code
+        for spec in _places():
+            try:
+                package = importlib.import_module("clip") if spec is None else _load(spec)
+                check(package)
                 return package
+            except Exception as error:  # code of any kind is tried out here
+                where = "clip" if spec is None else spec.origin
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                reasons.append(f"{where}: {reason[:200]}")
+                _forget()
     raise NPTError(
-        f"the package clip in {modified.parent} is a changed copy, and OpenAI's, which npt's own "
-        "trainers need, is not installed; pip install clip-anytorch"
+        "OpenAI's package clip, which npt's own models and prompts need, is not installed, or it "
+        f"is hidden by a changed copy ({'; '.join(dict.fromkeys(reasons))}); "
+        'pip install clip-anytorch "setuptools<81"'
     )
 
 
-clip = _import_clip()
-_model = importlib.import_module(f"{clip.__name__}.model")
-build_model, convert_weights = _model.build_model, _model.convert_weights
-if TYPE_CHECKING:
-    from clip.model import CLIP, ResidualAttentionBlock, VisionTransformer
-else:
-    CLIP, VisionTransformer = _model.CLIP, _model.VisionTransformer
-    ResidualAttentionBlock = _model.ResidualAttentionBlock
+def _places() -> Iterator[ModuleSpec | None]:
+    """Where packages `clip` are: None for the one that `import clip` gives, then all others.
+
+    The file of the first one comes last: it may have been changed after its import.
+    """
+    yield None
+    first = getattr(sys.modules.get("clip"), "__file__", None)
+    found = {spec.origin: spec for spec in _specs() if spec.origin}
+    yield from sorted(found.values(), key=lambda spec: spec.origin == first)
+
+
+def _specs() -> Iterator[ModuleSpec]:
+    for finder in list(sys.meta_path):
+        for path in [[entry] for entry in sys.path] if finder is PathFinder else [None]:
+            try:
+                spec = finder.find_spec("clip", path)
+            except Exception:  # another package's finder, which may want other arguments
+                continue
+            if spec is not None:
+                yield spec
+
+
+def _load(spec: ModuleSpec) -> ModuleType:
+    """Import the package of `spec` under the second name."""
+    assert spec.origin is not None
+    second = importlib.util.spec_from_file_location(
+        SECOND_NAME, spec.origin, submodule_search_locations=spec.submodule_search_locations
+    )
+    if second is None or second.loader is None:
+        raise ImportError("it cannot be imported")
+    package = sys.modules[SECOND_NAME] = importlib.util.module_from_spec(second)
+    second.loader.exec_module(package)
+    return package
+
+
+def _forget() -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] == SECOND_NAME]:
+        del sys.modules[name]

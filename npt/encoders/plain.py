@@ -4,14 +4,19 @@ The fast encoders must return the same values. Used in tests and benchmarks, and
 MODEL.PLAIN_ENCODERS True.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from npt.encoders.openai import CLIP, VisionTransformer
+from npt.encoders.openai import is_vit
 from npt.encoders.packing import ClassPrompts
+
+if TYPE_CHECKING:
+    from clip.model import CLIP, VisionTransformer
 
 
 class PlainTextEncoder(nn.Module):
@@ -56,7 +61,7 @@ class PlainImageEncoder(nn.Module):
     def forward(
         self, image: Tensor, ctx: Tensor | None = None, deep: Sequence[Tensor] = ()
     ) -> Tensor:
-        if isinstance(self.visual, VisionTransformer):
+        if is_vit(self.visual):
             return image_features(self.visual, image, ctx, deep)
         return self.visual(image.type(self.dtype))
 

@@ -1,21 +1,24 @@
 """CLIP's text encoder for class prompts with learned context vectors."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from npt.encoders.blocks import layer_norm, run_layers
+from npt.encoders.blocks import layer_norm, once_or, run_layers
 from npt.encoders.linear import product_dtype, version
 from npt.encoders.memory import activation_bytes, free_bytes
-from npt.encoders.openai import CLIP, ResidualAttentionBlock
 from npt.encoders.packing import GROUP, ClassPrompts, pack
 from npt.errors import NPTError
+
+if TYPE_CHECKING:
+    from clip.model import CLIP, ResidualAttentionBlock
 
 TOKENS_PER_PASS = 4096  # without gradients; larger passes are not faster
 MIN_CHUNK = 32  # classes in a chunk whose size depends on the free memory
@@ -34,7 +37,7 @@ class TextEncoder(nn.Module):
     The features equal those of the 77-token computation up to rounding.
     """
 
-    chunks: "Sequence[Chunk]"  # an nn.ModuleList
+    chunks: Sequence[Chunk]  # an nn.ModuleList
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class TextEncoder(nn.Module):
         # prompts, weights' state and features of the last call without gradients
         self._cached: tuple[list[Tensor], tuple, Tensor] | None = None
 
-    def _split(self, clip_model: CLIP, prompts: ClassPrompts, group: int) -> list["Chunk"]:
+    def _split(self, clip_model: CLIP, prompts: ClassPrompts, group: int) -> list[Chunk]:
         """Chunks of `class_chunk` classes, or of at most about a quarter of the free memory."""
         size = self.class_chunk or self.n_classes
         chunks = [Chunk(clip_model, part, group, self.dtype) for part in prompts.split(size)]
@@ -74,7 +77,7 @@ class TextEncoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.transformer.resblocks[0].attn.in_proj_weight.dtype
 
-    def _kept_bytes(self, chunk: "Chunk") -> float:
+    def _kept_bytes(self, chunk: Chunk) -> float:
         layers, width = len(self.transformer.resblocks), self.text_projection.shape[0]
         per_token = activation_bytes(layers, width, self.dtype.itemsize, chunk.keys_per_query)
         return chunk.n_tokens * per_token
@@ -155,7 +158,7 @@ class TextEncoder(nn.Module):
             return images * len(self.chunks) > 1
         return images * self.kept_bytes > free_bytes(self.text_projection.device) / 2
 
-    def _encode_part(self, chunk: "Chunk", *prompts: Tensor) -> Tensor:
+    def _encode_part(self, chunk: Chunk, *prompts: Tensor) -> Tensor:
         """Features (B, classes of the chunk, E)."""
         x = layer_norm(self.ln_final, chunk(self.transformer.resblocks, prompts))
         return x @ self.text_projection
@@ -259,6 +262,21 @@ class Chunk(nn.Module):
         return ctx.flatten(1, 2).index_select(1, self.ctx_rows)
 
 
+def _grouped_again(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradient of `GroupedKeys`, with operations that autograd knows."""
+    (far,) = ctx.saved_tensors
+    qkv = grads[1].new_zeros(ctx.shape, requires_grad=True)  # a linear map: any value will do
+    groups = len(grads[1]) // len(qkv)
+    kv = qkv[:, :, -2:].flatten(0, 1)  # (B * N, 2, H, d)
+    rows = torch.arange(len(kv), device=far.device).view(len(qkv), groups, -1)
+    of_far = far.view(groups, -1) + ctx.shape[1] * torch.arange(len(qkv), device=far.device).view(
+        -1, 1, 1
+    )
+    keys, values = kv[torch.cat([of_far, rows], dim=2)].flatten(0, 1).unbind(2)
+    outputs = (qkv[:, :, :-2], keys, values)
+    return *torch.autograd.grad(outputs, qkv, grads, create_graph=True), None, None
+
+
 class GroupedKeys(torch.autograd.Function):
     """Queries, if there are any, and for every group the keys and values it attends to.
 
@@ -281,7 +299,7 @@ class GroupedKeys(torch.autograd.Function):
         return qkv[:, :, :-2].clone(), keys, values  # a view would keep all of qkv for backward
 
     @staticmethod
-    @once_differentiable
+    @once_or(_grouped_again)
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (far,) = ctx.saved_tensors
         b, n = ctx.shape[:2]

@@ -7,28 +7,27 @@ if it is not installed.
 The selection is made at the first `import dassl` after `import npt`, with the module search path
 at that time. So a Dassl in the folder of a script is found, however the script was started. A
 `dassl` that was imported before npt is kept.
+
+Some hosts bring a Dassl of their own, often a fork that only they know, in a folder beside their
+program (`Dassl.pytorch/dassl`). If no Dassl is on the search path, that one is the installed one.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
 import importlib.util
-import inspect
-import io
 import os
-import pickle
 import sys
 import warnings
 from collections.abc import Callable
-from fractions import Fraction
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from npt.engine.repair import broken_on_this_torch, import_schedulers
 from npt.errors import NPTError
 
 __all__ = ["EMBEDDED", "Engine", "activate", "broken_on_this_torch", "describe", "when_imported"]
@@ -40,6 +39,8 @@ HOW_TO_INSTALL = (
     "pip install numpy first and then pip install --no-build-isolation "
     "git+https://github.com/KaiyangZhou/Dassl.pytorch"
 )
+_repaired: set[Path] = set()  # folders of a Dassl whose schedulers this process has repaired
+_beside: set[Path] = set()  # folders of a Dassl that was found beside a host's program
 USE_EMBEDDED = f"set {VARIABLE}=embedded to use the engine embedded in npt"
 
 
@@ -75,7 +76,7 @@ class _Finder(MetaPathFinder):
             return None
         self.searching = True
         try:
-            activate()
+            _select(repairs=True)
             spec = importlib.util.find_spec(name)
         finally:
             self.searching = False
@@ -85,7 +86,7 @@ class _Finder(MetaPathFinder):
 
 
 class _CallbackLoader(Loader):
-    """Loads a module with its own loader, then calls `callback`."""
+    """Loads dassl with its own loader, repairs it where it needs that, then calls `callback`."""
 
     def __init__(self, loader: Loader, callback: Callable[[], None]):
         self.loader, self.callback = loader, callback
@@ -97,7 +98,24 @@ class _CallbackLoader(Loader):
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
-        self.loader.exec_module(module)
+        try:
+            self._execute(module, self.loader)
+        except ImportError as error:
+            if (folder := _folder(module)) not in _beside:
+                raise
+            warnings.warn(
+                f"The Dassl of the host, in {folder.parent}, cannot be imported ({error}), so the "
+                "engine embedded in npt is used: install what it needs if the host needs it.",
+                stacklevel=2,
+            )
+            self._execute(module, _embedded_instead(folder))
+
+    def _execute(self, module: ModuleType, loader: Loader) -> None:
+        loader.exec_module(module)
+        folder = _folder(module)
+        if folder.parent != EMBEDDED and broken_on_this_torch(folder):
+            _repaired.add(folder)
+            import_schedulers()
         self.callback()
 
 
@@ -107,8 +125,14 @@ def activate() -> None:
     The embedded engine is selected by its folder on sys.path, because spawned processes inherit
     sys.path: they find the same dassl even if they import it before npt.
 
-    Raises NPTError if NPT_ENGINE has an unknown value or names an engine that cannot be used.
+    Raises NPTError if NPT_ENGINE has an unknown value or names an engine that cannot be used, and
+    if a host brings several engines.
     """
+    _select(repairs=False)
+
+
+def _select(repairs: bool) -> None:
+    """`activate`; without a warning about a Dassl that does not work if that will be repaired."""
     choice = os.environ.get(VARIABLE, "").strip()
     if choice not in ("", "embedded", "installed"):
         raise NPTError(
@@ -121,10 +145,11 @@ def activate() -> None:
     if choice == "embedded":
         _add_to_path(first=True)
         return
-    installed = _find_installed()
+    installed = _find_installed() or _find_beside()
     if installed is not None:
         _remove_from_path()
-        _warn_if_broken(installed)
+        if not repairs:
+            _warn_if_broken(installed)
     elif choice == "installed":
         raise NPTError(
             f"{VARIABLE} is installed, but no Dassl is installed: {HOW_TO_INSTALL}; "
@@ -137,81 +162,19 @@ def activate() -> None:
 def describe() -> Engine:
     """The engine in use. Imports dassl if it is not imported yet."""
     activate()
-    dassl = importlib.import_module("dassl")
+    return _described(importlib.import_module("dassl"))
+
+
+def imported() -> Engine | None:
+    """The engine in use; None if dassl is not imported yet."""
+    dassl = sys.modules.get("dassl")
+    return None if dassl is None else _described(dassl)
+
+
+def _described(dassl: ModuleType) -> Engine:
     folder = _folder(dassl)
     name = "embedded" if folder.parent == EMBEDDED else "installed"
     return Engine(name, str(getattr(dassl, "__version__", "unknown")), str(folder))
-
-
-def broken_on_this_torch(folder: Path) -> str:
-    """The part of the Dassl in `folder` that fails with the installed torch; "" if there is none.
-
-    Two known faults of Dassl 0.6: its warm-up schedulers pass `verbose` to LRScheduler.__init__,
-    which current torch does not accept; and its checkpoints contain a pickled scheduler, which
-    torch.load rejects by default since 2.6.
-    """
-    schedulers = _parse(folder / "optim" / "lr_scheduler.py")
-    if any(map(_passes_verbose, ast.walk(schedulers))) and not _scheduler_accepts_verbose():
-        return "warm-up schedulers"
-    loading = _parse(folder / "utils" / "torchtools.py")
-    if any(map(_loads_by_default, ast.walk(loading))) and _load_rejects_objects():
-        return "checkpoints"
-    return ""
-
-
-def _parse(file: Path) -> ast.Module:
-    """The syntax tree of a file; an empty one if the file cannot be read or parsed."""
-    try:
-        return ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError):
-        return ast.Module([], [])
-
-
-def _scheduler_accepts_verbose() -> bool:
-    from torch.optim import lr_scheduler
-
-    scheduler = getattr(lr_scheduler, "LRScheduler", lr_scheduler._LRScheduler)
-    return "verbose" in inspect.signature(scheduler.__init__).parameters
-
-
-def _loads_by_default(node: ast.AST) -> bool:
-    """Whether this is a call of torch.load without `weights_only`."""
-    return (
-        isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "torch.load"
-        and all(keyword.arg != "weights_only" for keyword in node.keywords)
-    )
-
-
-def _load_rejects_objects() -> bool:
-    """Whether torch.load, by default, rejects objects other than tensors and plain values."""
-    import torch
-
-    file = io.BytesIO()
-    torch.save(Fraction(1), file)
-    file.seek(0)
-    try:
-        with warnings.catch_warnings():  # torch 2.4 and 2.5 announce the change
-            warnings.simplefilter("ignore")
-            torch.load(file)
-    except pickle.UnpicklingError:
-        return True
-    return False
-
-
-def _passes_verbose(node: ast.AST) -> bool:
-    """Whether this is a direct subclass of torch's LRScheduler that passes `verbose` to it."""
-    if not isinstance(node, ast.ClassDef):
-        return False
-    bases = {getattr(base, "attr", getattr(base, "id", "")) for base in node.bases}
-    if not bases & {"LRScheduler", "_LRScheduler"}:
-        return False
-    for call in ast.walk(node):
-        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "__init__":
-            values = [*call.args, *(keyword.value for keyword in call.keywords)]
-            if any(isinstance(value, ast.Name) and value.id == "verbose" for value in values):
-                return True
-    return False
 
 
 def _check_imported(dassl: ModuleType, choice: str) -> None:
@@ -252,6 +215,49 @@ def _find_installed() -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent
 
 
+def _find_beside() -> Path | None:
+    """The Dassl that the host brings along, whose folder is then appended to sys.path.
+
+    It is looked for in folders with `dassl` in their names, beside the program that runs and, if
+    that is not the top of a repository, beside its folder. NPTError if there are several.
+    """
+    program = getattr(sys.modules.get("__main__"), "__file__", None)
+    home = None if program is None else Path(program).resolve().parent
+    if home is None or EMBEDDED.is_relative_to(home) or home.is_relative_to(EMBEDDED.parents[1]):
+        return None  # interactive, or one of npt's own programs
+    places = [home] if (home / ".git").exists() else [home, home.parent]
+    for place in places:
+        found = [x for x in place.glob("*/dassl/__init__.py") if "dassl" in x.parts[-3].lower()]
+        if len(found) > 1:
+            named = ", ".join(f'"{x.parents[1]}"' for x in sorted(found))
+            raise NPTError(
+                f"The host brings several engines ({named}): put the folder of the right one on "
+                f"PYTHONPATH, or {USE_EMBEDDED}"
+            )
+        if found:
+            folder = found[0].parents[1]
+            print(f'dassl is the one of the host, in "{folder}"; {USE_EMBEDDED}', file=sys.stderr)
+            sys.path.append(str(folder))
+            importlib.invalidate_caches()
+            _beside.add(found[0].parent)
+            return found[0].parent
+    return None
+
+
+def _embedded_instead(folder: Path) -> Loader:
+    """Take back the import of the Dassl in `folder`; returns the loader of the embedded engine."""
+    for name in [name for name in sys.modules if name.startswith("dassl.")]:
+        del sys.modules[name]
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder.parent]
+    _add_to_path(first=False)
+    spec = PathFinder.find_spec("dassl", [str(EMBEDDED)])
+    assert spec is not None and spec.loader is not None
+    dassl = sys.modules["dassl"]
+    dassl.__spec__, dassl.__loader__, dassl.__file__ = spec, spec.loader, spec.origin
+    dassl.__path__ = list(spec.submodule_search_locations or [])
+    return spec.loader
+
+
 def _is_embedded(entry: str) -> bool:
     return Path(entry).resolve() == EMBEDDED
 
@@ -266,9 +272,14 @@ def _add_to_path(first: bool) -> None:
     importlib.invalidate_caches()
 
 
+def fault(folder: Path) -> str:
+    """`broken_on_this_torch`, unless this process has repaired it (`npt.engine.repair`)."""
+    return "" if folder in _repaired else broken_on_this_torch(folder)
+
+
 @functools.cache  # warn once for each folder
 def _warn_if_broken(folder: Path) -> None:
-    broken = broken_on_this_torch(folder)
+    broken = fault(folder)
     if broken:
         warnings.warn(
             f'The {broken} of the Dassl in "{folder}" do not work with the installed torch: '

@@ -49,7 +49,7 @@ def check_engine() -> str:
     except Exception as err:
         raise Fault(f"no engine can be used: {err}") from err
     _import("dassl.engine", remedy)
-    broken = engine.broken_on_this_torch(Path(path)) if name == "installed" else ""
+    broken = engine.fault(Path(path)) if name == "installed" else ""
     if broken:
         raise Fault(
             f"installed Dassl {version} at {path}: its {broken} do not work with this torch: "

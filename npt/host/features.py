@@ -1,10 +1,10 @@
-"""Reads the image and text features of a model's own forward pass.
+"""Reads the image and text features that a model classifies with, in its own forward pass.
 
 Example: K = 3 classes, a batch of B = 2 images, features with D = 512 entries.
 
-    with FeatureTap(model) as tap:  # forward hooks on image_encoder and text_encoder
+    with FeatureTap(model) as tap:
         logits = model(images)
-        image, text = tap.take()
+        image, text = tap.take(logits=logits)
 
     CoOp (all images share the text features). The model calls
         image_encoder(images (2, 3, 224, 224))                -> (2, 512)
@@ -17,95 +17,89 @@ Example: K = 3 classes, a batch of B = 2 images, features with D = 512 entries.
         text_encoder(prompts (3, 77, 512), token ids (3, 77)) -> (3, 512)  for image 2
     take() returns image (2, 512) and text (2, 3, 512).
 
-For a model that computes its features elsewhere, an adapter provides them: a function
-`(model, batch) -> Features`, which `take()` calls after the forward pass.
+    CoPrompt (trained layers follow the encoders, and their outputs are multiplied)
+    take() returns what is multiplied: image (2, 512) and text (3, 512).
+
+For a model that computes its features elsewhere, an adapter provides them (`npt.host.adapters`).
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from npt.errors import NPTError
+from npt.host.adapters import HOW_TO_ADAPT, Adapter, Features, adapted
+from npt.host.compare import distance, leaves, same_directions, tolerance
+from npt.host.outputs import ENCODERS, EncoderOutputs, PassFeatures, unwrap
+from npt.host.products import Claim, Place, Product, Products
+from npt.host.steps import is_of_batch
 from npt.losses import unit_rows
 
-ENCODERS = ("image_encoder", "text_encoder")
-HOW_TO_ADAPT = (
-    "write an adapter, a function (model, batch) -> npt.Features(image, text), and pass it to "
-    'npt.register("<trainer>", features=...): see docs/plugin.md'
-)
-
-
-class Features(NamedTuple):
-    """The features that an adapter returns; the rows need not have unit length.
-
-    None: use the output of the model's encoder instead.
-    """
-
-    image: Tensor | None  # (B, D)
-    text: Tensor | None  # (K, D), or (B, K, D) if each image has its own text features
-
-
-class PassFeatures(NamedTuple):
-    """The features of one forward pass; the rows need not have unit length."""
-
-    image: Tensor  # (B, D)
-    text: Tensor  # (K, D), or (B, K, D) if each image has its own text features
-
-
-Adapter = Callable[[nn.Module, dict[str, Any]], Features]
+__all__ = [
+    "ENCODERS",
+    "HOW_TO_ADAPT",
+    "Adapter",
+    "Claim",
+    "FeatureTap",
+    "Features",
+    "PassFeatures",
+    "unwrap",
+]
 
 
 class FeatureTap:
-    """Records the outputs of `model.image_encoder` and `model.text_encoder` in a `with` block.
+    """Records a model's forward passes in a `with` block.
 
     `take()` returns the features of the forward pass since the last call, and clears the record.
-    It interprets the outputs of the text encoder as follows:
+    In the first pass it finds out where they are:
 
-    - (K, D): text features shared by all images;
-    - (B, K, D), or B calls with (K, D) as in CoCoOp: text features of each image;
-    - N calls with (K, D), or (N, K, D): N prompts per class, which are averaged; the same holds
-      for K calls with (N, D), one per class;
-    - no call: the text features of an earlier pass, if they had no gradient (models that cache
-      their text features).
+    - the outputs of `model.image_encoder` and `model.text_encoder` (`npt.host.outputs`), if the
+      model multiplies them, or multiples of them, to get its logits;
+    - else what it multiplies (`npt.host.products`), at the same place in later passes;
+    - else the outputs of the encoders, with a warning that says how far the logits are from a scale
+      times their cosines.
 
-    If N = B, the model runs once more with one image, to find out whether the N outputs belong to
-    images or to prompts. If an encoder runs both with and without gradient in one pass (for
-    example, for a frozen teacher), only the calls with gradient are read.
+    The first pass of a test decides anew, since the control flow of a model may differ there.
 
-    Raises NPTError if the model has no such encoder and no adapter is given, or if the outputs fit
-    none of these cases.
+    model: in DataParallel or not
+    adapter: a function that gives the features instead; it may take the `trainer`, too
     """
 
-    def __init__(self, model: nn.Module, adapter: Adapter | None = None):
-        self.model, self.adapter = model, adapter
-        found = {name: getattr(unwrap(model), name, None) for name in ENCODERS}
-        self._encoders = {k: v for k, v in found.items() if isinstance(v, nn.Module)}
-        if adapter is None:
-            for name in ENCODERS:
-                if name not in self._encoders:
-                    raise NPTError(
-                        f"{type(unwrap(model)).__name__} has no module `{name}` to read features "
-                        f"from; {HOW_TO_ADAPT}."
-                    )
-        self._handles: list[Any] = []
-        self._lock = threading.Lock()  # DataParallel runs its replicas, and their hooks, in threads
-        self._outputs: dict[str, list[Tensor]] = {name: [] for name in ENCODERS}
-        self._call: tuple[tuple, dict[str, Any]] = ((), {})  # arguments of the model's last call
-        self._cached_text: Tensor | None = None  # the last (K, D) text features without gradient
-        self._texts_per_image: bool | None = None  # None: not determined yet
-        self._had_gradient: dict[str, tuple[bool, ...]] = {}  # for each call of a training pass
+    def __init__(self, model: nn.Module, adapter: Adapter | None = None, trainer: Any = None):
+        self.model, self.adapter, self.trainer = model, adapter, trainer
+        self.encoders = EncoderOutputs(model)
+        self.products = Products()
+        self._in_test = False
+        # In tests, and in training: a place, or None for encoders and adapters; absent if unknown.
+        self._found: dict[bool, Place | None] = {}
+        self._told: set[str] = set()  # warnings and notes
+        self._records = False  # whether products are recorded in this block
+        self.busy = False  # whether what runs now is no part of the host's step
+
+    @contextmanager
+    def in_test(self) -> Iterator[None]:
+        """A `with` block for the batches of a test."""
+        self._found.pop(True, None)
+        self._in_test = True
+        try:
+            with self:
+                yield
+        finally:
+            self._in_test = False
 
     def __enter__(self) -> FeatureTap:
-        for name, encoder in self._encoders.items():
-            self._handles.append(encoder.register_forward_hook(self._output_hook(name)))
-        hook = self.model.register_forward_pre_hook(self._record_call, with_kwargs=True)
-        self._handles.append(hook)
+        self.encoders.hook()
+        self._records = self._looks()
+        self.products.active = True
+        if self._records:
+            self.products.__enter__()
         return self
 
     def __exit__(
@@ -114,223 +108,189 @@ class FeatureTap:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        if self._records:
+            self.products.__exit__(kind, error, trace)
+        self.encoders.unhook()
         self.clear()
 
     def clear(self) -> None:
         """Clear the record."""
-        for outputs in self._outputs.values():
-            outputs.clear()
-        self._call = ((), {})
+        self.encoders.clear()
+        self.products.clear()
 
-    def take(self, batch: dict[str, Any] | None = None, classes: int | None = None) -> PassFeatures:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is computed inside a `with` block is not recorded."""
+        before, self.busy, self.products.active = self.busy, True, False
+        try:
+            yield
+        finally:
+            self.busy = before
+            self.products.active = not before and self._looks()
+
+    def _looks(self) -> bool:
+        """Whether products must be recorded: the place is unknown, or is one among products."""
+        return self._found.get(self._in_test, True) is not None
+
+    def take(
+        self,
+        batch: Any = None,
+        classes: int | None = None,
+        logits: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> PassFeatures:
         """Return the features of the last forward pass and clear the record.
 
         batch: the batch for the adapter; its tensors are moved to the model's device
         classes: the number K of classes, if it is known
+        logits: (B, K) of this pass, if they are known; else those of a loss inside it are used
+        labels: (B,), if they are known
         """
-        outputs = {name: list(recorded) for name, recorded in self._outputs.items()}
-        try:
-            return self._features(outputs, batch, classes)
-        finally:
-            self.clear()
+        with self.paused():
+            try:
+                if self.adapter is not None:
+                    self._found[self._in_test] = None
+                    return self._by_adapter(self.adapter, batch, classes)
+                return self._by_place(logits, labels) or self._by_logits(classes, logits, labels)
+            finally:
+                self.clear()
 
-    def _features(
-        self, outputs: dict[str, list[Tensor]], batch: dict[str, Any] | None, classes: int | None
-    ) -> PassFeatures:
-        image: Tensor | None = None
-        text: Tensor | None = None
+    def encoded(self, classes: int | None) -> PassFeatures | None:
+        """The outputs of the encoders, if they are clear. The record is kept."""
+        try:
+            return self.encoders.features(classes)
+        except NPTError:
+            return None
+
+    def of_claim(self, claim: Claim, batch: Any, labels: Tensor) -> PassFeatures | None:
+        """The features of a loss outside of the model's forward pass; None if there are none.
+
+        The record is kept.
+        """
         if self.adapter is not None:
-            image, text = self._adapter_features(self.adapter, batch or {})
+            return self._by_adapter(self.adapter, batch, None)
+        logits = self.products.without_shift(claim)
+        found = self.products.giving(logits, labels)
+        if found is not None:
+            self._tell(found[1])
+            return PassFeatures(found[1].image, found[1].text)
+        features = self.encoded(logits.shape[1]) if claim.target is not None else None
+        if features is not None:
+            self._compare(features, [logits], labels)
+        return features
+
+    def _by_adapter(self, adapter: Adapter, batch: Any, classes: int | None) -> PassFeatures:
+        """What an adapter returns, with the encoders' outputs where it returns None."""
+        outputs = {name: list(x) for name, x in self.encoders.recorded.items()}
+        image, text = adapted(adapter, unwrap(self.model), batch, self.trainer)
         if image is not None and text is not None:
             return PassFeatures(image, text.to(image.device))
-        images, texts = (self._by_device(name, outputs[name]) for name in ENCODERS)
-        if not texts and text is None and self._cached_text is not None and images:
-            texts = {device: [self._cached_text] for device in images}
-        for name, given, found in zip(ENCODERS, (image, text), (images, texts), strict=True):
-            if given is None and not found:
-                raise NPTError(
-                    f"The model's {name} was not run as a module in this forward pass, so its "
-                    f"features cannot be read; call self.{name}(...) in the model's forward "
-                    f"method, or {HOW_TO_ADAPT}."
-                )
-        if image is None:
-            of_devices = {device: _image_features(found) for device, found in images.items()}
-            image_counts = {device: len(x) for device, x in of_devices.items()}
-            image = _concatenate(list(of_devices.values()))  # (B, D)
-        else:
-            image_counts = {device: len(image) for device in texts}
-        if text is None:
-            text = self._text_features(texts, image_counts, classes)
-            self._cached_text = text if text.dim() == 2 and not text.requires_grad else None
-        return PassFeatures(image, text.to(image.device))
+        self.encoders.recorded.update(outputs)  # an adapter may run the encoders again
+        return self.encoders.features(classes, image, text)
 
-    def _adapter_features(self, adapter: Adapter, batch: dict[str, Any]) -> Features:
-        model = unwrap(self.model)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        found: Any = adapter(model, moved)
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise NPTError(
-                f"The adapter {_name(adapter)} returned a {type(found).__name__}; it must return "
-                "npt.Features(image, text)."
-            )
-        image, text = found
-        fits = (image is None or image.dim() == 2) and (text is None or text.dim() in (2, 3))
-        both = image is not None and text is not None
-        if not fits or (both and text.dim() == 3 and len(text) != len(image)):
-            shapes = ", ".join("None" if x is None else str(tuple(x.shape)) for x in found)
-            raise NPTError(
-                f"The adapter {_name(adapter)} returned features of shapes {shapes}; the image "
-                "features must be (B, D), and the text features (K, D) or (B, K, D)."
-            )
-        return Features(image, text)
+    def _by_place(self, logits: Tensor | None, labels: Tensor | None) -> PassFeatures | None:
+        """The features at the place of an earlier pass."""
+        place, rows = self._found.get(self._in_test), logits if logits is not None else labels
+        if place is None or rows is None:
+            return None
+        product = self.products.at(place, len(rows))
+        return None if product is None else PassFeatures(product.image, product.text)
 
-    def _by_device(self, name: str, outputs: list[Tensor]) -> dict[int, list[Tensor]]:
-        """The outputs of each device, in call order.
-
-        If some outputs have gradients, only those are kept. If none has, as in a test, those are
-        kept whose calls had gradients in training.
-        """
-        by_device: dict[int, list[Tensor]] = {}
-        for x in outputs:
-            by_device.setdefault(-1 if x.device.index is None else x.device.index, []).append(x)
-        for device, found in by_device.items():
-            has_gradient = tuple(x.requires_grad for x in found)
-            if any(has_gradient):
-                self._had_gradient[name] = has_gradient
-            kept = self._had_gradient.get(name, ())
-            if len(kept) == len(found):
-                by_device[device] = [x for x, keep in zip(found, kept, strict=True) if keep]
-            elif not all(kept):  # the number of calls changed: it is unknown which to keep
-                raise _unclear_outputs(name, found)
-        return dict(sorted(by_device.items()))
-
-    def _text_features(
-        self, texts: dict[int, list[Tensor]], images: dict[int, int], classes: int | None
-    ) -> Tensor:
-        """(K, D) or (B, K, D), from the outputs and the number of images of each device."""
-        found = [
-            self._text_features_of_device(outputs, images.get(device, 0), classes)
-            for device, outputs in texts.items()
-        ]
-        if len(found) == 1:
-            return found[0]
-        single = all(images.get(device) == 1 for device in texts)
-        if all(x.dim() == 2 for x in found) and (not single or _same(found)):
-            return found[0]  # all replicas computed the same text features
-        return _concatenate([x if x.dim() == 3 else x[None] for x in found])
-
-    def _text_features_of_device(
-        self, outputs: list[Tensor], images: int, classes: int | None
-    ) -> Tensor:
-        """(K, D) or (images, K, D)"""
-        same_shape = all(x.shape == outputs[0].shape for x in outputs)
-        x = outputs[0] if len(outputs) == 1 else torch.stack(outputs) if same_shape else None
-        if x is None or x.dim() not in (2, 3):
-            raise _unclear_outputs("text_encoder", outputs, images)
-        if x.dim() == 2:
-            if classes is not None and len(x) != classes:
-                raise _unclear_outputs("text_encoder", outputs, images, classes)
-            return x
-        sets, rows = x.shape[:2]
-        if rows == (classes or rows):
-            if sets == images and self._is_text_per_image(images):
-                return x
-            if sets != classes and not self._texts_per_image:
-                return unit_rows(x).mean(0)
-        elif sets == classes:  # (K, N, D): one call per class
-            return unit_rows(x).mean(1)
-        raise _unclear_outputs("text_encoder", outputs, images, classes)
-
-    def _is_text_per_image(self, images: int) -> bool:
-        """Whether `images` sets of text features belong to the images, not to as many prompts."""
-        if self._texts_per_image is None:
-            if images == 1:
-                return True  # both cases give the same result
-            self._texts_per_image = self._text_sets_of_one_image() == 1
-        return self._texts_per_image
-
-    def _text_sets_of_one_image(self) -> int:
-        """The number of sets of text features in a forward pass with the first image only."""
-        args, kwargs = self._call
-        size = next((len(x) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), 0)
-
-        def first(x: Any) -> Any:
-            return x[:1] if isinstance(x, Tensor) and x.dim() and len(x) == size else x
-
-        for recorded in self._outputs.values():
-            recorded.clear()
-        model = unwrap(self.model)
-        devices = {p.device for p in model.parameters() if p.is_cuda}
-        training = {module: module.training for module in model.modules()}
-        model.eval()  # this pass must not change statistics, queues or counters of the model
+    def _by_logits(
+        self, classes: int | None, logits: Tensor | None, labels: Tensor | None
+    ) -> PassFeatures:
+        if not self._records:  # the encoders' outputs, as an earlier pass has shown
+            return self.encoders.features(classes)
+        known = [logits] if logits is not None else self._logits_of_losses(classes, labels)
+        found = next(filter(None, (self.products.giving(x, labels) for x in known)), None)
+        features, unclear = None, None
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices):
-                model(*map(first, args), **{k: first(v) for k, v in kwargs.items()})
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-        outputs = self._outputs["text_encoder"]
-        return len(outputs[0]) if len(outputs) == 1 and outputs[0].dim() == 3 else len(outputs)
+            features = self.encoders.features(classes)
+        except NPTError as error:
+            unclear = error
+        if found is not None and (features is None or not self._same(features, found[1])):
+            place, product = found
+            self._found[self._in_test] = place
+            self._tell(product)
+            return PassFeatures(product.image, product.text)
+        if features is None:
+            raise unclear or NPTError(HOW_TO_ADAPT)
+        if found is None:
+            self._compare(features, known, labels)
+        self._found[self._in_test] = None
+        return features
 
-    def _record_call(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self._call = (args, kwargs)
+    def _logits_of_losses(self, classes: int | None, labels: Tensor | None) -> list[Tensor]:
+        """What the losses of this pass were computed of: cross-entropies of the batch first."""
+        mine, others = [], []
+        for claim in self.products.claims:
+            logits, target = claim
+            if target is not None and (labels is None or is_of_batch(target, labels)):
+                mine.append(self.products.without_shift(claim))
+            elif labels is not None and logits.shape == (len(labels), classes):
+                others.append(logits)
+        return mine + others
 
-    def _output_hook(self, name: str) -> Any:
-        def record(module: nn.Module, args: Any, output: Any) -> None:
-            tensor = output[0] if isinstance(output, (tuple, list)) and output else output
-            if isinstance(tensor, Tensor):
-                with self._lock:
-                    self._outputs[name].append(tensor)
+    def _same(self, features: PassFeatures, product: Product) -> bool:
+        """Whether the encoders' outputs are the features of a product, up to their lengths.
 
-        return record
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside (Distributed)DataParallel, or `model` itself."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, parallel) else model
-
-
-def _concatenate(parts: list[Tensor]) -> Tensor:
-    """Parts from several devices, on the device of the first."""
-    return torch.cat([x.to(parts[0].device) for x in parts])
-
-
-def _same(texts: list[Tensor]) -> bool:
-    """Whether all devices computed the same text features, up to rounding."""
-    first = unit_rows(texts[0].detach())
-    return all(torch.allclose(unit_rows(x.detach()).to(first), first, atol=1e-2) for x in texts)
-
-
-def _image_features(outputs: list[Tensor]) -> Tensor:
-    """(B, D) of one device."""
-    if len(outputs) > 1 and not outputs[0].requires_grad:
-        outputs = outputs[:1]
-    if len(outputs) > 1 or outputs[0].dim() != 2:
-        shapes = ", ".join(str(tuple(x.shape)) for x in outputs)
-        raise NPTError(
-            f"The image_encoder returned {shapes} in one forward pass, but NPT needs one output "
-            f"(B, D); {HOW_TO_ADAPT}."
+        In training, they must also depend on all that is trained: a layer that starts as the
+        identity follows them, otherwise.
+        """
+        if self._in_test and isinstance(self._found.get(False), Place):
+            return False
+        pairs = ((features.image, product.image), (features.text, product.text))
+        return all(same_directions(x, y) for x, y in pairs) and (
+            leaves(product.image) <= leaves(features.image)
+            and leaves(product.text) <= leaves(features.text)
         )
-    return outputs[0]
+
+    # ---- what the user is told, once
+
+    def _tell(self, product: Product) -> None:
+        if "note" in self._told:
+            return
+        self._told.add("note")
+        image, text = (tuple(x.shape) for x in (product.image, product.text))
+        print(
+            f"NPT reads the features that {type(unwrap(self.model)).__name__} multiplies to get "
+            f"its logits, which are not its encoders' outputs: images {image}, texts {text}"
+        )
+
+    def _compare(self, features: PassFeatures, known: list[Tensor], labels: Tensor | None) -> None:
+        """Warn if no logits are a multiple of the features' cosines, or of their products."""
+        image, text = (unit_rows(x.detach()) for x in features)
+        given = features.text.detach().to(text)
+        cosines = [_products(image, x) for x in (text, given)]
+        pairs = [(x, y) for x in known for y in cosines if x.shape == y.shape]
+        allowed = 2 * tolerance(*known, *features)[0] if known else 0.0
+        fits = any(
+            distance(x, y, labels if of_shift else None, of_shift) <= allowed
+            for x, y in pairs
+            for of_shift in (False, True)
+        )
+        finite = all(bool(x.isfinite().all()) for x in (*known, *features))
+        if fits or not known or not finite or "warning" in self._told:
+            return
+        self._told.add("warning")
+        by = _difference(*pairs[0]) if pairs else "their shapes differ"
+        warnings.warn(
+            f"{'In tests, the' if self._in_test else 'The'} logits of "
+            f"{type(unwrap(self.model)).__name__} are not a scale times the cosines of the "
+            f"features that NPT reads at its encoders ({by}), so terms and measures are those of "
+            f"features that it does not classify with alone: {HOW_TO_ADAPT}.",
+            stacklevel=2,
+        )
 
 
-def _unclear_outputs(
-    name: str, outputs: list[Tensor], images: int | None = None, classes: int | None = None
-) -> NPTError:
-    shapes = ", ".join(str(tuple(x.shape)) for x in outputs[:3])
-    more = ", ..." if len(outputs) > 3 else ""
-    known = "" if images is None else f" for {images} images"
-    known += "" if classes is None else f" of {classes} classes"
-    return NPTError(
-        f"The {name} ran {len(outputs)} times{known} in one forward pass and returned {shapes}"
-        f"{more}, and NPT cannot find out which features the model classifies with; "
-        f"{HOW_TO_ADAPT}."
-    )
+def _products(image: Tensor, text: Tensor) -> Tensor:
+    """image (B, D), text (K, D) or (B, K, D) -> (B, K)"""
+    return image @ text.t() if text.dim() == 2 else (text @ image[:, :, None])[..., 0]
 
 
-def _name(function: Any) -> str:
-    return getattr(function, "__qualname__", repr(function))
+def _difference(logits: Tensor, cosines: Tensor) -> str:
+    """By how much logits (B, K) differ from the best multiple of cosines."""
+    y, x = (t.detach().to("cpu", torch.float64) for t in (logits, cosines))
+    scale = (x * y).sum() / x.square().sum()
+    largest, spread = float((y - scale * x).abs().max()), float(y.std(1).mean())
+    return f"they differ by up to {largest:.3g}, where those of an image spread by {spread:.3g}"

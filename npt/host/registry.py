@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from npt import config
 from npt.errors import NPTError
 from npt.host.features import Adapter
+from npt.names import SUFFIX, trainer_name
 from npt.remedied import Remedied
 from npt.remedies import remedies_on
 from npt.terms import TERMS
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 else:
     Registry = object  # `FindsNPTTrainers` is mixed into the registry class of the engine
 
-SUFFIX = "NPT"
 # Trainers that may be registered later, ours among them; an ordered set.
 _bases = {name: None for name, method in METHODS.items() if method.node}
 _adapters: dict[str, Adapter] = {}  # by trainer name
@@ -40,8 +40,8 @@ _lock = threading.RLock()  # a trainer gets one class, whichever threads ask for
 def register(base: str, features: Adapter | None = None) -> None:
     """Add the name `<base>NPT`: NPT around the trainer `base`, which may be registered later.
 
-    features: a function (model, batch) -> npt.Features, for a model that does not compute its
-    features in its modules `image_encoder` and `text_encoder`; see docs/plugin.md. It is used
+    features: a function (model, batch) or (model, batch, trainer) -> npt.Features, for a model
+    whose features NPT cannot find, or which should have others; see docs/plugin.md. It is used
     whenever NPT wraps `base`, and replaces an earlier one.
     """
     _bases[base] = None
@@ -110,7 +110,7 @@ def check_effect(cfg: Any) -> None:
 
     A warning if a weight of a term is given to a trainer without terms.
     """
-    name, settings = str(cfg.TRAINER.get("NAME") or ""), cfg.TRAINER.get("NPT")
+    name, settings = trainer_name(cfg), cfg.TRAINER.get("NPT")
     if not name or name.endswith(SUFFIX) or settings is None:
         return
     weighted = [t.weight for t in TERMS.values() if t.weight_in(settings) != t.default]
@@ -131,9 +131,12 @@ def _has_remedies(name: str) -> bool:
     """Whether a trainer is one of ours; one that is not registered yet is taken for ours."""
     from dassl.engine import TRAINER_REGISTRY
 
-    registered = name in TRAINER_REGISTRY.registered_names()
-    found = TRAINER_REGISTRY.get(name) if registered else Remedied
-    return isinstance(found, type) and issubclass(found, Remedied)
+    return name not in TRAINER_REGISTRY.registered_names() or is_ours(TRAINER_REGISTRY.get(name))
+
+
+def is_ours(trainer: Any) -> bool:
+    """Whether a trainer is one of npt's, or an NPT class around another."""
+    return isinstance(trainer, type) and issubclass(trainer, Remedied)
 
 
 config.RULES.append(check_effect)
@@ -142,13 +145,17 @@ config.RULES.append(check_effect)
 class FindsNPTTrainers(Registry):
     """Mixin that is put in front of the class of the engine's registry."""
 
+    def own_names(self) -> list[str]:
+        """The names that are registered, without those that NPT adds to them."""
+        return list(super().registered_names())
+
     def registered_names(self) -> list[str]:
-        names = list(super().registered_names())
+        names = self.own_names()
         bases = [name for name in (*names, *_bases) if not name.endswith(SUFFIX)]
         return list(dict.fromkeys([*names, SUFFIX, *(base + SUFFIX for base in bases)]))
 
     def get(self, name: str) -> Any:
-        names, base = super().registered_names(), name.removesuffix(SUFFIX)
+        names, base = self.own_names(), name.removesuffix(SUFFIX)
         if name in names or base == name:
             return super().get(name)
         if name == SUFFIX:

@@ -4,18 +4,23 @@
 
 Inside the script `import dassl` works, the config contains NPT's keys, and the NPT trainers are
 registered. An error that the user can fix is printed as one sentence on stderr, with exit code 2;
-NPT_TRACEBACK=1 shows its traceback. Any other error keeps its traceback.
+NPT_TRACEBACK=1 shows its traceback. Any other error keeps its traceback, exit code 1. A last line
+says what ran: host, trainer, engine and version.
 """
 
 from __future__ import annotations
 
+import itertools
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import npt  # noqa: F401  adds NPT's names as soon as the script imports dassl
+import npt  # adds NPT's names as soon as the script imports dassl
+from npt import engine
 from npt.errors import NPTError, report
+from npt.host import naming
 
 USAGE = "usage: python -m npt.run SCRIPT.py [its flags]"
 
@@ -49,8 +54,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(argv)
     except Exception as error:
-        return report(_replaced(error))
+        return _failed(error, argv)
     return 0
+
+
+def _failed(error: Exception, argv: Sequence[str]) -> int:
+    """Print an error and what ran; returns the exit code."""
+    first, trace = _replaced(error), "".join(traceback.format_exception(error))
+    try:
+        code = report(first)
+    except Exception:
+        sys.stdout.flush()
+        print(trace, end="", file=sys.stderr)
+        code = 1
+    else:
+        if first is not error:
+            print(f"the host then raised {type(error).__name__}: {error}", file=sys.stderr)
+    if argv and Path(argv[0]).is_file():
+        print(_what_ran(argv), file=sys.stderr)
+    return code
+
+
+def _what_ran(argv: Sequence[str]) -> str:
+    flags = dict(itertools.pairwise(argv))
+    trainer = naming.last_built() or flags.get("--trainer", "none yet")
+    used = f"{found.name} {found.version}" if (found := engine.imported()) else "not imported yet"
+    return (
+        f"host {Path(argv[0]).resolve().parent}, trainer {trainer}, dassl {used}, npt "
+        f"{npt.__version__}: docs/plugin.md of npt tells which hosts were tried, what does not "
+        "work, and how an adapter or another engine helps"
+    )
 
 
 def _replaced(error: Exception) -> Exception:

@@ -1,13 +1,28 @@
-"""The keys DATASET.IMBALANCE_* for every data set that the engine builds, of NPT or of a host."""
+"""The keys DATASET.IMBALANCE_* for every data set that the engine builds, of NPT or of a host.
+
+A host's data set may obey DATASET.IMBALANCE_RATIO itself, by a rule of its own; it is not thinned
+again. It does if it reads the key while it is built, and has other class counts at another ratio.
+"""
 
 from __future__ import annotations
 
+import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from yacs.config import CfgNode
+
 from npt.errors import NPTError
-from npt.imbalance import subsample, summary_of_counts
+from npt.imbalance import imbalanced_counts, step_counts, subsample, summary_of_counts
+from npt.names import check_taken
+from npt.randomness import RandomState, random_state_kept
+
+RATIO = "IMBALANCE_RATIO"
+PROBES = (1.0, 1e-6)  # ratios at which one that obeys has other counts than at any between them
+RULES = (imbalanced_counts, step_counts)
+DEFAULTS = {"IMBALANCE_ORDER": "label", "IMBALANCE_TYPE": "exp"}
 
 
 def wrap_build_dataset() -> None:
@@ -22,12 +37,112 @@ def wrap_build_dataset() -> None:
     if build.__module__ == __name__:
         return
 
-    def build_dataset(cfg: Any) -> Any:
-        dataset = build(cfg)
-        thin(dataset, cfg)
+    def build_dataset(cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        def built(cfg: Any) -> Any:
+            return build(cfg, *args, **kwargs)
+
+        check_taken(cfg)
+        before = RandomState.now()
+        with ratio_watched(cfg) as reads:
+            dataset = built(cfg)
+        if reads and _obeys(dataset, cfg, built, before):
+            _tell_of_own_rule(dataset, cfg)
+        else:
+            thin(dataset, cfg)
         return dataset
 
     data_manager.build_dataset = build_dataset
+
+
+# ---- data sets that obey the ratio themselves
+
+
+class WatchedNode(CfgNode):
+    """The node DATASET while a data set is built, and copies of it: notices reads of the ratio."""
+
+    reads: list[bool] = []  # noqa: RUF012  of the class: copies share it
+
+    def __getitem__(self, key: str) -> Any:
+        if key == RATIO:
+            self.reads.append(True)
+        return super().__getitem__(key)
+
+    def get(self, key: str, *default: Any) -> Any:
+        return self[key] if key in self else super().get(key, *default)
+
+
+@contextmanager
+def ratio_watched(cfg: Any) -> Iterator[list[bool]]:
+    """Yield a list that is not empty once code has read the ratio, by any way of reading one key.
+
+    The config stays the same object; the node DATASET has a subclass of its class for this time.
+    """
+    node = cfg.DATASET
+    if type(node) is not CfgNode:  # already watched, if a data set builds another one
+        yield WatchedNode.reads
+        return
+    reads: list[bool] = []
+    WatchedNode.reads = reads
+    object.__setattr__(node, "__class__", WatchedNode)  # yacs' own setter takes keys only
+    try:
+        yield reads
+    finally:
+        object.__setattr__(node, "__class__", CfgNode)
+
+
+def _obeys(dataset: Any, cfg: Any, build: Callable[[Any], Any], before: RandomState) -> bool:
+    """Whether a data set, which has read the ratio, chooses its training images by it.
+
+    If its class counts do not tell, it is built again at the `PROBES`, from the random state that
+    there was `before`: it may keep all images at this ratio only because they are few. The output
+    of these builds is hidden, and the random state is put back.
+    """
+    ratio, counts = float(cfg.DATASET.get(RATIO, 1.0)), class_counts(dataset)
+    if ratio == 1 or not counts or tested_only(dataset):
+        return False
+    if cfg.DATASET.NUM_SHOTS >= 1 and _follows(counts, ratio):
+        return True  # a few-shot draw alone gives no such counts
+    return any(_counts_at(probe, cfg, build, before) != counts for probe in PROBES)
+
+
+def _counts_at(
+    ratio: float, cfg: Any, build: Callable[[Any], Any], before: RandomState
+) -> list[int] | None:
+    """The class counts of the data set at another ratio; None if it cannot be built."""
+    other = cfg.clone()
+    dict.__setitem__(other.DATASET, RATIO, ratio)  # it may be frozen
+    with random_state_kept(), redirect_stdout(io.StringIO()):
+        before.restore()
+        try:
+            return class_counts(build(other))
+        except Exception:  # such as that of a data set which can be built only once
+            return None
+
+
+def _follows(counts: Sequence[int], ratio: float) -> bool:
+    """Whether class counts are those of a usual rule, in any order of the classes."""
+    ranked = sorted(counts, reverse=True)
+    return any(rule(ranked[0], ratio, len(ranked)) == ranked for rule in RULES)
+
+
+def _tell_of_own_rule(dataset: Any, cfg: Any) -> None:
+    """Print the counts of such a data set; NPTError for a key that cannot act on it."""
+    node = cfg.DATASET
+    for key, default in DEFAULTS.items():
+        if node.get(key, default) != default:
+            raise NPTError(
+                f"DATASET.{key} is {node[key]}, but the data set {node.NAME} of this repository "
+                f"obeys DATASET.{RATIO} by a rule of its own, on which {key} has no effect: "
+                "leave it out."
+            )
+    found = summary_of_counts(class_counts(dataset))
+    print(
+        f"Imbalance ratio {node[RATIO]:g}, by the data set {node.NAME} itself: {found['images']:,} "
+        f"training images, {found['largest']} to {found['smallest']} a class\n{_obtained(found)}"
+    )
+
+
+# ---- all others
 
 
 def thin(dataset: Any, cfg: Any) -> None:
@@ -38,7 +153,7 @@ def thin(dataset: Any, cfg: Any) -> None:
     reproducible. A data set whose training images are its test images (`tested_only`) does not
     change. The type "natural" needs the `class_frequency` of the data set, and no ratio: NPTError.
     """
-    ratio = float(cfg.DATASET.get("IMBALANCE_RATIO", 1.0))
+    ratio = float(cfg.DATASET.get(RATIO, 1.0))
     order = cfg.DATASET.get("IMBALANCE_ORDER", "label")
     kind = cfg.DATASET.get("IMBALANCE_TYPE", "exp")
     natural = kind == "natural"
@@ -68,9 +183,12 @@ def thin(dataset: Any, cfg: Any) -> None:
     asked += [] if natural else [f"ratio {ratio:g} ({order} order)"]
     print(
         f"Imbalance {', '.join(asked)}: {len(before):,} -> {found['images']:,} training images, "
-        f"{found['largest']} to {found['smallest']} a class\n"
-        f"Ratio obtained: {found['ratio']:.3g}; classes with one image: {found['singles']}"
+        f"{found['largest']} to {found['smallest']} a class\n" + _obtained(found)
     )
+
+
+def _obtained(found: Mapping[str, float]) -> str:
+    return f"Ratio obtained: {found['ratio']:.3g}; classes with one image: {found['singles']}"
 
 
 def class_counts(dataset: Any) -> list[int]:

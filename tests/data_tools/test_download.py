@@ -199,17 +199,16 @@ def test_too_little_disk_space_is_an_error_before_the_download(host, file, monke
 
 def test_clip_models_are_downloaded_and_verified(host, tmp_path, monkeypatch):
     """The checksum is in the address. An incomplete file of clip's own download is replaced."""
-    import clip
-
-    from npt.encoders.loading import fetch_openai
+    from npt.encoders import loading
 
     monkeypatch.setenv("HOME", str(tmp_path))
-    path = f"{SHA256.removeprefix('sha256:')}/ViT-B-16.pt"
-    host.files[path] = CONTENT
-    monkeypatch.setitem(clip.clip._MODELS, "ViT-B/16", host.url(path))
+    sha256 = SHA256.removeprefix("sha256:")
+    host.files[f"{sha256}/ViT-B-16.pt"] = CONTENT
+    monkeypatch.setitem(loading.MODELS, "ViT-B/16", (sha256, "ViT-B-16.pt"))
+    monkeypatch.setattr(loading, "ADDRESS", host.url("").rstrip("/"))
     half = tmp_path / ".cache" / "clip" / "ViT-B-16.pt"
     half.parent.mkdir(parents=True)
     half.write_bytes(CONTENT[:1000])
-    assert fetch_openai("ViT-B/16") == half and half.read_bytes() == CONTENT
-    fetch_openai("ViT-B/16")
+    assert loading.fetch_openai("ViT-B/16") == half and half.read_bytes() == CONTENT
+    loading.fetch_openai("ViT-B/16")
     assert len(host.asked) == 1

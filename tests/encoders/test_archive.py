@@ -328,14 +328,13 @@ def test_a_pickled_model_is_not_a_state_dict(tmp_path):
 @pytest.mark.skipif(not half_runs_on_cpu(), reason="tracing needs float16 on the CPU")
 def test_openais_files_are_read_from_clips_cache(tmp_path, monkeypatch):
     from npt.download import digest
-    from npt.encoders.openai import clip
+    from npt.encoders.openai import MODELS
 
     cache = tmp_path / ".cache" / "clip"
     cache.mkdir(parents=True)
     path = trace(official(), cache / "Small.pt")
     monkeypatch.setenv("HOME", str(tmp_path))
-    address = f"https://example.invalid/clip/models/{digest(path)}/Small.pt"
-    monkeypatch.setitem(clip.clip._MODELS, "Small", address)
+    monkeypatch.setitem(MODELS, "Small", (digest(path), "Small.pt"))
     expected = {
         key: value.float()
         for key, value in torch.jit.load(path).state_dict().items()

@@ -16,20 +16,36 @@ from torch.nn import functional as F
 
 import npt
 from dassl.config import get_cfg_default
+from npt.encoders import TextEncoder
 from npt.host.acceleration import Accelerated
+from npt.host.truncated import Truncated
 
 NAMES = ["red", "dark green", "blue", "off white", "very dark sky blue", "red wine"]
 REPO = Path(__file__).parent / "repo"
 
 
 @pytest.fixture(scope="module")
-def models():
-    """The module with the host's models, without its trainers."""
-    spec = importlib.util.spec_from_file_location("host_models", REPO / "trainers" / "models.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def trainers():
+    """The package with the host's models, without its trainers."""
+    folder = REPO / "trainers"
+    spec = importlib.util.spec_from_file_location(
+        "host_trainers", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = package
+    spec.loader.exec_module(package)
+    importlib.import_module("host_trainers.speed")
+    return package
+
+
+@pytest.fixture(scope="module")
+def models(trainers):
+    return trainers.models
+
+
+@pytest.fixture(scope="module")
+def speed(trainers):
+    return trainers.speed
 
 
 @pytest.fixture
@@ -49,18 +65,28 @@ def build(models, host_clip, monkeypatch):
 
 
 def calls(model):
-    """A list that gets an entry for each call of the host's first text layer."""
+    """A list that gets the number of tokens at each call of the host's first text layer."""
     counted = []
-    layer = model.text_encoder.transformer.resblocks[0]
-    run = layer.forward
-    layer.forward = lambda *args: counted.append(1) or run(*args)
+    norm = model.text_encoder.transformer.resblocks[0].ln_1
+    run = norm.forward
+    norm.forward = lambda x: counted.append(len(x)) or run(x)
     return counted
+
+
+def way(model, encoder="text_encoder"):
+    """The way that is left first, in words."""
+    ways = getattr(model, encoder)._npt_accelerator.ways
+    return " ".join([type(x).__name__ for x in ways[:1]])
+
+
+def only_first_token(model):
+    return model.image_encoder._npt_accelerator.ways[0].only_first_token
 
 
 def step(model, seed=1):
     """The logits of random images, and the gradients of the trained parameters."""
     generator = torch.Generator().manual_seed(seed)
-    image = torch.randn(3, 3, 32, 32, generator=generator)
+    image = torch.randn(3, 3, 32, 32, generator=generator).to(model.dtype)
     model.zero_grad()
     logits = model(image)
     F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
@@ -163,21 +189,21 @@ def test_rounding_of_deep_prompts_to_half_is_detected(build, kinds, models):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_without_gradients_texts_are_encoded_once(build):
-    model = build()
+def test_without_gradients_texts_are_encoded_once(build, monkeypatch):
+    model, runs = build(), []
+    encode = TextEncoder._encode
+    monkeypatch.setattr(TextEncoder, "_encode", lambda *args: runs.append(1) or encode(*args))
     npt.accelerate(model)
     with torch.no_grad():
         first = model(torch.randn(2, 3, 32, 32))
-        runs = []
-        encoder = model.text_encoder._npt_accelerator.layouts[0].encoder
-        encode = encoder._encode
-        encoder._encode = lambda *args: runs.append(1) or encode(*args)
-        for _ in range(3):
-            model(torch.randn(2, 3, 32, 32))
-        assert not runs
-        model.prompt_learner.ctx.add_(0.1)
-        assert not torch.equal(model(torch.zeros(2, 3, 32, 32)), first)
-        assert len(runs) == 1
+        for changes in range(3):
+            runs.clear()
+            for _ in range(3):
+                model(torch.randn(2, 3, 32, 32))
+            assert not runs
+            model.prompt_learner.ctx.add_(0.1)
+            assert not torch.equal(model(torch.zeros(2, 3, 32, 32)), first)
+            assert len(runs) == 1, changes
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -243,8 +269,10 @@ def test_a_change_of_mode_is_verified_again(build, models):
         m.eval()
     assert npt.accelerate(model)
     assert_same(model, plain)
+    assert way(model) == "Packed"
     model.train(), plain.train()
-    assert_falls_back(model, plain, "text features differ")
+    assert_same(model, plain)
+    assert way(model) == "Truncated"
 
 
 def test_parameters_that_are_trained_later_are_detected(build):
@@ -253,7 +281,8 @@ def test_parameters_that_are_trained_later_are_detected(build):
     assert_same(model, plain)
     for m in (model, plain):
         m.text_encoder.transformer.resblocks[0].ln_2.requires_grad_(True)
-    assert_falls_back(model, plain, "give no gradient to CLIP's weights")
+    assert_same(model, plain)
+    assert way(model) == "Truncated"
 
 
 def test_two_sets_of_prompts_are_both_accelerated(build, models):
@@ -276,7 +305,7 @@ def test_two_sets_of_prompts_are_both_accelerated(build, models):
     npt.accelerate(model)
     assert_same(model, plain)
     layer_calls = calls(model)
-    assert len(model.text_encoder._npt_accelerator.layouts) == 2
+    assert len(model.text_encoder._npt_accelerator.ways[0].layouts) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_same(model, plain)
@@ -316,132 +345,395 @@ def test_a_model_is_saved_with_the_host_s_class(build, tmp_path):
     assert_same(loaded, plain)
 
 
-# ---- models that keep their own computation
+# ---- the host's own code, on shorter prompts and with quick modules
+
+TRUNCATED = {
+    "ClassAware": "prompt_learner",
+    "Inserting": "prompt_learner image_encoder.proj",
+    "Adapting": "adapter",
+}
 
 
-def assert_falls_back(model, plain, match):
-    """The model warns once, and from then on uses the host's computation."""
-    with pytest.warns(UserWarning, match=f"is no longer accelerated.*{match}") as warned:
-        assert_same(model, plain)
-        assert_same(model, plain)
-    assert len(warned) == 1
-    layer_calls = calls(model)
-    step(model)
-    assert layer_calls
+@pytest.mark.parametrize("kind", TRUNCATED)
+def test_code_of_the_host_s_own_between_layers(build, speed, kind):
+    learned = TRUNCATED[kind]
+    plain, fast = (build(getattr(speed, kind), learned=learned) for _ in range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert npt.accelerate(fast)
+        assert_same(fast, plain)
+        tokens = calls(fast)
+        for model in (plain, fast):
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.add_(0.01 * p.requires_grad)
+        assert_same(fast, plain)
+    assert way(fast) == "Truncated"
+    assert tokens and max(tokens) < 16
+    assert only_first_token(fast) == (kind != "Inserting")
 
 
-def test_a_text_encoder_that_changes_its_output_falls_back(build, models):
-    class More(models.TextEncoder):
+@pytest.mark.parametrize("kind", ["Attributes", "Parallel"])
+def test_context_is_found_without_names(build, speed, kind):
+    """In several parts, and in a text encoder inside DataParallel."""
+    plain, fast = build(getattr(speed, kind)), build(getattr(speed, kind))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert npt.accelerate(fast)
+        for _ in range(2):
+            assert_same(fast, plain)
+    fast.text_encoder = getattr(fast.text_encoder, "module", fast.text_encoder)
+    assert way(fast) == "Packed"
+
+
+def test_a_model_that_calls_the_transformers_itself(build, speed):
+    plain, fast = build(speed.ReadOnly), build(speed.ReadOnly)
+    assert npt.accelerate(fast)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            assert_same(fast, plain)
+    assert isinstance(fast.transformer, Accelerated)
+    assert isinstance(fast.visual.transformer, Accelerated)
+
+
+@pytest.mark.parametrize("kind", [*TRUNCATED, "Attributes", "ReadOnly", "shared", "deep"])
+def test_in_double_precision_results_agree_to_rounding(build, kinds, speed, kind):
+    cls, options = kinds.get(kind) or (getattr(speed, kind), {})
+    options = {"learned": TRUNCATED.get(kind, "prompt_learner"), **options}
+    models = [in_double(build(cls, **options)) for _ in range(2)]
+    npt.accelerate(models[0])
+    step(models[0])  # the first pass, which is verified
+    (found, gradients), (expected, expected_gradients) = map(step, models)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, g in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], g, rtol=1e-9, atol=1e-11 * float(g.abs().max()))
+
+
+def in_double(model):
+    model.double()
+    for module in model.modules():
+        if hasattr(module, "dtype"):
+            module.dtype = torch.float64
+        if isinstance(module, nn.LayerNorm):
+            module.__class__ = nn.LayerNorm  # CLIP's own rounds to single precision
+        for name, x in module.__dict__.items():
+            if isinstance(x, torch.Tensor) and x.is_floating_point():
+                module.__dict__[name] = x.double()
+    return model
+
+
+CHANGED = {
+    "output": lambda run, prompts, tokens: run(prompts, tokens) * 1.5 + 0.1,
+    "gradient": lambda run, prompts, tokens: run((prompts + prompts.detach()) / 2, tokens),
+    "tuple": lambda run, prompts, tokens: (run(prompts, tokens),),
+    "dropout": lambda run, prompts, tokens: F.dropout(run(prompts, tokens), 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_a_text_encoder_that_computes_more_runs_on_shorter_prompts(build, models, kind):
+    class Changed(models.TextEncoder):
         def forward(self, prompts, tokenized_prompts):
-            return super().forward(prompts, tokenized_prompts) * 1.5 + 0.1
-
-    model, plain = build(), build()
-    for m in (model, plain):
-        m.text_encoder.__class__ = More
-    assert npt.accelerate(model)
-    assert_falls_back(model, plain, "text features differ")
-
-
-def test_different_gradients_fall_back_even_if_the_values_agree(build, models):
-    class Stopped(models.TextEncoder):
-        def forward(self, prompts, tokenized_prompts):
-            half = (prompts + prompts.detach()) / 2
-            return super().forward(half, tokenized_prompts)
-
-    model, plain = build(), build()
-    for m in (model, plain):
-        m.text_encoder.__class__ = Stopped
-    assert npt.accelerate(model)
-    assert_falls_back(model, plain, "gradients of its prompts differ")
-
-
-def test_a_trained_text_encoder_is_not_accelerated(build):
-    model, plain = build(learned="prompt_learner ln_2"), build(learned="prompt_learner ln_2")
-    with pytest.warns(UserWarning, match="not accelerated"):
-        assert not npt.accelerate(model)
-    assert_same(model, plain)
-
-
-def test_prompts_whose_words_change_all_the_time_fall_back(build):
-    model, plain = build(), build()
-    npt.accelerate(model)
-    with pytest.warns(UserWarning, match="change too often") as warned:
-        for _ in range(len(NAMES)):
-            for m in (model, plain):
-                m.prompt_learner.token_suffix = m.prompt_learner.token_suffix.roll(1, 0)
-                m.tokenized_prompts = m.tokenized_prompts.roll(1, 0)
-            assert_same(model, plain)
-    assert len(warned) == 1
-
-
-@pytest.mark.parametrize("returned", ["a tuple", "an error"])
-def test_unexpected_results_and_errors_are_the_host_s_own(build, models, returned):
-    class Odd(models.TextEncoder):
-        def forward(self, prompts, tokenized_prompts, more=None):
-            if more is not None and len(more) == 0:
-                raise RuntimeError("the host's own")
-            return (super().forward(prompts, tokenized_prompts),)
+            return CHANGED[kind](super().forward, prompts, tokenized_prompts)
 
     class Reading(models.CustomCLIP):
         def texts(self):
-            more = None if returned == "a tuple" else ()
-            text = self.text_encoder(self.prompt_learner(), self.tokenized_prompts, more)
-            return F.normalize(text[0], dim=-1)
+            text = self.text_encoder(self.prompt_learner(), self.tokenized_prompts)
+            return F.normalize(text[0] if kind == "tuple" else text, dim=-1)
 
     model, plain = build(Reading), build(Reading)
     for m in (model, plain):
-        m.text_encoder.__class__ = Odd
+        m.text_encoder.__class__ = Changed
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert npt.accelerate(model)
+        for _ in range(2):
+            torch.manual_seed(1)
+            found = step(model)
+            state = torch.get_rng_state()
+            torch.manual_seed(1)
+            expected = step(plain)
+            assert torch.equal(torch.get_rng_state(), state)
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert way(model) == "Truncated"
+
+
+def test_in_a_test_its_text_features_are_kept_as_well(build, speed, monkeypatch):
+    model, plain = build(speed.ClassAware), build(speed.ClassAware)
+    runs = []
+    run = Truncated._run
+    monkeypatch.setattr(Truncated, "_run", lambda *args: runs.append(1) or run(*args))
     npt.accelerate(model)
-    if returned == "a tuple":
-        assert_falls_back(model, plain, "returns a tuple")
-    else:
-        with pytest.raises(RuntimeError, match="the host's own"):
-            step(model)
+    image = torch.randn(2, 3, 32, 32)
+
+    def change_a_prompt(m):
+        m.prompt_learner.meta.weight.add_(0.1)
+
+    def change_a_weight(m):
+        norm = m.text_encoder.ln_final.weight
+        norm.mul_(torch.linspace(0.5, 1.5, len(norm)))
+
+    with torch.no_grad():
+        for change in (change_a_prompt, change_a_weight):
+            for _ in range(3):
+                model(image)
+            assert len(runs) == 1
+            runs.clear()
+            change(model), change(plain)
+            torch.testing.assert_close(model(image), plain(image), rtol=1e-4, atol=1e-4)
+            assert len(runs) == 1
 
 
-def test_deep_prompts_of_another_length_fall_back(build, kinds):
+@pytest.mark.parametrize("where", ["argument", "attribute"])
+def test_what_is_kept_in_a_test_does_not_depend_on_modules_elsewhere(build, models, where):
+    class Adapted(models.TextEncoder):
+        def forward(self, prompts, tokenized_prompts, adapt=None):
+            x = super().forward(prompts, tokenized_prompts)
+            return x + (adapt or self.elsewhere[0])(x)
+
+    class Model(models.CustomCLIP):
+        def texts(self):
+            adapt = [self.adapter.__call__] if where == "argument" else []
+            texts = self.text_encoder(self.prompt_learner(), self.tokenized_prompts, *adapt)
+            return F.normalize(texts, dim=-1)
+
+    pair = [build(Model), build(Model)]
+    for model in pair:
+        model.text_encoder.__class__ = Adapted
+        width = model.text_encoder.text_projection.shape[1]
+        model.adapter = nn.Linear(width, width)
+        nn.init.zeros_(model.adapter.weight)
+        nn.init.zeros_(model.adapter.bias)
+        model.text_encoder.elsewhere = [model.adapter]
+    npt.accelerate(pair[0])
+    for _ in range(3):
+        assert_same(*pair)
+        with torch.no_grad():
+            image = torch.ones(1, 3, 32, 32)
+            torch.testing.assert_close(pair[0](image), pair[1](image), rtol=1e-4, atol=1e-4)
+            for model in pair:
+                model.adapter.weight.add_(0.1)
+    assert way(pair[0]) == "Truncated"
+
+
+def test_a_trained_text_encoder(build):
+    model, plain = build(learned="prompt_learner ln_2"), build(learned="prompt_learner ln_2")
+    assert npt.accelerate(model)
+    for _ in range(2):
+        assert_same(model, plain)
+    assert way(model) == "Truncated"
+
+
+def test_prompts_whose_words_change_all_the_time(build):
+    model, plain = build(), build()
+    npt.accelerate(model)
+    for _ in range(9):
+        for m in (model, plain):
+            m.prompt_learner.token_suffix = m.prompt_learner.token_suffix.roll(1, 0)
+            m.tokenized_prompts = m.tokenized_prompts.roll(1, 0)
+        assert_same(model, plain)
+    assert way(model) == "Truncated"
+
+
+def test_deep_prompts_of_another_length(build, kinds):
     cls, options = kinds["deep in layers"]
     model, plain = build(cls, **options), build(cls, **options)
     for m in (model, plain):
         layer = m.text_encoder.transformer.resblocks[1]
         layer.VPT_shallow = nn.Parameter(layer.VPT_shallow[:2].detach().clone())
     npt.accelerate(model)
-    assert_falls_back(model, plain, "do not fit prompts of 4 context positions")
+    for _ in range(2):
+        assert_same(model, plain)
+    assert way(model) == "Truncated"
 
 
-def test_layers_with_forward_hooks_fall_back(build):
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_forward_hooks_inside_an_encoder_see_what_they_always_saw(build, when):
     model, plain = build(), build()
+    seen = []
+    layers = [m.transformer.resblocks for m in (model.text_encoder, model.image_encoder)]
+
+    def hook():
+        for layer in (x for encoder in layers for x in (encoder[0], encoder[-1])):
+            layer.register_forward_hook(lambda *args: seen.append(args[-1].detach().clone()))
+
+    if when == "before":
+        hook()
     npt.accelerate(model)
     step(model)
-    hooked = []
-    model.text_encoder.transformer.resblocks[0].register_forward_hook(lambda *_: hooked.append(1))
-    assert_falls_back(model, plain, "forward hooks are registered inside its text_encoder")
-    assert len(hooked) == 3
+    if when == "after":
+        hook()
+    assert_same(model, plain)
+    seen.clear()
+    step(model)
+    accelerated = [*seen]
+    for encoder in (model.text_encoder, model.image_encoder):
+        encoder._npt_accelerator.ways = []
+    seen.clear()
+    step(model)
+    assert len(seen) == len(accelerated) == 4
+    torch.testing.assert_close(accelerated, seen, rtol=1e-4, atol=1e-4)
 
 
-def test_forward_hooks_that_are_registered_before_prevent_it(build):
+@pytest.mark.parametrize("kind", ["shared", "deep", "per image", "ClassAware"])
+def test_second_derivatives(build, kinds, speed, kind):
+    """As in meta-learning, which differentiates gradients."""
+    attention = pytest.importorskip("torch.nn.attention")
+    cls, options = kinds.get(kind) or (getattr(speed, kind), {})
+    models = [in_double(build(cls, **options)) for _ in range(2)]
+    npt.accelerate(models[0])
+    found = []
+    for model in models:
+        with attention.sdpa_kernel(attention.SDPBackend.MATH):  # others have no second derivative
+            step(model)
+            trained = [p for p in model.parameters() if p.requires_grad]
+            logits = model(torch.ones(2, 3, 32, 32, dtype=torch.float64).cumsum(-1) / 32)
+            loss = F.cross_entropy(logits, torch.tensor([0, 1]))
+            first = torch.autograd.grad(loss, trained, create_graph=True)
+            squares = sum((g**2).sum() for g in first)
+            found.append([*first, *torch.autograd.grad(squares, trained)])
+    assert way(models[0]) == ("Truncated" if kind == "ClassAware" else "Packed")
+    for a, b in zip(*found, strict=True):
+        scale = float(b.detach().abs().max())
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10 * scale)
+
+
+# ---- the image encoder
+
+
+def attentions(monkeypatch):
+    """A list that gets an entry for each attention of PyTorch's own module."""
+    counted = []
+    run = F.multi_head_attention_forward
+    monkeypatch.setattr(
+        F, "multi_head_attention_forward", lambda *a, **k: counted.append(1) or run(*a, **k)
+    )
+    return counted
+
+
+@pytest.mark.parametrize("kind", ["visual prompts", "frozen"])
+def test_the_image_encoder_is_accelerated(build, models, monkeypatch, kind):
+    class Prompted(models.CustomCLIP):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.image_encoder = models.PromptedViT(self.image_encoder)
+            width = self.image_encoder.visual.ln_post.weight.shape[0]
+            self.prompt_learner.visual = nn.ParameterList(
+                nn.Parameter(torch.randn(3, width) * 0.1) for _ in range(3)
+            )
+
+        def images(self, image):
+            first, *deep = self.prompt_learner.visual
+            return F.normalize(self.image_encoder(image, first, deep), dim=-1)
+
+    cls = Prompted if kind == "visual prompts" else models.CustomCLIP
+    model, plain = build(cls), build(cls)
+    npt.accelerate(model)
+    assert_same(model, plain)
+    assert only_first_token(model)
+    ran = attentions(monkeypatch)
+    step(model)
+    assert not ran
+    assert_same(model, plain)
+
+
+def test_other_tokens_of_an_image_are_computed_if_they_are_read_later(build, models):
+    class Dense(nn.Module):
+        def __init__(self, visual):
+            super().__init__()
+            self.visual = visual
+
+        def forward(self, image):
+            x = self.visual.conv1(image).flatten(2).permute(0, 2, 1)
+            x = self.visual.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
+            x = self.visual.ln_post(x if not self.training else x[:, :1])
+            return x.mean(1) @ self.visual.proj
+
+    class Patches(models.CustomCLIP):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.image_encoder = Dense(self.image_encoder)
+
+    model, plain = build(Patches), build(Patches)
+    npt.accelerate(model)
+    assert_same(model, plain)
+    assert only_first_token(model)
+    model.eval(), plain.eval()
+    assert_same(model, plain)
+    assert not only_first_token(model)
+
+
+def test_weights_of_layers_that_are_trained_get_their_gradients(build):
+    learned = "prompt_learner image_encoder.transformer.resblocks.1.mlp"
+    model, plain = build(learned=learned), build(learned=learned)
+    npt.accelerate(model)
+    for _ in range(2):
+        assert_same(model, plain)
+    assert any("mlp" in name for name in step(model)[1])
+
+
+# ---- models that keep their own computation
+
+
+def assert_falls_back(model, plain, match):
+    """The model warns once, and from then on uses the host's computation."""
+    with pytest.warns(UserWarning, match=f"is no longer accelerated where.*{match}") as warned:
+        assert_same(model, plain)
+        assert_same(model, plain)
+    assert len(warned) == 1
+    tokens = calls(model)
+    step(model)
+    assert tokens == [77]
+
+
+def test_an_encoder_that_changes_itself_runs_once(build, models):
+    """As a batch norm does with its running means, or a counter of steps."""
+
+    class Counting(models.TextEncoder):
+        def forward(self, prompts, tokenized_prompts):
+            self.steps = getattr(self, "steps", 0) + 1
+            return super().forward(prompts, tokenized_prompts) * (1 + 0.1 * self.steps)
+
+    model, plain = build(), build()
+    for m in (model, plain):
+        m.text_encoder.__class__ = Counting
+    npt.accelerate(model)
+    assert_falls_back(model, plain, "its own computation changes its buffers or attributes")
+    assert model.text_encoder.steps == 3
+
+
+def test_an_encoder_that_differs_every_time_falls_back(build, models):
+    class Different(models.TextEncoder):
+        counter = iter(range(2, 100))
+
+        def forward(self, prompts, tokenized_prompts):
+            return super().forward(prompts, tokenized_prompts) * next(self.counter)
+
     model = build()
-    model.text_encoder.transformer.register_forward_pre_hook(lambda *_: None)
-    with pytest.warns(UserWarning, match="is not accelerated: forward hooks are registered"):
-        assert not npt.accelerate(model)
+    model.text_encoder.__class__ = Different
+    npt.accelerate(model)
+    with pytest.warns(UserWarning, match="text features, and falls back.*text features differ by"):
+        step(model)
+    assert not way(model) and way(model, "image_encoder")
 
 
-@pytest.mark.parametrize("kind", ["adapter", "first layer", "no learner", "no encoder"])
-def test_an_unknown_layout_is_not_accelerated(build, kind):
+def test_errors_are_the_host_s_own(build, models):
+    class Failing(models.TextEncoder):
+        def forward(self, prompts, tokenized_prompts):
+            raise RuntimeError("the host's own")
+
     model = build()
-    layers = model.text_encoder.transformer.resblocks
-    if kind == "adapter":
-        layers[1].adapter = nn.Linear(4, 4)
-    elif kind == "first layer":
-        layers[0].VPT_shallow = nn.Parameter(torch.zeros(4, 4))
-    elif kind == "no learner":
-        del model.prompt_learner.token_suffix
-    else:
-        model.text_encoder = None
-    before = type(model.text_encoder)
-    with pytest.warns(UserWarning, match="is not accelerated: ") as warned:
-        assert npt.accelerate(model) is False
-    assert len(warned) == 1 and type(model.text_encoder) is before
+    model.text_encoder.__class__ = Failing
+    npt.accelerate(model)
+    with pytest.raises(RuntimeError, match="the host's own"):
+        step(model)
+
+
+def test_a_model_without_clip_s_layers_is_not_accelerated():
+    with pytest.warns(UserWarning, match="Linear is not accelerated: no module of it has layers"):
+        assert npt.accelerate(nn.Linear(2, 2)) is False
 
 
 def test_accelerating_twice_changes_nothing(build):
@@ -461,18 +753,13 @@ def test_npt_s_own_models_need_no_acceleration():
 # ---- the config key MODEL.ACCELERATE
 
 
-@pytest.mark.parametrize("trainer", ["CoCoOpNPT", "MaPLeNPT", "PromptSRCNPT"])
+@pytest.mark.parametrize("trainer", ["CoCoOpNPT", "MaPLeNPT", "PromptSRCNPT", "VPTNPT"])
 def test_the_key_accelerates_any_trainer(trained, trainer):
     plain, fast = trained(trainer), trained(trainer, "MODEL.ACCELERATE", True)
     assert "accelerated" not in fast.done.stderr
     for key, value in plain.weights.items():
         torch.testing.assert_close(fast.weights[key], value, rtol=1e-3, atol=1e-5)
     assert fast.accuracy == plain.accuracy
-
-
-def test_the_key_warns_once_if_a_model_is_not_supported(trained):
-    stderr = trained("VPTNPT", "MODEL.ACCELERATE", True).done.stderr
-    assert stderr.count("is not accelerated: it has no prompt_learner with") == 1
 
 
 def test_the_key_warns_with_a_trainer_without_npt():

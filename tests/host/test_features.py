@@ -9,6 +9,7 @@ from torch import nn
 import npt
 from npt.errors import NPTError
 from npt.host.features import FeatureTap
+from npt.host.outputs import EncoderOutputs
 from npt.losses import language_collapse_loss, multimodal_isomorphism_loss
 from npt.trainer import NPTMixin
 
@@ -238,7 +239,7 @@ def test_a_teacher_is_not_mistaken_for_the_student_without_gradients():
 # ---- several devices, as with DataParallel
 
 
-class Devices(FeatureTap):
+class Devices(EncoderOutputs):
     """Reads the device of an output from its attribute `device_number`."""
 
     def _by_device(self, name, outputs):
@@ -257,14 +258,14 @@ def of(device, *shape, fill=None):
 @pytest.mark.parametrize("split", [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize("per_image", [True, False])
 def test_texts_of_several_devices(split, per_image):
-    tap = Devices(TwoTowers())
+    outputs = Devices(TwoTowers())
     shared, texts = torch.randn(K, D), []
     for device, images in enumerate(split):
-        tap._outputs["image_encoder"].append(of(device, images, D))
+        outputs.recorded["image_encoder"].append(of(device, images, D))
         for _ in range(images if per_image else 1):
             texts.append(of(device, K, D, fill=None if per_image else shared))
-    tap._outputs["text_encoder"] += texts
-    tap._texts_per_image = per_image or None
-    found = tap.take(classes=K)
+    outputs.recorded["text_encoder"] += texts
+    outputs.texts_per_image = per_image or None
+    found = outputs.features(classes=K)
     assert found.image.shape == (sum(split), D)
     assert torch.equal(found.text, torch.stack(texts) if per_image else shared)

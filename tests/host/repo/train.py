@@ -3,10 +3,12 @@
 import argparse
 
 import datasets.dots  # noqa: F401
-import trainers.methods  # noqa: F401
+import trainers.features
+import trainers.methods
+import trainers.named
 from yacs.config import CfgNode as CN
 
-from dassl.config import get_cfg_default
+from dassl.config import clean_cfg, get_cfg_default
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
@@ -33,11 +35,13 @@ def main():
     args = parser.parse_args()
 
     cfg = get_cfg_default()
+    clean_cfg(cfg, args.trainer)
     extend_cfg(cfg)
     cfg.merge_from_file(args.dataset_config_file)
     cfg.merge_from_file(args.config_file)
     cfg.DATASET.ROOT, cfg.OUTPUT_DIR = args.root, args.output_dir
     cfg.TRAINER.NAME, cfg.SEED = args.trainer, args.seed
+    cfg.merge_from_list(trainers.named.SETTINGS.get(cfg.TRAINER.NAME, []))
     cfg.merge_from_list(args.opts)
     cfg.freeze()
     if cfg.SEED >= 0:

@@ -17,6 +17,8 @@ class Dots(DatasetBase):
         root = os.path.join(os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT)), "dots")
         names = {"all": COLOURS, "base": COLOURS[:4], "new": COLOURS[4:]}
         names = names[cfg.DATASET.SUBSAMPLE_CLASSES]
+        if cfg.TRAINER.NAME == "Named":
+            names = names[1:]
         train, val, test = (self.read(root, split, names) for split in SPLITS)
         train = self.generate_fewshot_dataset(train, num_shots=cfg.DATASET.NUM_SHOTS)
         super().__init__(train_x=train, val=val, test=test)
