@@ -16,6 +16,7 @@ not matter: it belongs to the loss.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from npt.host.compare import distance, tolerance
 
 SMALL = 2**16  # entries of a matrix that is recorded although none of its sizes is K
 MANY = 10_000  # products recorded at most
+SUM = "sum"  # begins the key of a sum of products
 CROSS_ENTROPY = F.cross_entropy
 
 Operands = tuple[Tensor, Tensor]  # (..., D) and (..., D)
@@ -261,24 +263,45 @@ class Products(TorchFunctionMode):
 
     def giving(self, logits: Tensor, labels: Tensor | None = None) -> tuple[Place, Product] | None:
         """The product that gives logits (B, K) best, if one does; labels (B,)."""
-        found = {k: p for k, p in self.all(len(logits)).items() if p.logits.shape == logits.shape}
-        count = len(self.all(len(logits)))
-        for of_shift in (False, True):
+        found = self.all(len(logits))
+        for of_shift, some in itertools.product((False, True), (found, _sums(found))):
             distances = {
                 key: distance(logits, p.logits, labels if of_shift else None, of_shift)
-                for key, p in found.items()
+                for key, p in some.items()
+                if p.logits.shape == logits.shape
             }
             best = min(distances, key=distances.__getitem__, default=None)
             if best is not None:
-                product = found[best]
+                product = some[best]
                 if distances[best] <= tolerance(logits, product.logits)[0]:
-                    return Place(best, count), product
+                    return Place(best, len(found)), product
         return None
 
     def at(self, place: Place, images: int) -> Product | None:
         """The product at a place of an earlier pass; None if this pass has other products."""
         found = self.all(images)
-        return found.get(place.key) if len(found) == place.of else None
+        some = _sums(found) if place.key[0] == SUM else found
+        return some.get(place.key) if len(found) == place.of else None
+
+
+def _sums(found: dict[tuple, Product]) -> dict[tuple, Product]:
+    """The sums of all products of a shape, as products of concatenated features.
+
+    Several image and text features per image and class, whose cosines are averaged (RPO).
+    """
+    alike: dict[tuple, list[Product]] = {}
+    for key, product in found.items():
+        if isinstance(key[0], int) and product.text.dim() == 2:
+            alike.setdefault((SUM, key[1], *product.logits.shape), []).append(product)
+    return {
+        key: Product(
+            sum((p.logits for p in products[1:]), products[0].logits),
+            torch.cat([p.image for p in products], dim=-1),
+            torch.cat([p.text for p in products], dim=-1),
+        )
+        for key, products in alike.items()
+        if len(products) > 1
+    }
 
 
 def _stacked(products: list[Product]) -> Product:

@@ -139,6 +139,22 @@ def test_products_are_found_however_they_are_written(way):
         torch.testing.assert_close(F.normalize(found, dim=-1), F.normalize(expected, dim=-1))
 
 
+@torch.no_grad()
+def test_a_mean_of_several_cosines_is_one_of_their_features_side_by_side():
+    """As in RPO: each image and class has several features, whose cosines are averaged."""
+    images, texts = torch.randn(3, B, D), torch.randn(3, K, D)
+    images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
+    products, logits = Products(K), torch.zeros(B, K)
+    with products:
+        for z, g in zip(images, texts, strict=True):
+            logits += 7 * z @ g.t()
+        logits /= 3
+    place, product = products.giving(logits)
+    for found in (product, products.at(place, B)):
+        cosines = F.normalize(found.image, dim=-1) @ F.normalize(found.text, dim=-1).t()
+        torch.testing.assert_close(7 * cosines, logits)
+
+
 @pytest.mark.parametrize(
     "logits",
     [

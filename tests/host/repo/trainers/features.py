@@ -78,7 +78,7 @@ class Fused(Used):
         other = F.normalize(images + 0.3 * images.roll(1, dims=-1), dim=-1)
         of_other = super().logits(other, texts)
         logits = self.logits(images, texts)
-        return logits, of_other, 0.5 * logits + 0.5 * of_other
+        return logits, of_other, 0.7 * logits + 0.3 * of_other
 
 
 @TRAINER_REGISTRY.register()
