@@ -96,6 +96,12 @@ class Measured(TrainerX):
         results.reset_peak_memory()
         super().__init__(*args, **kwargs)
 
+    def host_s(self, method: str) -> Callable[..., Any]:
+        """A method as the host's own class has it, bound to this trainer."""
+        hosts = type(self).__mro__[type(self).__mro__.index(Measured) + 1 :]
+        own = next(vars(cls)[method] for cls in hosts if method in vars(cls))
+        return own.__get__(self)
+
     # ---- the engine's life cycle
 
     def before_train(self, *args: Any, **kwargs: Any) -> Any:
@@ -340,7 +346,10 @@ class Measured(TrainerX):
 
         def observed(*args: Any, **kwargs: Any) -> Any:
             value = process(*args, **kwargs)
-            output, labels, *_ = (*args, *kwargs.values(), None, None)
+            given = arguments_of(process, args, kwargs) or dict(
+                enumerate((*args, *kwargs.values()))
+            )
+            output, labels, *_ = (*given.values(), None, None)
             recorder.add(output, labels, last[0])
             return value
 
@@ -374,7 +383,10 @@ class Measured(TrainerX):
         self._measure_confusion[name] = recorder.confusion()
         if show:
             results.print_results(figures)
-            reasons = (recorder.no_scores, recorder.why_not, *recorder.failed.values())
+            nothing = (
+                "" if recorder.batches else "the test handed nothing to self.evaluator.process"
+            )
+            reasons = (nothing, recorder.no_scores, recorder.why_not, *recorder.failed.values())
             for problem in dict.fromkeys(filter(None, reasons)):
                 print(f"Some measures could not be computed: {problem}")
             if self.cfg.TEST.PER_CLASS_RESULT:

@@ -8,6 +8,8 @@ records and printed configs have that name.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,8 @@ NODE = "NPT"  # TRAINER.NPT holds our keys
 # Attributes beside those of yacs, such as __immutable__:
 ASKED = "__asked__"  # the name that was asked for
 TAKEN = "__taken__"  # whether an NPT trainer has taken the config
+# Names that configs of this process asked for and no NPT trainer has taken so far, by host trainer.
+_waiting: dict[str, str] = {}
 
 # The host's trainer that a name wraps, or None; `npt.host.registry` knows the host's trainers.
 _host_trainer: list[Callable[[str], str | None]] = [lambda name: None]
@@ -45,9 +49,14 @@ class TrainerNode(CfgNode):
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "NAME":
             base = _host_trainer[0](value) if isinstance(value, str) else None
-            self.__dict__[ASKED], self.__dict__[TAKEN] = value if base else "", False
+            self._ask(value if base else "", base)
             value = base or value
         super().__setitem__(key, value)
+
+    def _ask(self, name: str, base: str | None) -> None:
+        self.__dict__[ASKED], self.__dict__[TAKEN] = name, False
+        if base:
+            _waiting[base] = name
 
     def find_base(self) -> None:
         """Look again for the host's trainer that NAME wraps: it may be registered by now.
@@ -59,7 +68,7 @@ class TrainerNode(CfgNode):
             base = _host_trainer[0](str(self.get(NODE, {}).get("BASE")) + SUFFIX)
             if base:
                 super().__setitem__("NAME", base)
-                self.__dict__[ASKED] = name
+                self._ask(name, base)
         elif not self.asked:
             self["NAME"] = name
 
@@ -136,18 +145,30 @@ def for_host(cfg: Any) -> Any:
         adopt(node)
     if isinstance(node, TrainerNode):
         node.__dict__[TAKEN] = True
+        _waiting.pop(node.get("NAME"), None)
     return cfg
 
 
 def check_taken(cfg: Any) -> None:
-    """NPTError if the config asks for `<X>NPT`, but the host has built its own trainer X."""
-    node = cfg.get("TRAINER")
-    if isinstance(node, TrainerNode) and node.asked and not node.__dict__.get(TAKEN):
-        raise NPTError(
-            f"The config names the trainer {node.asked}, but {node.NAME} is built, without NPT: "
-            "build it with dassl.engine.build_trainer(cfg), or with "
-            f'TRAINER_REGISTRY.get("{node.asked}")(cfg).'
-        )
+    """NPTError if the config asks for `<X>NPT`, but the host has built its own trainer X.
+
+    Also if the command line asks for it and the config has only the name X, since host code may
+    write the name that it reads into another config. A warning if only another config asked.
+    """
+    node = cfg.get("TRAINER", {})
+    name = str(node.get("NAME"))
+    own = node.asked if isinstance(node, TrainerNode) and not node.__dict__.get(TAKEN) else ""
+    asked = own or _waiting.get(name, "")
+    if not asked:
+        return
+    why = (
+        f"The trainer {asked} is asked for, but {name} is built, without NPT: build it with "
+        f"dassl.engine.build_trainer(cfg) and the name {asked}; if this repository writes "
+        f"TRAINER.NAME into a config again, add TRAINER.NAME {asked} after that."
+    )
+    if own or any(word in (asked, f"--trainer={asked}") for word in sys.argv):
+        raise NPTError(why)
+    warnings.warn(why, stacklevel=3)
 
 
 def adopt(node: Any) -> None:

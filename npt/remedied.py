@@ -29,7 +29,7 @@ class Remedied(Measured):
     """A mixin for Dassl trainers: the cross-entropy of a training step has the remedies."""
 
     def forward_backward(self, *args: Any, **kwargs: Any) -> Any:
-        with self.remedied(batch_of_step(args, kwargs)) as seen:
+        with self.remedied(batch_of_step(self.host_s("forward_backward"), args, kwargs)) as seen:
             summary = super().forward_backward(*args, **kwargs)
         if seen is not None:
             seen.check(type(self).__name__)

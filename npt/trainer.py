@@ -90,21 +90,22 @@ class NPTMixin(Remedied):
             for handle in handles:
                 handle.remove()
 
-    def forward_backward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def forward_backward(self, *args: Any, **kwargs: Any) -> Any:
         tap = self._measure_tap()
-        batch = batch_of_step(args, kwargs)
+        tap.look_again(getattr(self, "epoch", 0))
+        batch = batch_of_step(self.host_s("forward_backward"), args, kwargs)
         labels = labels_of_batch(batch, type(self).__name__)
         classes = getattr(self, "num_classes", None)
         step = _Step(self.knowledge(), batch, labels, classes, _scaler_of(self), self._remedies)
         with step.added(tap):
-            summary = super().forward_backward(*args, **kwargs)
+            by_host = super().forward_backward(*args, **kwargs)
+        summary = step.summary(by_host if isinstance(by_host, dict) else {})
         for text in step.warnings():
             if text not in self._npt_warned:
                 self._npt_warned = (*self._npt_warned, text)
                 warnings.warn(f"{type(self).__name__}: {text}.", stacklevel=2)
-        summary = step.summary(summary or {})
         self._npt_last_epoch.add(getattr(self, "epoch", 0), step.own_entries(summary))
-        return summary
+        return summary if by_host is None or isinstance(by_host, dict) else by_host
 
     def training_figures(self) -> Results:
         """The mean of the loss, each term and each logged measure over the last epoch trained."""
@@ -184,6 +185,7 @@ class _Step:
         self.inside = False  # whether a forward pass is running
         self.settled = False  # whether no later loss can take over
         self.returned = ""  # what the model returned, if it was neither loss nor logits
+        self.unread = ""  # why there are no features, in a step without weights
         self.evaluated: Evaluated | None = None
         self.own_loss: Tensor | None = None  # the host's loss, as far as the output shows it
         self.to_loss = False
@@ -225,18 +227,22 @@ class _Step:
             if self.passes > 1:
                 return None
             with tap.paused():
-                return self.at_output(tap, model, Output(output))
+                try:
+                    return self.at_output(tap, Output(output))
+                except NPTError as error:
+                    if any_weight(self.run.settings):
+                        raise
+                    self.unread = str(error)  # the host's own run goes on without the terms
+                    return None
 
         return add_terms
 
-    def at_output(self, tap: FeatureTap, model: nn.Module, returned: Output) -> Any:
+    def at_output(self, tap: FeatureTap, returned: Output) -> Any:
         """What the model shall return instead; None for no change."""
         loss, tensors = returned.loss(), returned.with_gradient()
         if loss is None and not tensors:
-            raise NPTError(
-                f"{type(model).__name__} returned {describe(returned.output)} in a training step, "
-                "but NPT adds its terms to a scalar loss or to logits (B, K) with gradient."
-            )
+            self.returned = describe(returned.output)
+            return None  # until a loss of the trainer shows logits
         logits = returned.logits(len(self.labels), self.classes, tap.encoders.text_rows())
         features: PassFeatures | None
         if loss is None and logits is None and tap.adapter is None:
@@ -309,6 +315,8 @@ class _Step:
         if self.evaluated is not None and self.evaluated.without_gradient:
             names = ", ".join(self.evaluated.without_gradient)
             found.append(f"{names} has a weight, but depends on nothing that is learned")
+        if self.unread:
+            found.append(f"no terms are in its log, which have no weight either ({self.unread})")
         return found
 
     def summary(self, host: dict[str, Any]) -> dict[str, Any]:
@@ -322,12 +330,15 @@ class _Step:
                 if self.returned
                 else "The trainer's forward_backward did not run self.model with gradients"
             )
-            raise NPTError(
+            why = (
                 f"{found}, and NPT found no cross-entropy or softmax of a product of features that "
                 "it could add its terms to; let self.model(...) return a loss or logits (B, K), or "
-                + HOW_TO_ADAPT
-                + "."
+                f"{HOW_TO_ADAPT}."
             )
+            if any_weight(self.run.settings):
+                raise NPTError(why)
+            self.unread = self.unread or why
+            return host
         if self.backward is not None and not self.backward.done:
             raise NPTError(
                 "The trainer's backward pass did not reach what its model returned"
@@ -361,7 +372,7 @@ class _Step:
     def own_entries(self, summary: dict[str, Any]) -> dict[str, float]:
         """The entries of a summary that come from NPT."""
         names = ("loss", "loss_clip", *(self.evaluated.values if self.evaluated else ()))
-        return {name: summary[name] for name in names}
+        return {name: summary[name] for name in names if name in summary}
 
 
 def batch_of(features: PassFeatures, labels: Tensor, run: Run) -> Batch:

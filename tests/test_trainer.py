@@ -220,7 +220,10 @@ def test_a_model_that_returns_neither_loss_nor_logits_is_refused():
     for returned in ("nothing", torch.zeros(B, K), {"note": 1}, ()):
         trainer = wrapped(Host, config())
         trainer.model.forward = lambda image, label, it=returned: it
-        with pytest.raises(NPTError, match=r"scalar loss or to logits"):
+        trainer.loss = lambda batch, host=trainer: (
+            torch.zeros((), requires_grad=True) * (host.model(batch["img"], batch["label"]) is None)
+        )
+        with pytest.raises(NPTError, match=r"self\.model returned .*return a loss or logits"):
             trainer.forward_backward(batches()[0])
 
 

@@ -17,22 +17,31 @@ def tolerance(*tensors: Tensor) -> tuple[float, float]:
     return max(TOLERANCE.get(x.dtype, TOLERANCE_IN_LOWER) for x in tensors)
 
 
+# What a loss may add to the products, without a change of the features that classify: nothing, a
+# number for each image (softmax does not see it), or one for each class and for the labels.
+ADDED = ("", "images", "classes")
+
+
 @torch.no_grad()
 def distance(
-    logits: Tensor, product: Tensor, labels: Tensor | None = None, of_shift: bool = False
+    logits: Tensor, product: Tensor, labels: Tensor | None = None, added: str = ""
 ) -> float:
     """How far logits (B, K) are from the best multiple of a product, relative to their size.
 
-    of_shift: compare only how the logits of each class differ between images, without those of the
-    labels; infinite if they hardly differ
+    added: one of ADDED, which is not compared; infinite if nothing else is left to compare
     """
     y, x = (t.detach().to("cpu", torch.float64) for t in (logits, product))
     size = float(y.square().mean().sqrt())
-    if of_shift:
+    if added:
         kept = torch.ones_like(y)
-        if labels is not None and len(labels) == len(y) and int(labels.max()) < y.shape[1]:
-            kept.scatter_(1, labels.to("cpu", torch.long)[:, None], 0.0)
-        y, x = (_centred(t, kept) for t in (y, x))
+        if added == "classes" and labels is not None and len(labels) == len(y):
+            inside = labels.to("cpu", torch.long)[:, None]
+            if int(inside.max()) < y.shape[1]:
+                kept.scatter_(1, inside, 0.0)
+        along = 1 if added == "images" else 0
+        y, x = (_centred(t, kept, along) for t in (y, x))
+        if y.shape[1 - along] * (y.shape[along] - 1) < 2:  # a multiple can always be found
+            return float("inf")
         if float(y.square().mean().sqrt()) <= 20 * tolerance(logits, product)[0] * size:
             return float("inf")
     scale = float((x * y).sum() / x.square().sum().clamp_min(1e-300))
@@ -41,9 +50,9 @@ def distance(
     return float((y - scale * x).square().mean().sqrt()) / size
 
 
-def _centred(x: Tensor, kept: Tensor) -> Tensor:
-    """x (B, K) without the mean of each column over the entries that are kept, others 0."""
-    mean = (x * kept).sum(0) / kept.sum(0).clamp_min(1)
+def _centred(x: Tensor, kept: Tensor, along: int) -> Tensor:
+    """x (B, K) without the mean along a dimension over the entries that are kept, others 0."""
+    mean = (x * kept).sum(along, True) / kept.sum(along, True).clamp_min(1)
     return (x - mean) * kept
 
 

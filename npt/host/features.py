@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from npt.errors import NPTError
 from npt.host.adapters import HOW_TO_ADAPT, Adapter, Features, adapted
-from npt.host.compare import distance, leaves, same_directions, tolerance
+from npt.host.compare import ADDED, distance, leaves, same_directions, tolerance
 from npt.host.outputs import ENCODERS, EncoderOutputs, PassFeatures, unwrap
 from npt.host.products import Claim, Place, Product, Products
 from npt.host.steps import is_of_batch
@@ -66,7 +66,7 @@ class FeatureTap:
     - else the outputs of the encoders, with a warning that says how far the logits are from a scale
       times their cosines.
 
-    The first pass of a test decides anew, since the control flow of a model may differ there.
+    The first pass of an epoch and of a test decides anew: a model may go other ways there.
 
     model: in DataParallel or not
     adapter: a function that gives the features instead; it may take the `trainer`, too
@@ -79,9 +79,16 @@ class FeatureTap:
         self._in_test = False
         # In tests, and in training: a place, or None for encoders and adapters; absent if unknown.
         self._found: dict[bool, Place | None] = {}
+        self._epoch = -1  # of the last step
         self._told: set[str] = set()  # warnings and notes
         self._records = False  # whether products are recorded in this block
         self.busy = False  # whether what runs now is no part of the host's step
+
+    def look_again(self, epoch: int) -> None:
+        """Decide anew in the first step of an epoch: some models change their ways on the way."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._found.pop(False, None)
 
     @contextmanager
     def in_test(self) -> Iterator[None]:
@@ -264,11 +271,7 @@ class FeatureTap:
         cosines = [_products(image, x) for x in (text, given)]
         pairs = [(x, y) for x in known for y in cosines if x.shape == y.shape]
         allowed = 2 * tolerance(*known, *features)[0] if known else 0.0
-        fits = any(
-            distance(x, y, labels if of_shift else None, of_shift) <= allowed
-            for x, y in pairs
-            for of_shift in (False, True)
-        )
+        fits = any(distance(x, y, labels, added) <= allowed for x, y in pairs for added in ADDED)
         finite = all(bool(x.isfinite().all()) for x in (*known, *features))
         if fits or not known or not finite or "warning" in self._told:
             return

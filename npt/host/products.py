@@ -10,8 +10,8 @@ Example: K = 3 classes, B = 2 images. A model with an adapter behind its image e
     product = products.giving(logits)          # product.image is scale * z, product.text is texts
 
 The logits count as those of a product if they are the product times a positive number. A number
-that is added to all logits of a class, or to those of the labels (logit adjustment, margins), does
-not matter: it belongs to the loss.
+that is added to all logits of an image, of a class, or to those of the labels (logit adjustment,
+margins) does not matter: it belongs to the loss.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from npt.host.compare import distance, tolerance
+from npt.host.compare import ADDED, distance, tolerance
 
 SMALL = 2**16  # entries of a matrix that is recorded although none of its sizes is K
 MANY = 10_000  # products recorded at most
@@ -64,6 +64,18 @@ def _matmul(a: Tensor, b: Tensor, *_: Any, **__: Any) -> Operands:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operands | None:
     return (x, weight) if bias is None else None
+
+
+def _addmm(_: Any, a: Tensor, b: Tensor, *__: Any, **___: Any) -> Operands:
+    return _matmul(a, b)
+
+
+def _tensordot(a: Tensor, b: Tensor, dims: Any = 2, **_: Any) -> Operands | None:
+    last = [[a.dim() - 1], [b.dim() - 1]]
+    if dims == 1:
+        return _matmul(a, b)
+    fits = isinstance(dims, (tuple, list)) and [list(x) for x in dims] == last
+    return (a, b) if fits else None
 
 
 def _inner(a: Tensor, b: Tensor) -> Operands:
@@ -128,6 +140,8 @@ def _elementwise(a: Tensor, b: Tensor, dim: int) -> Operands | None:
 
 PRODUCTS: dict[str, Callable[..., Operands | None]] = {
     **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm", "mv"), _matmul),
+    "addmm": _addmm,
+    "tensordot": _tensordot,
     "linear": _linear,
     "inner": _inner,
     "einsum": _einsum,
@@ -264,9 +278,9 @@ class Products(TorchFunctionMode):
     def giving(self, logits: Tensor, labels: Tensor | None = None) -> tuple[Place, Product] | None:
         """The product that gives logits (B, K) best, if one does; labels (B,)."""
         found = self.all(len(logits))
-        for of_shift, some in itertools.product((False, True), (found, _sums(found))):
+        for added, some in itertools.product(ADDED, (found, _sums(found))):
             distances = {
-                key: distance(logits, p.logits, labels if of_shift else None, of_shift)
+                key: distance(logits, p.logits, labels, added)
                 for key, p in some.items()
                 if p.logits.shape == logits.shape
             }
@@ -285,23 +299,34 @@ class Products(TorchFunctionMode):
 
 
 def _sums(found: dict[tuple, Product]) -> dict[tuple, Product]:
-    """The sums of all products of a shape, as products of concatenated features.
+    """The sums of all products of a shape, as single products.
 
-    Several image and text features per image and class, whose cosines are averaged (RPO).
+    Images and texts with several features, whose cosines are averaged (RPO): these are
+    concatenated. If the texts are the same in all of them, the images are added, and vice versa.
     """
     alike: dict[tuple, list[Product]] = {}
     for key, product in found.items():
         if isinstance(key[0], int) and product.text.dim() == 2:
-            alike.setdefault((SUM, key[1], *product.logits.shape), []).append(product)
+            width = product.text.shape[-1]  # another D: no features of CLIP, such as a cache
+            alike.setdefault((SUM, key[1], *product.logits.shape, width), []).append(product)
     return {
-        key: Product(
-            sum((p.logits for p in products[1:]), products[0].logits),
-            torch.cat([p.image for p in products], dim=-1),
-            torch.cat([p.text for p in products], dim=-1),
-        )
+        key: Product(_sum([p.logits for p in products]), *_operands_of_sum(products))
         for key, products in alike.items()
         if len(products) > 1
     }
+
+
+def _operands_of_sum(products: list[Product]) -> Operands:
+    images, texts = [p.image for p in products], [p.text for p in products]
+    if all(x is texts[0] or torch.equal(x, texts[0]) for x in texts):
+        return _sum(images), texts[0]
+    if all(x is images[0] or torch.equal(x, images[0]) for x in images):
+        return images[0], _sum(texts)
+    return torch.cat(images, dim=-1), torch.cat(texts, dim=-1)
+
+
+def _sum(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors).sum(0)
 
 
 def _stacked(products: list[Product]) -> Product:

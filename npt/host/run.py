@@ -53,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         run(argv)
+    except SystemExit as end:
+        if isinstance(end.code, str):  # Python prints it, with exit code 1
+            print(end.code, _what_ran(argv), sep="\n", file=sys.stderr)
+            return 1
+        if end.code:
+            print(_what_ran(argv), file=sys.stderr)
+        raise
     except Exception as error:
         return _failed(error, argv)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,16 +14,21 @@ from torch import Tensor
 from npt.errors import NPTError
 
 LABELS = ("label", "labels", "target", "targets", "y")  # names in a batch, the likeliest first
+UNLABELLED = re.compile(r"unlabell?ed|_u$|^u_|weak|strong")  # names of arguments
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def batch_of_step(args: tuple, kwargs: dict[str, Any]) -> Any:
-    """The batch of a step: its first argument if that is a whole batch, else all arguments.
+def batch_of_step(step: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    """The batch of a step: its argument that is a whole batch, else all arguments.
 
-    Examples: {"img": ..., "label": ...} for `forward_backward(batch)` and also for
-    `forward_backward(batch, unlabelled)`; (images, labels) for `forward_backward(images, labels)`.
+    Examples: {"img": ..., "label": ...} for `forward_backward(batch)`, and also for
+    `forward_backward(batch_u, batch_x)`; (images, labels) for `forward_backward(images, labels)`.
+
+    step: the host's method; of several batches, those without labels are told by their names
     """
-    for value in (*args, *kwargs.values()):
+    named = arguments_of(step, args, kwargs) or dict(enumerate((*args, *kwargs.values())))
+    for name in sorted(named, key=lambda name: bool(UNLABELLED.search(str(name)))):
+        value = named[name]
         if isinstance(value, (dict, tuple, list)) and _find(value) is not None:
             return value
     return args if not kwargs else {**dict(enumerate(args)), **kwargs}
@@ -79,12 +85,27 @@ def is_of_batch(target: Any, labels: Tensor) -> bool:
     )
 
 
-def arguments_of(method: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a host's method by its own names; empty if they do not fit."""
+def arguments_of(
+    method: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
+) -> dict[str | int, Any]:
+    """The arguments of a host's method by its own names, those of *args by number.
+
+    Empty if they do not fit.
+    """
     try:
-        return inspect.signature(method).bind_partial(*args, **kwargs).arguments
+        bound = inspect.signature(method).bind_partial(*args, **kwargs)
     except (TypeError, ValueError):
         return {}
+    found: dict[str | int, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            found.update(enumerate(value))
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            found.update(value)
+        else:
+            found[name] = value
+    return found
 
 
 def moved(batch: Any, device: torch.device) -> Any:

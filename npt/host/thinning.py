@@ -70,10 +70,21 @@ class WatchedNode(CfgNode):
     def get(self, key: str, *default: Any) -> Any:
         return self[key] if key in self else super().get(key, *default)
 
+    def items(self) -> Any:
+        self.reads.append(True)
+        return super().items()
+
+    def values(self) -> Any:
+        self.reads.append(True)
+        return super().values()
+
+    def __iter__(self) -> Iterator[str]:  # with a method of its own, dict(node) reads the keys
+        return super().__iter__()
+
 
 @contextmanager
 def ratio_watched(cfg: Any) -> Iterator[list[bool]]:
-    """Yield a list that is not empty once code has read the ratio, by any way of reading one key.
+    """Yield a list that is not empty once code has read the ratio, alone or with all keys.
 
     The config stays the same object; the node DATASET has a subclass of its class for this time.
     """

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -33,7 +34,8 @@ class NoGPU(TorchFunctionMode):
             return args[0].float()
         kwargs = {name: on_cpu(x) for name, x in (kwargs or {}).items()}
         found = function(*map(on_cpu, args), **kwargs)
-        return found.clone() if name == "to" and found is args[0] else found  # hosts change it
+        # hosts change what they moved to the GPU: it must be a copy, as there
+        return found.clone() if name == "to" and found is args[0] else found
 
 
 def on_cpu(x):
@@ -57,6 +59,8 @@ def add_absent():
     for name in ABSENT:
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = Absent(name)
+    if not hasattr(np, "int"):
+        np.int = int  # the transforms of Dassl 0.6 use this name of older versions
 
 
 def replace_loading(clips):

@@ -205,7 +205,6 @@ HOSTS: dict[str, list[Method]] = {
             "RPO",
             "configs/trainers/RPO/main_K4.yaml",
             ("TRAINER.RPO.PREC", "fp32", *LARGE),
-            fails={"npt": "no product of features"},
         ),
     ],
     "trainers/adapters.py": [

@@ -88,6 +88,8 @@ WAYS = {
     "matmul": lambda: torch.matmul(Z, G.transpose(0, 1)),
     "mm": lambda: Z.mm(G.t()).mul(3),
     "linear": lambda: F.linear(Z, G),
+    "addmm": lambda: torch.addmm(torch.arange(K).float(), Z, G.t()),
+    "tensordot": lambda: torch.tensordot(Z, G, dims=([1], [1])),
     "a head": lambda: Head()(Z),
     "inner": lambda: torch.inner(Z, G) / 0.07,
     "einsum": lambda: torch.einsum("bd,kd->bk", Z, G),
@@ -115,6 +117,7 @@ WAYS = {
     "changed in place": lambda: (Z @ G.t()).mul_(2).add_(torch.eye(B, K)),
     "a margin": lambda: 10 * Z @ G.t() - 3 * F.one_hot(LABELS, K),
     "logit adjustment": lambda: Z @ G.t() + torch.arange(K),
+    "without the mean of each image": lambda: (Z @ G.t()) - (Z @ G.t()).mean(1, keepdim=True),
 }
 LABELS = torch.tensor([1, 0, 4, 2])
 
@@ -153,6 +156,16 @@ def test_a_mean_of_several_cosines_is_one_of_their_features_side_by_side():
     for found in (product, products.at(place, B)):
         cosines = F.normalize(found.image, dim=-1) @ F.normalize(found.text, dim=-1).t()
         torch.testing.assert_close(7 * cosines, logits)
+
+
+@torch.no_grad()
+def test_a_sum_of_two_products_with_the_same_texts_is_one_of_added_images():
+    products = Products(K)
+    with products:
+        logits = 0.7 * Z @ G.t() + 0.3 * Z.flip(0) @ G.t()
+    _, product = products.giving(logits)
+    torch.testing.assert_close(product.image, 0.7 * Z + 0.3 * Z.flip(0))
+    torch.testing.assert_close(product.text, G)
 
 
 @pytest.mark.parametrize(
@@ -415,7 +428,103 @@ LABELLED = torch.tensor([3, 1])
     ],
 )
 def test_the_labels_of_a_step_are_found(args, kwargs):
-    assert torch.equal(labels_of_batch(batch_of_step(args, kwargs), "X"), LABELLED)
+    def step(*args, **kwargs):
+        pass
+
+    assert torch.equal(labels_of_batch(batch_of_step(step, args, kwargs), "X"), LABELLED)
+
+
+@pytest.mark.parametrize("names", ["batch_u, batch_x", "unlabelled, labelled", "a_weak, a"])
+def test_the_labels_of_unlabelled_images_are_not_taken(names):
+    """Dassl's loader of unlabelled images hands over their labels, too."""
+    step = eval(f"lambda {names}: None")
+    given = {"label": torch.tensor([0, 0])}, {"label": LABELLED}
+    named = dict(zip(names.split(", "), given, strict=True))
+    for args, kwargs in ((given, {}), ((), named)):
+        assert labels_of_batch(batch_of_step(step, args, kwargs), "X") is LABELLED
+
+
+def test_a_step_with_two_batches_has_the_terms_of_the_labelled_one():
+    class Both(Host):
+        def forward_backward(self, batch_u, batch_x):
+            return super().forward_backward(batch_x)
+
+    batch, other = batches(2)
+    alone = wrapped(Host, config()).forward_backward(batch)
+    assert wrapped(Both, config()).forward_backward(other, batch) == pytest.approx(alone)
+
+
+class Later(BehindHost):
+    """Classifies with layers behind the encoders from its second epoch on."""
+
+    epoch = 0
+
+    def __init__(self, cfg):
+        super().__init__(cfg, "logits")
+        nn.init.normal_(self.model.of_texts.weight)
+        whole, encoded = self.model.features, self.model.text_encoder
+        self.model.features = lambda image: (
+            whole(image)
+            if self.epoch
+            else (self.model.image_encoder(image), encoded(self.model.prompt_learner.bias))
+        )
+
+
+def test_a_model_that_goes_another_way_in_a_later_epoch(capsys):
+    trainer = wrapped(Later, config())
+    for trainer.epoch in range(2):
+        for batch in batches(2):
+            lc, mi = terms_by_hand(trainer.model, batch, trainer.cfg.TRAINER.NPT)
+            summary = trainer.forward_backward(batch)
+            assert summary["loss_lc"] == pytest.approx(lc.item(), rel=1e-6)
+            assert summary["loss_mi"] == pytest.approx(mi.item(), rel=1e-6)
+    assert capsys.readouterr().out.count("NPT reads the features") == 1
+
+
+@pytest.mark.parametrize("returned", ["nested", "dataclass"])
+def test_logits_in_a_structure_are_found_by_the_loss(returned):
+    class Wrapping(Host):
+        def loss(self, batch):
+            out = self.model(batch["img"])
+            logits = out["out"]["logits"] if returned == "nested" else out.logits
+            return F.cross_entropy(logits, batch["label"])
+
+    def trainer(w1, w2):
+        made = wrapped(Wrapping, config(w1, w2), "logits")
+        forward = type(made.model).forward
+
+        def structured(image, label=None):
+            logits = forward(made.model, image, label)
+            nested = {"out": {"logits": logits}}
+            return nested if returned == "nested" else SimpleNamespace(logits=logits)
+
+        made.model.forward = structured
+        return made
+
+    (batch,) = batches()
+    plain = wrapped(Host, config(), "logits").forward_backward(batch)
+    assert trainer(0.3, 0.8).forward_backward(batch) == pytest.approx(plain)
+    assert trainer(0.0, 0.0).forward_backward(batch)["loss_lc"] == pytest.approx(plain["loss_lc"])
+
+
+def test_without_weights_a_step_that_npt_cannot_read_is_the_host_s_own():
+    """Its batch is cut in parts, for example: no pass has the images of all labels."""
+
+    class Parts(Host):
+        def loss(self, batch):
+            halves = zip(batch["img"].chunk(2), batch["label"].chunk(2), strict=True)
+            return sum(F.cross_entropy(self.model(x), y) for x, y in halves) / 2
+
+    (batch,) = batches()
+    plain = Parts(config(), "logits")
+    with pytest.raises(NPTError):
+        wrapped(Parts, config(), "logits").forward_backward(batch)
+    ours = wrapped(Parts, config(0.0, 0.0), "logits")
+    with pytest.warns(UserWarning, match="no terms are in its log"):
+        summary = ours.forward_backward(batch)
+    assert summary["loss"] == plain.forward_backward(batch)["loss"]
+    for a, b in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_step_without_labels_ends_with_a_sentence():

@@ -140,11 +140,29 @@ def test_the_engine_builds_what_was_asked_for(cfg, capsys):
 def test_a_host_that_builds_its_own_trainer_by_the_name_it_reads_is_told(cfg):
     """The name that it reads is its own, so NPT would have no part in the run."""
     cfg.TRAINER.NAME = "NamesakeNPT"
-    with pytest.raises(NPTError, match=r"NamesakeNPT, but Namesake is built.*build_trainer"):
+    with pytest.raises(NPTError, match=r"NamesakeNPT is asked for, but Namesake.*build_trainer"):
         build_dataset(cfg)  # as its plain trainer does
     build_trainer(cfg)
     with pytest.raises(InvalidValue, match=r"DATASET\.NAME"):
         build_dataset(cfg)  # it goes on: no data set is named here
+
+
+def test_a_host_that_writes_the_name_back_is_told(cfg, monkeypatch):
+    """Without that name on the command line, the plain trainer may be meant: a warning."""
+    registered("Writes")
+    cfg.TRAINER.NAME = "WritesNPT"
+    cfg.TRAINER.NAME = cfg.TRAINER.NAME
+    with pytest.warns(UserWarning, match="is asked for"), pytest.raises(InvalidValue):
+        build_dataset(cfg)
+    for words in (["--trainer", "WritesNPT"], ["--trainer=WritesNPT"]):
+        monkeypatch.setattr("sys.argv", ["train.py", *words])
+        with pytest.raises(NPTError, match=r"WritesNPT is asked for, but Writes is built"):
+            build_dataset(cfg)
+    other = get_cfg_default()
+    other.TRAINER.NAME = "WritesNPT"
+    build_trainer(other)  # from now on, Writes is another trainer of the process
+    with pytest.raises(InvalidValue):
+        build_dataset(cfg)
 
 
 def test_functions_imported_before_npt_are_replaced_too(python):

@@ -288,7 +288,7 @@ def test_its_data_are_thinned(trained, case):
 def test_remedies_change_what_it_learns(trained, started, tmp_path, case):
     case.skip_if_it_fails("thinned")
     if "remedies" in case.method.fails:
-        done = started(case, "NPT", tmp_path / "seed1", *OFF, *REMEDIES).done
+        done = started(case, "NPT", tmp_path / "seed1", *OFF, *TAIL, *REMEDIES).done
         assert done.returncode == 2 and case.method.fails["remedies"] in done.stderr
         return
     sampler = ("DATALOADER.TRAIN_X.SAMPLER", "ClassBalancedSampler")
