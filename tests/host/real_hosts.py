@@ -261,7 +261,6 @@ HOSTS: dict[str, list[Method]] = {
         Method(
             "VPT",
             "configs/trainers/VPT/vit_b16_c2_ep5_batch4_4.yaml",
-            adapter="npt.Features(None, model.embeddings.return_fixed_embeddings())",
         ),
     ],
     "trainers/cocoop.py": [
