@@ -15,6 +15,7 @@ from npt.clusters import clusters_of
 from npt.config import KEYS
 from npt.errors import NPTError
 from npt.geometry import language_collapse_degree
+from npt.host.features import FeatureTap
 from npt.losses import anchor_loss, balanced_isomorphism_loss, clustered_collapse_loss
 from npt.terms import MEASURES, TERMS, Batch, Measure, Run, Term, evaluate
 
@@ -217,18 +218,18 @@ def test_a_term_without_gradient_is_a_warning_once(registered):
     assert len(all_) == 1
 
 
+def given(model, batch):
+    return npt.Features(batch["image"], batch["text"])
+
+
 def test_a_measure_that_fails_leaves_the_others(registered):
     from npt.measure import Recorder
 
     def fails(text):
         raise NPTError("m_bad cannot be computed here")
 
-    class Tap:
-        def take(self, batch, classes):
-            return npt.Features(batch["image"], batch["text"])
-
     registered(Measure("m_bad", "text", fails))
-    recorder = Recorder(Tap(), Run(None))  # type: ignore[arg-type]
+    recorder = Recorder(FeatureTap(torch.nn.Identity(), given), Run(None))
     for b in (batch_of(4), batch_of(2)):
         recorder.add(b.image @ b.text.T, b.labels, {"image": b.image, "text": b.text})
     found = recorder.results()
@@ -243,12 +244,8 @@ def test_measures_of_texts_batches_and_splits_from_outside(registered):
     registered(Measure("m_batch", "batch", lambda b: b.labels.double().mean(), logged=True))
     registered(Measure("m_split", "split", lambda s: s.labels.double().mean()))
 
-    class Tap:
-        def take(self, batch, classes):
-            return npt.Features(batch["image"], batch["text"])
-
     first, second = batch_of(4), batch_of(2)
-    recorder = Recorder(Tap(), Run(None))  # type: ignore[arg-type]
+    recorder = Recorder(FeatureTap(torch.nn.Identity(), given), Run(None))
     for b in (first, second):
         logits = b.image @ b.text.T
         recorder.add(logits, b.labels, {"image": b.image, "text": b.text})

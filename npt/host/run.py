@@ -54,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(argv)
     except SystemExit as end:
-        if isinstance(end.code, str):  # Python prints it, with exit code 1
-            print(end.code, _what_ran(argv), sep="\n", file=sys.stderr)
-            return 1
-        if end.code:
-            print(_what_ran(argv), file=sys.stderr)
-        raise
+        if not end.code or not engine.imported():
+            raise
+        if isinstance(end.code, str):  # Python would print it, with exit code 1
+            print(end.code, file=sys.stderr)
+        print(_what_ran(argv), file=sys.stderr)
+        return end.code if isinstance(end.code, int) else 1
     except Exception as error:
         return _failed(error, argv)
     return 0
@@ -77,7 +77,7 @@ def _failed(error: Exception, argv: Sequence[str]) -> int:
     else:
         if first is not error:
             print(f"the host then raised {type(error).__name__}: {error}", file=sys.stderr)
-    if argv and Path(argv[0]).is_file():
+    if code == 1 or engine.imported():  # else nothing of the host has run
         print(_what_ran(argv), file=sys.stderr)
     return code
 

@@ -183,7 +183,7 @@ def test_clean_cfg():
     cfg.TRAINER.COOP = CfgNode({"N_CTX": 16})
     cfg.TRAINER.OTHER = CfgNode({"X": 1})
     clean_cfg(cfg, "CoOp")
-    assert set(cfg.TRAINER) == {"NAME", "COOP"}
+    assert set(cfg.TRAINER) - {"NPT"} == {"NAME", "COOP"}  # npt keeps its node, if it is imported
 
 
 def test_import_is_light():

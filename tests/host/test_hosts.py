@@ -237,6 +237,14 @@ def test_a_bug_in_the_host_keeps_its_traceback(python, tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr and "KeyError" in done.stderr
 
 
+def test_the_last_line_comes_after_an_exit_with_a_message(python, tmp_path):
+    (tmp_path / "script.py").write_text("import sys, dassl\nsys.exit('no teacher here')\n")
+    done = python("-m", "npt.run", "script.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-2:-1] == ["no teacher here"]
+    assert done.stderr.splitlines()[-1].startswith(f"host {tmp_path}, trainer none yet")
+
+
 @pytest.mark.parametrize("fault", ["freeze()", "missing()"])
 def test_a_host_that_replaces_errors_does_not_hide_the_sentence(python, tmp_path, fault):
     """As in DePT; a bug keeps its traceback there, too."""

@@ -192,7 +192,7 @@ def test_its_folder_is_that_of_a_host(folder):
 def test_every_pattern_trains_on_dassl(python, on_dassl, host_clip, dots, tmp_path, trainer):
     flags = ["--root", dots, "--output-dir", tmp_path, "--trainer", f"{trainer}NPT", "--seed", 1]
     flags += ["--dataset-config-file", "configs/dots.yaml", "--config-file", "configs/short.yaml"]
-    program = ("-m", "npt.run", "train.py")
+    program = (BOOT, tmp_path, "", "train.py")  # for packages that Dassl imports
     pairs = ("DATASET.NUM_SHOTS", 2)
     done = python(*program, *flags, *pairs, cwd=REPO, HOST_CLIP=host_clip, **on_dassl)
     assert done.returncode == 0, done.stderr[-3000:]
