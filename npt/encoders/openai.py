@@ -116,3 +116,10 @@ def _load(spec: ModuleSpec) -> ModuleType:
 def _forget() -> None:
     for name in [n for n in sys.modules if n.partition(".")[0] == SECOND_NAME]:
         del sys.modules[name]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of the package's module `model`, such as CLIP, imported at their first use."""
+    if name in ("CLIP", "VisionTransformer", "build_model", "convert_weights"):
+        return getattr(openai_clip().model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -218,7 +218,7 @@ def _find_installed() -> Path | None:
 def _find_beside() -> Path | None:
     """The Dassl that the host brings along, whose folder is then appended to sys.path.
 
-    It is looked for in folders with `dassl` in their names, beside the program that runs and, if
+    It is looked for in folders whose names begin with `dassl`, beside the program that runs and, if
     that is not the top of a repository, beside its folder. NPTError if there are several.
     """
     program = getattr(sys.modules.get("__main__"), "__file__", None)
@@ -227,7 +227,7 @@ def _find_beside() -> Path | None:
         return None  # interactive, or one of npt's own programs
     places = [home] if (home / ".git").exists() else [home, home.parent]
     for place in places:
-        found = [x for x in place.glob("*/dassl/__init__.py") if "dassl" in x.parts[-3].lower()]
+        found = list(place.glob("[Dd][Aa][Ss][Ss][Ll]*/dassl/__init__.py"))
         if len(found) > 1:
             named = ", ".join(f'"{x.parents[1]}"' for x in sorted(found))
             raise NPTError(

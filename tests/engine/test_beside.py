@@ -83,10 +83,10 @@ def test_what_lies_beside_a_whole_repository_is_not_the_host_s(python, fork):
 
 
 def test_several_forks_end_with_one_sentence(python, fork):
-    shutil.copytree(fork.parent, fork.parents[1] / "my-dassl")
+    shutil.copytree(fork.parent, fork.parents[1] / "dassl-mine")
     done = started(python, fork)
     assert done.returncode == 2 and "brings several engines" in done.stderr
-    assert str(fork.parents[1] / "my-dassl") in done.stderr and "Traceback" not in done.stderr
+    assert str(fork.parents[1] / "dassl-mine") in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("file", ["__init__.py", "data/__init__.py"])

@@ -18,7 +18,7 @@ class Method:
     config: its yaml; settings: KEY VALUE; flags: of its train.py
     adapter: the features, an expression of `model`, `batch` and `npt` (see boot.py)
     fails: what does not work -> what is said of it: `trains` (the host's own trainer), `npt`,
-        `checkpoints`, `accelerated`, `thinned`, `remedies`
+        `checkpoints`, `accelerated`, `thinned`, `remedies`, `sampler`
     host_fork: its code needs the Dassl that it brings along
     """
 
@@ -212,7 +212,10 @@ HOSTS: dict[str, list[Method]] = {
             "ADAPTER",
             "configs/trainers/SGD_lr1e-1_B256_ep300.yaml",
             ("TRAINER.ADAPTER.PREC", "fp32"),
-            fails={"accelerated": "no module of it has layers of CLIP's transformers"},
+            fails={
+                "accelerated": "no module of it has layers of CLIP's transformers",
+                "sampler": "its train.py chooses the sampler",
+            },
         ),
     ],
     "trainers/taskres.py": [
