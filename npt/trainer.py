@@ -393,4 +393,7 @@ def _own_loss(
         return loss.detach().float()
     if logits is None:
         return torch.full((), float("nan"), device=labels.device)
-    return remedies.loss(F.cross_entropy, logits.detach().float(), labels.to(logits.device))
+    logits, labels = logits.detach().float(), labels.to(logits.device)
+    if remedies and logits.shape[1] != remedies.classes:  # `Remedied` ends the step with a sentence
+        return F.cross_entropy(logits, labels)
+    return remedies.loss(F.cross_entropy, logits, labels)

@@ -282,6 +282,15 @@ class MoreClasses(Host):
         return F.cross_entropy(torch.cat([logits, logits[:, :1]], 1), batch["label"])
 
 
+class MoreTexts(Host):
+    """Its model has texts of classes that are not trained."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        table = self.model.text_encoder.table
+        self.model.text_encoder.table = torch.nn.Parameter(torch.cat([table, table[:2] + 1]).data)
+
+
 class Mixing(Host):
     def loss(self, batch):
         soft = F.one_hot(batch["label"], K).float()
@@ -296,6 +305,7 @@ class Mixing(Host):
         (Discarding, "focal", "does not reach"),
         (Weighting, "balanced", "has weights"),
         (MoreClasses, "LOGIT_ADJUST", f"logits of the {K} classes"),
+        (MoreTexts, "LOGIT_ADJUST", f"logits of the {K} classes"),
         (Ignoring, "focal", "an ignored label"),
     ],
 )
