@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from npt.errors import NPTError, report
-from npt.experiments.stopping import Preempted, exit_code
+from npt.experiments.running.stopping import Preempted, exit_code
 from npt.files import atomic_write
 from npt.flags import Parser, add_flags
 from npt.stopping import preempted, run_program
@@ -139,19 +139,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    from npt.experiments.console import carry_out
     from npt.experiments.reading import load_experiment
+    from npt.experiments.running.console import carry_out
 
     experiment = load_experiment(args.experiment, args.opts)
     return carry_out(experiment.title, experiment.runs(args.out), args.out, args.jobs)
 
 
 def estimate_command(args: argparse.Namespace) -> int:
-    from npt.experiments import estimate, runner
+    from npt.experiments import estimate
     from npt.experiments.reading import load_experiment
+    from npt.experiments.running.validation import validate
 
     runs = load_experiment(args.experiment, args.opts).runs(args.out)
-    for dataset, words in runner.validate(runs).items():
+    for dataset, words in validate(runs).items():
         raise NPTError(f"{dataset}: {words}")
     print(estimate.report(runs, args.out))
     return 0

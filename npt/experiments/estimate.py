@@ -24,7 +24,8 @@ import torch
 from tabulate import tabulate
 
 from npt.experiments.plan import Run, dataset_name
-from npt.experiments.runner import default_jobs, is_complete
+from npt.experiments.running.pool import default_jobs
+from npt.experiments.state import is_complete
 from npt.flags import parse_args, setup_cfg
 from npt.session import build
 

@@ -24,7 +24,7 @@ from npt.errors import NPTError
 from npt.experiments import state
 from npt.experiments.estimate import words
 from npt.experiments.plan import Evaluation, Run, dataset_name
-from npt.experiments.runner import without
+from npt.experiments.running.validation import without
 from npt.flags import parse_args, setup_cfg
 from npt.imbalance import TYPES, Ranked
 from npt.results import RESULT

@@ -15,10 +15,11 @@ from typing import Any
 
 from npt.config import find_config
 from npt.errors import NPTError
-from npt.experiments import forecast, runner
-from npt.experiments.console import carry_out
+from npt.experiments import forecast
 from npt.experiments.plan import Experiment, dataset_name, merge
 from npt.experiments.reading import Selection, check_known, load_experiment, methods_beside
+from npt.experiments.running.console import carry_out
+from npt.experiments.running.pool import default_jobs
 from npt.files import read_record, write_record
 
 PAPER_SUITE = "paper"
@@ -117,7 +118,7 @@ def reproduce(
     if dry_run:
         costs = forecast.read_costs(folder_of(suite))
         found = forecast.lines(runs, costs)
-        print(forecast.render(found, costs, jobs or runner.default_jobs()[0]))
+        print(forecast.render(found, costs, jobs or default_jobs()[0]))
         return 0
     _check_suite(out, suite)
 

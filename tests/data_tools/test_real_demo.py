@@ -12,7 +12,7 @@ from PIL import Image
 
 from npt.experiments.estimate import Estimate, estimate, render, words
 from npt.experiments.reading import load_experiment
-from npt.experiments.runner import execute_run
+from npt.experiments.running.one import execute_run
 
 bash_only = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 CLASSES = ("AnnualCrop", "Forest", "Highway", "River")

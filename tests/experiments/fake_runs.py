@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from npt.errors import NPTError
-from npt.experiments import runner
 from npt.experiments.__main__ import main
 from npt.experiments.plan import Part, Run
-from npt.experiments.runner import execute
+from npt.experiments.running import pool, validation
 
 
 def runs(out: Path, seeds: int = 8, **fields) -> list[Run]:
@@ -89,11 +88,11 @@ def troubled(run: Run) -> None:
 if __name__ == "__main__":
     os.environ["FAKE_SECONDS"] = sys.argv[3]
     if sys.argv[4:]:
-        runner.validate = lambda runs: {}
-        runner.execute = partial(runner.execute, execute_one=patient)
+        validation.validate = lambda runs: {}
+        pool.execute = partial(pool.execute, execute_one=patient)
         sys.exit(main(["run", sys.argv[4], "--out", sys.argv[1], "--jobs", sys.argv[2]]))
     todo = runs(Path(sys.argv[1]))
     for run in todo:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-    done = execute(todo, int(sys.argv[2]), lambda o: print(o.run.seed, flush=True), quick)
+    done = pool.execute(todo, int(sys.argv[2]), lambda o: print(o.run.seed, flush=True), quick)
     print("executed", len(done))

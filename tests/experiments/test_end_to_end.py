@@ -8,9 +8,10 @@ from contextlib import redirect_stdout
 
 import pytest
 
-from npt.experiments import runner
+from npt.experiments import state
 from npt.experiments.__main__ import main
 from npt.experiments.reading import load_experiment
+from npt.experiments.running import one, pool
 from npt.results import readable
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ def folder(tmp_path_factory):
 
 def test_every_result_is_there(folder):
     runs = load_experiment(folder / "small.yaml").runs(folder / "out")
-    assert len(runs) == 3 and all(runner.is_complete(run) for run in runs)
+    assert len(runs) == 3 and all(state.is_complete(run) for run in runs)
     for run in runs:
         for evaluation in run.evaluations:
             result = json.loads((run.output(evaluation) / "result.json").read_text())
@@ -117,7 +118,7 @@ def best_val(tmp_path_factory):
     (folder / "best.yaml").write_text(BEST_VAL)
     (whole,) = load_experiment(folder / "best.yaml").runs(folder / "whole")
     with redirect_stdout(io.StringIO()):
-        runner.execute_run(whole)
+        one.execute_run(whole)
     return folder, figures_of(whole)
 
 
@@ -144,13 +145,13 @@ def test_a_half_trained_run_is_not_done(best_val, monkeypatch, capsys):
 
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(SimpleTrainer, "after_epoch", killed)
-        runner.execute_run(run)
+        one.execute_run(run)
     assert "val" in readable(run.folder / "base")["results"]  # of the first epoch
-    assert not runner.is_complete(run)
+    assert not state.is_complete(run)
     assert main(["table", str(folder / "half")]) == 2
     assert "no results" in capsys.readouterr().err
-    runner.execute_run(run)
-    assert runner.is_complete(run) and figures_of(run) == expected
+    one.execute_run(run)
+    assert state.is_complete(run) and figures_of(run) == expected
 
 
 @pytest.mark.parametrize(
@@ -166,8 +167,8 @@ def test_a_run_whose_files_are_lost_or_damaged_is_done_again(best_val, tmp_path,
     if content:
         path.write_bytes(content)
     with redirect_stdout(io.StringIO()):
-        runner.execute_run(run)
-    assert runner.is_complete(run) and figures_of(run) == expected
+        one.execute_run(run)
+    assert state.is_complete(run) and figures_of(run) == expected
 
 
 @pytest.mark.parametrize("lost", ["new/result.json", "base/result.json"])
@@ -187,8 +188,8 @@ def test_a_run_whose_model_is_damaged_is_trained_anew(
     if damage == "delete":
         path.unlink()
     with redirect_stdout(io.StringIO()):
-        runner.execute_run(run)
-    assert runner.is_complete(run) and figures_of(run) == expected
+        one.execute_run(run)
+    assert state.is_complete(run) and figures_of(run) == expected
     named = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(named) == (name == "model-best.pth.tar")  # the model that is kept
     assert all(name in line for line in named)
@@ -206,8 +207,8 @@ def test_a_folder_of_another_configuration_is_refused_by_a_run(best_val, tmp_pat
     (run.folder / "run.json").unlink()
     before = {p: p.read_bytes() for p in run.folder.rglob("*.*") if "log.txt" not in p.name}
     for _ in range(2):  # the first one does not claim the folder
-        (outcome,) = runner.execute([run], 1)
-        assert "OPTIM.LR" in outcome.error and outcome.error.endswith(runner.WAYS_OUT)
+        (outcome,) = pool.execute([run], 1)
+        assert "OPTIM.LR" in outcome.error and outcome.error.endswith(pool.WAYS_OUT)
     assert before.items() <= {p: p.read_bytes() for p in before}.items()
     assert not (run.folder / "run.json").exists()
 

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 from npt.errors import NPTError
-from npt.experiments import console, reproduce, runner, state
+from npt.experiments import reproduce, state
 from npt.experiments.__main__ import main
 from npt.experiments.frame import frame_of
 from npt.experiments.plan import merge
 from npt.experiments.reading import Selection
 from npt.experiments.report import page
+from npt.experiments.running import console, pool, validation
 from npt.files import locked
 
 COUNTS = {1.0: [16, 16, 16], 0.05: [16, 3, 1], 0.01: [16, 1, 1]}
@@ -55,13 +56,13 @@ def fake(monkeypatch):
                     log.write_text("".join(f"line {k}\n" for k in range(20)))
                 else:
                     write(run)
-                outcomes.append(runner.Outcome(run, 1.0, error, log))
+                outcomes.append(pool.Outcome(run, 1.0, error, log))
                 report(outcomes[-1])
             return outcomes
 
     it = Fake()
-    monkeypatch.setattr(runner, "validate", lambda runs: it.problems)
-    monkeypatch.setattr(runner, "execute", it.execute)
+    monkeypatch.setattr(validation, "validate", lambda runs: it.problems)
+    monkeypatch.setattr(pool, "execute", it.execute)
     monkeypatch.setattr(page.figures, "fig1", _no_features)  # which need real models
     return it
 
@@ -316,7 +317,7 @@ def test_every_run_of_all_scripts_is_in_one_list(tmp_path):
 
 def test_console_names_an_unreadable_log(tmp_path):
     (run,) = fake_runs.runs(tmp_path, seeds=1)
-    outcome = runner.Outcome(run, 1.0, "a failure", Path(tmp_path / "no.txt"))
+    outcome = pool.Outcome(run, 1.0, "a failure", Path(tmp_path / "no.txt"))
     assert console._failure(outcome) == f"failed: {run.name}: a failure"
 
 

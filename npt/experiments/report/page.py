@@ -17,7 +17,6 @@ import pandas as pd
 from npt.datasets.catalog import CATALOG
 from npt.errors import NPTError
 from npt.experiments import state
-from npt.experiments.console import PROBLEMS
 from npt.experiments.found import BASE_TO_NEW, TRANSFER, frames_found
 from npt.experiments.frame import frame_of
 from npt.experiments.plan import merge
@@ -25,6 +24,7 @@ from npt.experiments.report import figures, long_tail, tables
 from npt.experiments.report.reported import Reported, load_reported
 from npt.experiments.report.table import Table
 from npt.experiments.reproduce import PAPER_SUITE, asked
+from npt.experiments.running.console import PROBLEMS
 from npt.experiments.training_sets import PAPERS, TYPE
 from npt.files import atomic_write, read_record, remove_leftovers
 from npt.identity import FREE

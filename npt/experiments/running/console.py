@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from npt.errors import NPTError
-from npt.experiments import runner, state
+from npt.experiments import state
 from npt.experiments.plan import Run, dataset_name
+from npt.experiments.running import pool, validation
 from npt.files import locked, read_record, remove_leftovers, write_record
 
 EXIT_FAILED_RUNS = 1
@@ -43,7 +44,7 @@ def carry_out(
         print(title)
         print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them complete in {out}")
         try:
-            problems = runner.validate(waiting)
+            problems = validation.validate(waiting)
             possible = _possible(runs, problems)
             begin()
             outcomes = _execute(possible, jobs)
@@ -61,14 +62,14 @@ def carry_out(
 
 def _possible(runs: Sequence[Run], problems: Mapping[str, str]) -> list[Run]:
     """The runs without data sets that cannot be used. NPTError if none is left."""
-    possible = runner.without(runs, problems)
+    possible = validation.without(runs, problems)
     if not possible:
         first, *others = problems.values()
         raise NPTError(f"{first} ({len(others)} more data sets are missing)" if others else first)
     return possible
 
 
-def _tell(failed: Sequence[runner.Outcome], problems: Mapping[str, str]) -> None:
+def _tell(failed: Sequence[pool.Outcome], problems: Mapping[str, str]) -> None:
     """Name what went wrong. problems: why data sets cannot be used, by their names"""
     for outcome in failed:
         print(_failure(outcome), file=sys.stderr)
@@ -77,7 +78,7 @@ def _tell(failed: Sequence[runner.Outcome], problems: Mapping[str, str]) -> None
 
 
 def _remember(
-    failed: Sequence[runner.Outcome], problems: Mapping[str, str], runs: Sequence[Run], out: Path
+    failed: Sequence[pool.Outcome], problems: Mapping[str, str], runs: Sequence[Run], out: Path
 ) -> None:
     """Keep what went wrong for the report, and what earlier calls with other runs have kept."""
     ours = {run.name for run in runs}
@@ -90,7 +91,7 @@ def _remember(
     write_record(out / PROBLEMS, {**kept, **problems, **errors})
 
 
-def _failure(outcome: runner.Outcome) -> str:
+def _failure(outcome: pool.Outcome) -> str:
     """The name, the error and the last lines of the log of a run that failed."""
     there = outcome.log is not None and outcome.log.exists()
     words = f"failed: {outcome.run.name}: {outcome.error}"
@@ -101,7 +102,7 @@ def _failure(outcome: runner.Outcome) -> str:
     return "\n".join([f"{words} (see {outcome.log})", *last])
 
 
-def _execute(runs: Sequence[Run], jobs: int | None) -> list[runner.Outcome]:
+def _execute(runs: Sequence[Run], jobs: int | None) -> list[pool.Outcome]:
     """Execute the runs with a progress bar on a terminal, or else with one line for each run."""
     from tqdm import tqdm
 
@@ -109,17 +110,17 @@ def _execute(runs: Sequence[Run], jobs: int | None) -> list[runner.Outcome]:
     done = itertools.count(1)
     with tqdm(total=total, unit="run", disable=None, dynamic_ncols=True) as bar:
 
-        def show(outcome: runner.Outcome) -> None:
+        def show(outcome: pool.Outcome) -> None:
             text = f"{outcome.run.name}: {_headline(outcome)}"
             if bar.disable:
                 print(f"[{next(done)}/{total}] {outcome.seconds:5.1f} s  {text}", flush=True)
             bar.set_postfix_str(text)
             bar.update()
 
-        return runner.execute(runs, jobs, show)
+        return pool.execute(runs, jobs, show)
 
 
-def _headline(outcome: runner.Outcome) -> str:
+def _headline(outcome: pool.Outcome) -> str:
     """The test accuracy of each evaluation, or FAILED."""
     run = outcome.run
     if outcome.error:

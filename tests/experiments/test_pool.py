@@ -12,8 +12,9 @@ import fake_runs
 import pytest
 
 from npt.errors import NPTError
-from npt.experiments import runner, state
+from npt.experiments import state
 from npt.experiments.plan import Part
+from npt.experiments.running import one, pool
 from npt.files import locked
 
 FAKE = Path(fake_runs.__file__)
@@ -22,7 +23,7 @@ FAKE = Path(fake_runs.__file__)
 def test_runs_are_executed_in_other_processes_and_reported(tmp_path, capfd):
     todo = fake_runs.runs(tmp_path, seeds=5)
     reported = []
-    outcomes = runner.execute(todo, 2, reported.append, fake_runs.troubled)
+    outcomes = pool.execute(todo, 2, reported.append, fake_runs.troubled)
     assert reported == outcomes
     errors = {o.run.seed: o.error for o in outcomes}
     assert errors[1] is None and errors[5] is None
@@ -38,7 +39,7 @@ def test_runs_are_executed_in_other_processes_and_reported(tmp_path, capfd):
 def test_data_loaders_start_their_processes_as_elsewhere(tmp_path):
     """Not as the workers of the runner, which import torch anew."""
     (run,) = fake_runs.runs(tmp_path, seeds=1)
-    (outcome,) = runner.execute([run], 1, execute_one=fake_runs.telling)
+    (outcome,) = pool.execute([run], 1, execute_one=fake_runs.telling)
     assert outcome.error is None
     assert (run.folder / "method").read_text() == multiprocessing.get_start_method()
 
@@ -47,9 +48,9 @@ def test_what_is_complete_is_not_repeated(tmp_path):
     todo = fake_runs.runs(tmp_path, seeds=3)
     for run in todo:
         fake_runs.write(run)
-    assert runner.execute(todo, 1, execute_one=fake_runs.quick) == []
+    assert pool.execute(todo, 1, execute_one=fake_runs.quick) == []
     (todo[1].folder / "new" / "result.json").unlink()
-    again = runner.execute(todo, 1, execute_one=fake_runs.quick)
+    again = pool.execute(todo, 1, execute_one=fake_runs.quick)
     assert [o.run.seed for o in again] == [2]
 
 
@@ -124,7 +125,7 @@ def test_a_killed_worker_is_one_failed_run(tmp_path):
         os.kill(worker, signal.SIGKILL)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 1 and error.count("\n") == 1 and "exit code -9" in error
-    assert sum(map(runner.is_complete, fake_runs.runs(out, seeds=4))) == 3
+    assert sum(map(state.is_complete, fake_runs.runs(out, seeds=4))) == 3
 
 
 @pytest.mark.slow
@@ -135,16 +136,16 @@ def test_a_killed_experiment_loses_only_the_current_runs(tmp_path):
         finished = [process.stdout.readline().strip() for _ in range(2)]
         time.sleep(0.3)  # the next two have begun
         process.send_signal(signal.SIGKILL)
-    complete = {r.seed for r in fake_runs.runs(tmp_path) if runner.is_complete(r)}
+    complete = {r.seed for r in fake_runs.runs(tmp_path) if state.is_complete(r)}
     assert {int(seed) for seed in finished} <= complete
     began = {int(p.name[6:]): len(p.read_text()) for p in tmp_path.rglob("began-*")}
     assert 2 < len(began) < 8
     time.sleep(1.5)
-    assert complete == {r.seed for r in fake_runs.runs(tmp_path) if runner.is_complete(r)}
+    assert complete == {r.seed for r in fake_runs.runs(tmp_path) if state.is_complete(r)}
     command[-1] = "0"
     second = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"executed {8 - len(complete)}" in second.stdout
-    assert all(runner.is_complete(r) for r in fake_runs.runs(tmp_path))
+    assert all(state.is_complete(r) for r in fake_runs.runs(tmp_path))
     for path in tmp_path.rglob("began-*"):
         once = int(path.name[6:]) in complete
         assert len(path.read_text()) == (1 if once else 1 + began.get(int(path.name[6:]), 0))
@@ -152,23 +153,23 @@ def test_a_killed_experiment_loses_only_the_current_runs(tmp_path):
 
 def test_an_unreadable_or_partial_result_is_no_result(tmp_path):
     run = fake_runs.runs(tmp_path, seeds=1, evaluate=("val", "test"))[0]
-    assert not runner.is_complete(run)
+    assert not state.is_complete(run)
     fake_runs.write(run)
-    assert runner.is_complete(run)
+    assert state.is_complete(run)
     path = run.folder / "new" / "result.json"
     path.write_text(json.dumps({"results": {"test": {}}}))
-    assert runner.missing_splits(run, run.evaluations[1]) == ["val"]
+    assert state.missing_splits(run, run.evaluations[1]) == ["val"]
     path.write_text('{"results": {"te')
-    assert runner.missing_splits(run, run.evaluations[1]) == ["val", "test"]
+    assert state.missing_splits(run, run.evaluations[1]) == ["val", "test"]
 
 
 def test_checkpoints_are_deleted_when_they_are_not_kept(tmp_path):
     todo = fake_runs.runs(tmp_path, seeds=1, keep_checkpoints=False)
     fake_runs.write(todo[0])
-    assert runner.has_checkpoint(todo[0].folder / "base")
-    assert runner.execute(todo, 1, execute_one=fake_runs.quick) == []
-    assert not runner.has_checkpoint(todo[0].folder / "base")
-    assert runner.is_complete(todo[0])
+    assert state.has_checkpoint(todo[0].folder / "base")
+    assert pool.execute(todo, 1, execute_one=fake_runs.quick) == []
+    assert not state.has_checkpoint(todo[0].folder / "base")
+    assert state.is_complete(todo[0])
 
 
 def test_a_failing_evaluation_does_not_keep_the_next_from_being_made(tmp_path, monkeypatch):
@@ -178,14 +179,14 @@ def test_a_failing_evaluation_does_not_keep_the_next_from_being_made(tmp_path, m
             raise NPTError("two is damaged")
 
     tested: list[str] = []
-    monkeypatch.setattr(runner, "_trainer", lambda run, evaluation: nullcontext())
-    monkeypatch.setattr(runner, "load", lambda trainer, folder: None)
-    monkeypatch.setattr(runner, "_test", test)
+    monkeypatch.setattr(one, "_trainer", lambda run, evaluation: nullcontext())
+    monkeypatch.setattr(one, "load", lambda trainer, folder: None)
+    monkeypatch.setattr(one, "_test", test)
     zero = {"train": False, "config": "configs/trainers/ZeroshotCLIP/tiny.yaml"}
     entries = tuple({"name": name, "classes": "all"} for name in ("one", "two", "three"))
     (run,) = Part({"ZeroshotCLIP": zero}, ("mini_land",), protocol=entries).runs(tmp_path)
     with pytest.raises(NPTError, match="two is damaged"):
-        runner.execute_run(run)
+        one.execute_run(run)
     assert tested == ["one", "two", "three"]
 
 
@@ -225,8 +226,8 @@ def test_a_damaged_record_is_named_and_counts_as_not_done(tmp_path, name, damage
     DAMAGES[damage](path)
     (found,) = state.damages(first.folder, ["base", "new"]).items()
     assert found[0] == path and str(path) in found[1] and "\n" not in found[1]
-    assert not runner.is_complete(first) and runner.is_complete(second)
-    runner.remove_damaged(first)
+    assert not state.is_complete(first) and state.is_complete(second)
+    state.remove_damaged(first)
     assert not path.exists() and (second.folder / name).exists()
     assert (first.folder / "base/learner").exists()  # from which it goes on
 
@@ -235,7 +236,7 @@ def test_without_run_json_no_command_counts_a_run_as_done(tmp_path):
     (run,) = fake_runs.runs(tmp_path, seeds=1)
     fake_runs.write(run)
     (run.folder / "run.json").unlink()
-    assert not runner.is_complete(run)
+    assert not state.is_complete(run)
     assert list(state.runs_in(tmp_path)) == []
 
 
