@@ -96,13 +96,20 @@ def _is_left_over(path: Path) -> bool:
     host, process = found[1], int(found[2])
     if host != socket.gethostname():
         return time.time() - path.stat().st_mtime > 24 * 3600
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+    return not is_process(process)
+
+
+def is_process(number: int) -> bool:
+    """Whether this machine has a process of this number; True where the system does not say."""
+    if os.name != "posix":  # elsewhere the signal 0 ends a process
         return True
-    except OSError:
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
         return False
-    return False
+    except OSError:
+        return True
+    return True
 
 
 # --------------------------------------------------------------------------- JSON

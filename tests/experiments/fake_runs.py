@@ -74,7 +74,7 @@ def telling(run: Run) -> None:
 
 
 def troubled(run: Run) -> None:
-    run.folder.mkdir(parents=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
     print("output of a run")
     if run.seed == 2:
         raise NPTError("seed 2 is refused")

@@ -15,6 +15,7 @@ from typing import Any
 from npt import identity
 from npt.errors import NPTError, sentence
 from npt.experiments.plan import Evaluation, Run, dataset_name
+from npt.experiments.running.progress import doing
 from npt.experiments.state import (
     RECORD,
     config_digest,
@@ -55,6 +56,7 @@ def execute_run(run: Run) -> None:
             _check_models(run)
         if missing_splits(run, first):
             with _trainer(run, first) as trainer:
+                doing(first.name, trainer)
                 trainer.train()  # goes on from the last step; after the last one it only tests
                 _claim(run, known)
                 _test(trainer, run, first)
@@ -123,6 +125,7 @@ def _damage(path: Path) -> str | None:
 @contextmanager
 def _trainer(run: Run, evaluation: Evaluation) -> Iterator[Any]:
     """The run's trainer with an evaluation's data. Its output goes to the evaluation's log."""
+    doing(evaluation.name)
     args = parse_args(run.argv(evaluation))
     cfg = setup_cfg(args)
     with session(args, cfg):

@@ -24,11 +24,13 @@ from pathlib import Path
 from npt.errors import sentence
 from npt.experiments.plan import Run
 from npt.experiments.running.one import execute_run
+from npt.experiments.running.progress import fail, recorded
 from npt.experiments.running.stopping import block_interrupts
 from npt.experiments.state import is_complete, remove_checkpoints
 from npt.identity import WAYS_OUT as WAYS_OUT_OF_TRAINING
 from npt.stopping import exiting
 
+KILLED = getattr(signal, "SIGKILL", 9)
 WAYS_OUT = "use another --out folder, or delete this folder"
 
 
@@ -104,17 +106,24 @@ def _attempt(run: Run, execute: Callable[[Run], None]) -> tuple[str | None, Path
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         sys.stderr = _ToStdout()  # warnings are written to the run's log
         try:
-            execute(run)
-            return None, None
-        except Exception as error:
-            log = _log_of(run)
-            with suppress(OSError):  # the disk may be full
-                log.parent.mkdir(parents=True, exist_ok=True)
-                with open(log, "a", encoding="utf-8") as file:
-                    traceback.print_exception(error, file=file)
-            return _words(error), log
+            with recorded(run.folder) as progress:
+                try:
+                    execute(run)
+                    return None, None
+                except Exception as error:
+                    log, words = _log_of(run), _words(error)
+                    _write_traceback(error, log)
+                    progress.failed(words, log)
+                    return words, log
         finally:
             sys.stdout, sys.stderr = console, errors
+
+
+def _write_traceback(error: Exception, log: Path) -> None:
+    with suppress(OSError):  # the disk may be full
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
 
 
 def _words(error: Exception) -> str:
@@ -168,9 +177,17 @@ class _Worker:
             seconds, error, log = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            error, log = f"its process ended with exit code {self.process.exitcode}", _log_of(run)
+            error, log = _death(self.process.exitcode), _log_of(run)
             seconds = time.perf_counter() - self.started
+            fail(run.folder, error, log)
         return Outcome(run, seconds, error, log)
+
+
+def _death(code: int | None) -> str:
+    """The end of a process that has not told its own, in words. code: negative for a signal"""
+    if code == -KILLED:
+        return f"its process was killed, by someone or for lack of memory (exit code {code})"
+    return f"its process ended with exit code {code}"
 
 
 def _stop(workers: Sequence[_Worker]) -> None:
