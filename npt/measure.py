@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from npt import engine, identity, results
 from npt.calibration import Scaling
+from npt.course import Course, Entry
 from npt.errors import NPTError, OtherRun, sentence
 from npt.host.features import Adapter, FeatureTap, unwrap
 from npt.host.steps import arguments_of
@@ -93,6 +94,7 @@ class Measured(TrainerX):
         # The pass over the validation images that the temperature of the current model is from:
         self._measure_validation: tuple[Recorder, float] | None = None  # with its seconds
         self._measure_knowledge: Run | None = None  # of the current model
+        self._measure_course = Course()
         results.reset_peak_memory()
         super().__init__(*args, **kwargs)
 
@@ -116,6 +118,10 @@ class Measured(TrainerX):
         self._measure_start = time.perf_counter()
         self.write_result()  # so that the folder says from now on which run it has
         return value
+
+    def after_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        self._measure_course.close()
+        return super().after_epoch(*args, **kwargs)
 
     def after_train(self, *args: Any, **kwargs: Any) -> Any:
         self._measure_train_seconds = self._measure_seconds()
@@ -144,11 +150,13 @@ class Measured(TrainerX):
 
     def progress_state(self) -> dict[str, Any]:
         """What a checkpoint of the embedded engine keeps for a run that goes on."""
-        return {**super().progress_state(), "seconds": self._measure_seconds()}
+        more = {"seconds": self._measure_seconds(), "course": self._measure_course.state()}
+        return {**super().progress_state(), **more}
 
     def load_progress_state(self, state: dict[str, Any]) -> None:
         super().load_progress_state(state)
         self._measure_seconds_before = float(state.get("seconds", 0.0))
+        self._measure_course.load_state(state.get("course", {}))
 
     @property
     def _measure_folder(self) -> Path:
@@ -406,6 +414,11 @@ class Measured(TrainerX):
         """Means over the last epoch trained, by name. For subclasses."""
         return {}
 
+    def _measure_epochs(self, earlier: Iterable[Entry]) -> list[Entry]:
+        """The entry of each epoch; `earlier` those on record, of processes before this one."""
+        known = {entry["epoch"]: entry for entry in (*earlier, *self._measure_course.entries())}
+        return [known[epoch] for epoch in sorted(known)]
+
     def write_result(self) -> None:
         """Write the record of the training, or of this evaluation, into OUTPUT_DIR.
 
@@ -428,6 +441,7 @@ class Measured(TrainerX):
             path, self._measure_earlier = results.place_of_evaluation(self._measure_folder, record)
         earlier = self._measure_earlier or {}
         record["training"] = self.training_figures() or earlier.get("training", {})
+        record["course"] = self._measure_epochs(earlier.get("course", ()))
         record.update(results.peak_memory())
         for entry, splits in self._measure_by_split().items():
             record[entry] = {**earlier.get(entry, {}), **splits}

@@ -355,6 +355,12 @@ def headings() -> dict[str, str]:
     return {row.name: row.heading for row in rows if row.heading}
 
 
+@torch.no_grad()
+def logged_figures(batch: Batch) -> dict[str, Tensor]:
+    """The logged measures of one batch, scalars."""
+    return {measure.name: measure.of_one_batch(batch) for measure in logged_measures()}
+
+
 class Evaluated(NamedTuple):
     """The active terms and logged measures of one batch, scalars of float32 or better."""
 
@@ -379,8 +385,7 @@ def evaluate(batch: Batch) -> Evaluated:
             weighted = weighted + weight * value
             if not value.requires_grad:
                 without_gradient.append(term.name)
-    with torch.no_grad():
-        values.update((m.name, m.of_one_batch(batch)) for m in logged_measures())
+    values.update(logged_figures(batch))
     if weighted is None:  # there are no rows
         weighted = torch.zeros((), device=batch.text.device)
     return Evaluated(values, weighted, without_gradient)

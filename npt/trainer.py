@@ -50,7 +50,6 @@ class NPTMixin(Remedied):
     _npt_warned: tuple[str, ...] = ()
 
     def __init__(self, cfg: Any, *args: Any, **kwargs: Any):
-        self._npt_last_epoch = _EpochMeans()
         super().__init__(for_host(cfg), *args, **kwargs)
 
     def check_cfg(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
@@ -104,39 +103,13 @@ class NPTMixin(Remedied):
             if text not in self._npt_warned:
                 self._npt_warned = (*self._npt_warned, text)
                 warnings.warn(f"{type(self).__name__}: {text}.", stacklevel=2)
-        self._npt_last_epoch.add(getattr(self, "epoch", 0), step.own_entries(summary))
+        entries = step.own_entries(summary)
+        self._measure_course.add(getattr(self, "epoch", 0), entries, step.features)
         return summary if by_host is None or isinstance(by_host, dict) else by_host
 
     def training_figures(self) -> Results:
         """The mean of the loss, each term and each logged measure over the last epoch trained."""
-        return self._npt_last_epoch.means()
-
-    def progress_state(self) -> dict[str, Any]:
-        return {**super().progress_state(), "last_epoch": dict(vars(self._npt_last_epoch))}
-
-    def load_progress_state(self, state: dict[str, Any]) -> None:
-        super().load_progress_state(state)
-        vars(self._npt_last_epoch).update(state.get("last_epoch", {}))
-
-
-class _EpochMeans:
-    """Means of named figures over the batches of the epoch that was added last."""
-
-    def __init__(self) -> None:
-        self.epoch, self.count = -1, 0
-        self.sums: dict[str, float] = {}
-
-    def add(self, epoch: int, figures: dict[str, float]) -> None:
-        if epoch != self.epoch:
-            self.epoch, self.count, self.sums = epoch, 0, {}
-        self.count += 1
-        for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def means(self) -> Results:
-        """None where a figure was infinite or not a number."""
-        means = {name: total / self.count for name, total in self.sums.items()}
-        return {name: x if math.isfinite(x) else None for name, x in means.items()}
+        return self._measure_course.means()
 
 
 def _scaler_of(trainer: Any) -> Any:
@@ -186,6 +159,7 @@ class _Step:
         self.settled = False  # whether no later loss can take over
         self.returned = ""  # what the model returned, if it was neither loss nor logits
         self.unread = ""  # why there are no features, in a step without weights
+        self.features: Batch | None = None  # that the terms are of
         self.evaluated: Evaluated | None = None
         self.own_loss: Tensor | None = None  # the host's loss, as far as the output shows it
         self.to_loss = False
@@ -292,7 +266,8 @@ class _Step:
 
     def evaluate(self, features: PassFeatures, labels: Tensor) -> Tensor | None:
         """The weighted terms; None if there is nothing to add."""
-        self.evaluated = evaluate(batch_of(features, labels, self.run))
+        self.features = batch_of(features, labels, self.run)
+        self.evaluated = evaluate(self.features)
         weighted = self.evaluated.weighted
         if not any_weight(self.run.settings):
             return None  # the wrapped trainer stays as it is, bit for bit

@@ -52,7 +52,8 @@ def figures(folder: Path) -> dict:
         split: {name: value for name, value in values.items() if name != "seconds"}
         for split, values in found["results"].items()
     }
-    return {"results": results, "training": found["training"], "counts": found["train_counts"]}
+    others = {key: found[key] for key in ("training", "course", "train_counts")}
+    return {"results": results, **others}
 
 
 def weights(folder: Path) -> dict:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dassl.data import DataManager
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -17,6 +18,8 @@ from npt.encoders.openai import openai_clip
 from npt.errors import NPTError
 from npt.identity import file_digest
 from npt.remedied import Remedied
+from npt.terms import Batch, logged_figures
+from npt.trainer import NPTMixin
 from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned, read
 from npt.trainers.images import KeptImages
 from npt.trainers.prompts import PromptedCLIP, PromptLearner
@@ -104,6 +107,29 @@ class PromptTrainer(Remedied, PromptSteps):
                 f"INPUT.SIZE is {size}, but {self.cfg.MODEL.BACKBONE.NAME} takes images of "
                 f"({resolution}, {resolution}); set INPUT.SIZE to that"
             )
+
+    # ---- training
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+        if isinstance(self, NPTMixin):  # it records its steps itself
+            return super().forward_backward(batch)
+        seen: dict[str, Tensor] = {}
+
+        def look(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+            return lambda encoder, inputs, output: seen.update({name: output.detach()})
+
+        encoders = {"image": self.model.image_encoder, "text": self.model.text_encoder}
+        handles = [x.register_forward_hook(look(name)) for name, x in encoders.items()]
+        try:
+            summary = super().forward_backward(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        labels = batch["label"].to(self.device)
+        features = Batch(**seen, labels=labels, run=self.knowledge())
+        figures = {"loss": summary["loss"], **logged_figures(features)}
+        self._measure_course.add(self.epoch, figures, features)
+        return summary
 
     # ---- checkpoints
 

@@ -54,11 +54,15 @@ def random_batches(classes: int, count: int = 2, size: int = 4) -> Batches:
     return Batches(images, torch.randint(classes, (count, size), generator=generator), count)
 
 
-def build(cfg, classnames, batches=None, template=None):
-    """A trainer on these classes and batches; the data set has a `template` if one is given."""
-    batches = batches or random_batches(len(classnames))
+def build(cfg, classnames, batches=None, template=None, kind=None):
+    """A trainer on these classes and batches; the data set has a `template` if one is given.
 
-    class InMemory(TRAINERS[cfg.TRAINER.NAME]):
+    kind: a mixin in front of the trainer
+    """
+    batches = batches or random_batches(len(classnames))
+    own = TRAINERS[cfg.TRAINER.NAME]
+
+    class InMemory(*(x for x in (kind, own) if x)):
         def build_data_loader(self):
             items = [SimpleNamespace(label=int(y)) for y in batches.labels.flatten()]
             dataset = SimpleNamespace(classnames=list(classnames), train_x=items)

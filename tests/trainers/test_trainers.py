@@ -46,6 +46,30 @@ def clip_logits(backbone, images, texts):
 # ---- what is computed
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_course_of_a_trainer_is_that_of_its_npt_form_without_weights(method):
+    from npt.trainer import NPTMixin
+
+    cfg = config(method, "tiny", "TRAINER.NPT.W1", 0.0, "TRAINER.NPT.W2", 0.0)
+    built = []
+    for kind in (None, NPTMixin):
+        torch.manual_seed(1)
+        built.append(build(cfg, NAMES, kind=kind))
+    plain, with_terms = built
+    assert isinstance(with_terms, NPTMixin) and not isinstance(plain, NPTMixin)
+    for trainer in built:
+        trainer.num_batches = len(trainer.train_loader_x)
+        for epoch in range(2):
+            trainer.epoch = epoch
+            for i, batch in enumerate(trainer.train_loader_x):
+                trainer.batch_idx = i
+                trainer.forward_backward(batch)
+    found, expected = (x._measure_course.entries() for x in (plain, with_terms))
+    assert len(found) == 2 and {"loss", "lcd", "mid", "nc1"} <= set(found[0])
+    for entry, wanted in zip(found, expected, strict=True):
+        assert entry == pytest.approx({key: wanted[key] for key in entry}, rel=1e-6)
+
+
 @pytest.mark.parametrize("method", ["CoOp", "CoCoOp"])
 def test_a_context_of_words_gives_zero_shot_clip(method, reference_file):
     node = f"TRAINER.{NODES[method]}"
@@ -144,6 +168,7 @@ def test_random_initial_values_are_those_of_the_original_code(method, reference_
 def test_training_changes_only_the_prompt_learner(method, reference_file, tmp_path):
     cfg = config(method, reference_file, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.01,
                  output=str(tmp_path))  # fmt: skip
+    torch.manual_seed(1)  # of the initial prompts
     trainer = build(cfg, NAMES, random_batches(len(NAMES), 2, 4))
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trained_names = {n for n, p in trainer.model.named_parameters() if p.requires_grad}
