@@ -166,7 +166,7 @@ def test_random_initial_values_are_those_of_the_original_code(method, reference_
 
 @pytest.mark.parametrize("method", METHODS)
 def test_training_changes_only_the_prompt_learner(method, reference_file, tmp_path):
-    cfg = config(method, reference_file, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.01,
+    cfg = config(method, reference_file, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.001,
                  output=str(tmp_path))  # fmt: skip
     torch.manual_seed(1)  # of the initial prompts
     trainer = build(cfg, NAMES, random_batches(len(NAMES), 2, 4))
@@ -178,7 +178,7 @@ def test_training_changes_only_the_prompt_learner(method, reference_file, tmp_pa
     trainer.forward_backward = lambda batch: summary.append(step(batch)) or summary[-1]
     trainer.train()
     assert set(summary[0]) == ({"loss", "acc"} if method == "CoOp" else {"loss"})
-    assert summary[-1]["loss"] < summary[0]["loss"]
+    assert summary[3]["loss"] < summary[1]["loss"]  # the same batch, an epoch later
     changed = {k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed <= trained_names and "prompt_learner.ctx" in changed
     assert not trainer.model.image_encoder.training and not trainer.model.text_encoder.training
