@@ -75,6 +75,7 @@ setup(
     extras_require={
         "report": ["matplotlib>=3.7", "pandas>=2.0", "scipy", "tensorboard"],
         "mat": ["scipy"],  # to make a split of StanfordCars or OxfordFlowers, from MATLAB files
+        "cluster": ["submitit>=1.5"],  # python -m npt.experiments ... --slurm
         "test": [
             "pytest>=7",
             "pytest-xdist>=3",
@@ -83,6 +84,7 @@ setup(
             "mypy>=1.10",
             "scikit-learn",
             "scipy",
+            "submitit>=1.5",
         ],
     },
 )

@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop: Ctrl-C, and a cluster's SIGTERM and SIGUSR1.
+"""Signals that ask a run to stop: Ctrl-C, and a cluster's SIGTERM, SIGUSR1 and SIGUSR2.
 
 A training finishes its step, saves its state and ends with an exit code that a launcher can tell:
-75 after SIGTERM or SIGUSR1 (run the same command again), 130 after Ctrl-C.
+75 after a signal of the cluster (run the same command again), 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL, a temporary failure: the same command goes on
 EXIT_INTERRUPTED = 130
-PREEMPTION = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2")  # the last is what submitit asks SLURM to send
+PREEMPTION = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 def run_program(main: Callable[[], Any]) -> NoReturn:
@@ -33,13 +34,15 @@ def run_program(main: Callable[[], Any]) -> NoReturn:
 
 
 def exiting() -> AbstractContextManager[None]:
-    """Inside a `with` block, SIGTERM and SIGUSR1 end the program with EXIT_STOPPED."""
+    """Inside a `with` block, the signals of PREEMPTION end the program with EXIT_STOPPED."""
     return preempted(lambda: SystemExit(EXIT_STOPPED))
 
 
 @contextmanager
-def preempted(error: Callable[[], BaseException]) -> Iterator[None]:
-    """Raise `error()` at SIGTERM and SIGUSR1, inside a `with` block of the main thread."""
+def preempted(
+    error: Callable[[], BaseException], numbers: Iterable[int] = PREEMPTION
+) -> Iterator[None]:
+    """Raise `error()` at these signals, inside a `with` block of the main thread."""
     if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
         yield
         return
@@ -47,7 +50,7 @@ def preempted(error: Callable[[], BaseException]) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise error()
 
-    before = {number: signal.signal(number, stop) for number in PREEMPTION}
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:

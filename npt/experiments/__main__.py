@@ -29,19 +29,20 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="execute an experiment; completed runs are not repeated",
-        usage="%(prog)s EXPERIMENT --out DIR [--jobs N] [KEY VALUE ...]",
+        usage="%(prog)s EXPERIMENT --out DIR [--jobs N] [--slurm PARTITION ...] [KEY VALUE ...]",
         epilog="KEY VALUE: a field of the experiment in lower case (seeds 1,2), or a config key in "
         "upper case for every run.",
     )
     run.add_argument("experiment", help="yaml of the experiment, see configs/experiments")
     run.add_argument("--out", required=True, type=_folder, help="folder of its runs")
-    run.add_argument("--jobs", type=int, help="parallel runs (default: one per GPU, or per core)")
+    _add_executor(run)
     run.set_defaults(do=run_command)
 
     reproduce = commands.add_parser(
         "reproduce",
         help="tables and figures of the paper; completed runs are not repeated",
-        usage="%(prog)s NAME [--suite paper|mini] [--root DATA] [--out DIR] [KEY VALUE ...]",
+        usage="%(prog)s NAME [--suite paper|mini] [--root DATA] [--out DIR] "
+        "[--slurm PARTITION ...] [KEY VALUE ...]",
         epilog="KEY VALUE: config keys in upper case, for every run.",
     )
     add = reproduce.add_argument
@@ -76,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="tables: below tau 1, also each method on as many images in all, balanced",
     )
     add("--dry-run", action="store_true", help="list the runs, with state, time and disk")
-    add("--jobs", type=int, help="runs at a time (default: one per GPU, or per core)")
+    _add_executor(reproduce)
     reproduce.set_defaults(do=reproduce_command)
 
     report_ = commands.add_parser("report", help="tables and figures of what `reproduce` has run")
@@ -138,12 +139,52 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+# The flags of --slurm; each is a field of `npt.experiments.running.slurm.Cluster`.
+OF_JOBS: dict[str, tuple[str, type, str]] = {
+    "time": ("T", str, "time limit of a job (default: 4:00:00), after which it starts again"),
+    "mem": ("M", str, "memory of a job, as 16G (default: the cluster's)"),
+    "gpus": ("N", str, "GPUs of a job, as 1 or a100:2 (default: none)"),
+    "account": ("A", str, "account to which the jobs are charged"),
+    "max-jobs": ("N", int, "jobs at a time (default: 100)"),
+}
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where runs are executed."""
+    words = "runs at a time (default: one per GPU, or per core; in a job: one per GPU, or 1)"
+    parser.add_argument("--jobs", type=int, metavar="N", help=words)
+    group = parser.add_argument_group("on a cluster (docs/cluster.md)")
+    group.add_argument("--slurm", metavar="PARTITION", help="as jobs of SLURM in this partition")
+    for name, (metavar, kind, words) in OF_JOBS.items():
+        group.add_argument(f"--{name}", type=kind, metavar=metavar, help=words)
+
+
+def _executor(args: argparse.Namespace, out: Path, costs: Any = None) -> Any:
+    """The Executor that the flags ask for. NPTError if they make none.
+
+    costs: the constants of the runs' times, where they are known
+    """
+    given = {name.replace("-", "_"): getattr(args, name.replace("-", "_")) for name in OF_JOBS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.slurm is None and given:
+        name = next(iter(given)).replace("_", "-")
+        raise NPTError(f"--{name} is of jobs on a cluster: add --slurm PARTITION, or leave it out")
+    from npt.experiments.running import pool, slurm
+
+    if args.slurm is None:
+        if not vars(args).get("dry_run"):
+            slurm.refuse_queued(out)
+        return pool.Local(args.jobs)
+    return slurm.Cluster(out, args.slurm, jobs=args.jobs, costs=costs, **given)
+
+
 def run_command(args: argparse.Namespace) -> int:
     from npt.experiments.reading import load_experiment
     from npt.experiments.running.console import carry_out
 
     experiment = load_experiment(args.experiment, args.opts)
-    return carry_out(experiment.title, experiment.runs(args.out), args.out, args.jobs)
+    executor = _executor(args, args.out)
+    return carry_out(experiment.title, experiment.runs(args.out), args.out, executor)
 
 
 def estimate_command(args: argparse.Namespace) -> int:
@@ -159,8 +200,9 @@ def estimate_command(args: argparse.Namespace) -> int:
 
 
 def reproduce_command(args: argparse.Namespace) -> int:
+    from npt.experiments.forecast import read_costs
     from npt.experiments.reading import Selection
-    from npt.experiments.reproduce import reproduce
+    from npt.experiments.reproduce import folder_of, reproduce
 
     with _report_extra():
         from npt.experiments.report import page
@@ -182,7 +224,8 @@ def reproduce_command(args: argparse.Namespace) -> int:
         opts={**root, **pairs},
     )
     out = args.out or Path("output", args.suite)
-    code = reproduce(args.names, args.suite, out, selection, args.jobs, args.dry_run)
+    executor = _executor(args, out, read_costs(folder_of(args.suite)))
+    code = reproduce(args.names, args.suite, out, selection, executor, args.dry_run)
     if not args.dry_run:
         print(f"Report in {page.write(out)}")
     return code

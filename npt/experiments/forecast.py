@@ -81,14 +81,23 @@ def read_costs(folder: str | Path) -> Costs:
 
 def lines(runs: Sequence[Run], costs: Costs) -> list[Line]:
     """A Line for each run, in their order."""
-    measured = _measured(runs)
     found = []
+    for run, seconds in zip(runs, remaining(runs, costs), strict=True):
+        megabytes = sum(_megabytes(x, costs) for x in _rest(run))
+        found.append(Line(run, _state(run), seconds, megabytes))
+    return found
+
+
+def remaining(runs: Sequence[Run], costs: Costs | None) -> list[float | None]:
+    """The seconds that remain of each run; None where nothing is known.
+
+    costs: None where nobody has estimated them; then only complete runs tell of others
+    """
+    measured = _measured(runs)
+    found: list[float | None] = []
     for run in runs:
-        words_of_state = _state(run)
-        rest = [] if words_of_state == COMPLETE else without([run], _missing_data(run)) or [run]
-        seconds = [_seconds(x, costs, measured) for x in rest]
-        total = None if None in seconds else sum(x for x in seconds if x)
-        found.append(Line(run, words_of_state, total, sum(_megabytes(x, costs) for x in rest)))
+        seconds = [_seconds(x, costs, measured) for x in _rest(run)]
+        found.append(None if None in seconds else sum(x for x in seconds if x))
     return found
 
 
@@ -139,6 +148,13 @@ def _state(run: Run) -> str:
     return f"to do without {names}" if names else "to do"
 
 
+def _rest(run: Run) -> list[Run]:
+    """What can still be done of a run; all of it if that is nothing."""
+    if state.is_complete(run):
+        return []
+    return without([run], _missing_data(run)) or [run]
+
+
 def _missing_data(run: Run) -> list[str]:
     """The data sets of a run whose folder is not there."""
     root = str(dict(run.opts).get("DATASET.ROOT", ""))
@@ -166,7 +182,7 @@ def size_of(dataset: str) -> Size | None:
     return None
 
 
-def _seconds(run: Run, costs: Costs, measured: dict[tuple, float]) -> float | None:
+def _seconds(run: Run, costs: Costs | None, measured: dict[tuple, float]) -> float | None:
     total = 0.0
     for evaluation, splits in state.missing(run).items():
         wanted = next(e for e in run.evaluations if e.name == evaluation)
@@ -177,7 +193,8 @@ def _seconds(run: Run, costs: Costs, measured: dict[tuple, float]) -> float | No
             total += measured[key]
             continue
         size = size_of(wanted.dataset)
-        if size is None or run.shots < 1:  # all images of the data set, whose number is not known
+        # Without shots, it is all images of the data set, whose number is not known.
+        if costs is None or size is None or run.shots < 1:
             return None
         total += _of_test(run, wanted, size, costs)
         if run.train and wanted == run.evaluations[0]:

@@ -19,7 +19,7 @@ from npt.experiments import forecast
 from npt.experiments.plan import Experiment, dataset_name, merge
 from npt.experiments.reading import Selection, check_known, load_experiment, methods_beside
 from npt.experiments.running.console import carry_out
-from npt.experiments.running.pool import default_jobs
+from npt.experiments.running.pool import Executor
 from npt.files import read_record, write_record
 
 PAPER_SUITE = "paper"
@@ -109,7 +109,7 @@ def reproduce(
     suite: str,
     out: Path,
     selection: Selection,
-    jobs: int | None = None,
+    executor: Executor,
     dry_run: bool = False,
 ) -> int:
     """Execute the runs of tables and figures, or list them; returns the exit code."""
@@ -118,7 +118,7 @@ def reproduce(
     if dry_run:
         costs = forecast.read_costs(folder_of(suite))
         found = forecast.lines(runs, costs)
-        print(forecast.render(found, costs, jobs or default_jobs()[0]))
+        print(forecast.render(found, costs, executor.at_a_time))
         return 0
     _check_suite(out, suite)
 
@@ -127,7 +127,7 @@ def reproduce(
             remember(out, request)
 
     title = "\n".join(request.experiment.title for request in requests)
-    return carry_out(title, runs, out, jobs, begin)
+    return carry_out(title, runs, out, executor, begin)
 
 
 # --------------------------------------------------------------------------- what was asked for

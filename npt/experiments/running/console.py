@@ -23,7 +23,7 @@ def carry_out(
     title: str,
     runs: Sequence[Run],
     out: Path,
-    jobs: int | None,
+    executor: pool.Executor,
     begin: Callable[[], None] = lambda: None,
 ) -> int:
     """Execute the runs that are not complete in `out`; returns the exit code.
@@ -32,8 +32,6 @@ def carry_out(
     end, and in `out`/problems.json. NPTError if no run is possible, or another process works there.
     begin: called when nothing stands in the way of the first run any more
     """
-    if jobs is not None and jobs < 1:
-        raise NPTError(f"--jobs is the number of runs at a time, at least 1, not {jobs}")
     with locked(out / ".lock", f"running an experiment in {out}"):
         for run in runs:
             for folder in (run.folder, *map(run.output, run.evaluations)):
@@ -47,11 +45,12 @@ def carry_out(
             problems = validation.validate(waiting)
             possible = _possible(runs, problems)
             begin()
-            outcomes = _execute(possible, jobs)
+            outcomes = _execute(possible, executor)
         except KeyboardInterrupt as stop:
             done = sum(map(state.is_complete, runs))
             raise type(stop)(
                 f"{done} of {len(runs)} runs are complete in {out}; the same command goes on"
+                + (f". {stop}" if str(stop) else "")
             ) from None
         failed = [outcome for outcome in outcomes if outcome.error]
         named = {dataset_name(dataset): words for dataset, words in problems.items()}
@@ -102,7 +101,7 @@ def _failure(outcome: pool.Outcome) -> str:
     return "\n".join([f"{words} (see {outcome.log})", *last])
 
 
-def _execute(runs: Sequence[Run], jobs: int | None) -> list[pool.Outcome]:
+def _execute(runs: Sequence[Run], executor: pool.Executor) -> list[pool.Outcome]:
     """Execute the runs with a progress bar on a terminal, or else with one line for each run."""
     from tqdm import tqdm
 
@@ -117,7 +116,7 @@ def _execute(runs: Sequence[Run], jobs: int | None) -> list[pool.Outcome]:
             bar.set_postfix_str(text)
             bar.update()
 
-        return pool.execute(runs, jobs, show)
+        return executor.execute(runs, show)
 
 
 def _headline(outcome: pool.Outcome) -> str:

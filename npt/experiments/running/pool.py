@@ -20,18 +20,50 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Protocol
 
-from npt.errors import sentence
+from npt.errors import NPTError, sentence
 from npt.experiments.plan import Run
 from npt.experiments.running.one import execute_run
 from npt.experiments.running.progress import fail, recorded
-from npt.experiments.running.stopping import block_interrupts
+from npt.experiments.running.stopping import block_signals
 from npt.experiments.state import is_complete, remove_checkpoints
 from npt.identity import WAYS_OUT as WAYS_OUT_OF_TRAINING
-from npt.stopping import exiting
+from npt.stopping import EXIT_STOPPED, exiting
 
 KILLED = getattr(signal, "SIGKILL", 9)
 WAYS_OUT = "use another --out folder, or delete this folder"
+
+Report = Callable[["Outcome"], None]
+
+
+class Executor(Protocol):
+    """Carries out runs: `Local` on this machine, `slurm.Cluster` on others."""
+
+    @property
+    def at_a_time(self) -> int:
+        """The number of runs at a time."""
+
+    def execute(self, runs: Sequence[Run], report: Report) -> list[Outcome]:
+        """Execute the runs that are not complete; `report` gets the Outcome of each at its end."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """The Executor of this machine. NPTError if `jobs` is not a number of runs."""
+
+    jobs: int | None = None  # None: one per GPU, or else one per core
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise NPTError(f"--jobs is the number of runs at a time, at least 1, not {self.jobs}")
+
+    @property
+    def at_a_time(self) -> int:
+        return self.jobs or default_jobs()[0]
+
+    def execute(self, runs: Sequence[Run], report: Report) -> list[Outcome]:
+        return execute(runs, self.jobs, report)
 
 
 @dataclass(frozen=True)
@@ -58,13 +90,13 @@ def _work(
     time the process just ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
-    block_interrupts(False)
     # Else it is "spawn", as of this process, and each data loader's worker would import torch.
     multiprocessing.set_start_method(start_method, force=True)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ.update(environment)
     try:
         with exiting():
+            block_signals(False)
             _serve(pipe, execute)
     finally:
         # The workers of a data loader ignore SIGTERM, with which multiprocessing would end them.
@@ -156,11 +188,11 @@ class _Worker:
         arguments = (worker_pipe, execute, environment, multiprocessing.get_start_method())
         self.process = context.Process(target=_work, args=arguments)
         resource_tracker.ensure_running()  # its own start would let SIGINT through
-        block_interrupts(True)  # Ctrl-C while the process starts would end it with a traceback
+        block_signals(True)  # before it has its handlers, a signal would end the process anyhow
         try:
             self.process.start()
         finally:
-            block_interrupts(False)
+            block_signals(False)
         worker_pipe.close()
         self.run: Run | None = None  # None if the worker is idle
         self.started = 0.0
@@ -177,6 +209,8 @@ class _Worker:
             seconds, error, log = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
+            if self.process.exitcode == EXIT_STOPPED:
+                time.sleep(1)  # for the same signal to this process, which then is no failure
             error, log = _death(self.process.exitcode), _log_of(run)
             seconds = time.perf_counter() - self.started
             fail(run.folder, error, log)
@@ -186,7 +220,10 @@ class _Worker:
 def _death(code: int | None) -> str:
     """The end of a process that has not told its own, in words. code: negative for a signal"""
     if code == -KILLED:
-        return f"its process was killed, by someone or for lack of memory (exit code {code})"
+        return (
+            f"its process was killed, by someone or for lack of memory (exit code {code}): fewer "
+            "--jobs need less, and --mem gives a cluster's job more"
+        )
     return f"its process ended with exit code {code}"
 
 

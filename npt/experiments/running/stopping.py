@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from npt.stopping import EXIT_INTERRUPTED, EXIT_STOPPED
+from npt.stopping import EXIT_INTERRUPTED, EXIT_STOPPED, PREEMPTION
 
 
 class Preempted(KeyboardInterrupt):
@@ -15,8 +15,8 @@ def exit_code(stop: KeyboardInterrupt) -> int:
     return EXIT_STOPPED if isinstance(stop, Preempted) else EXIT_INTERRUPTED
 
 
-def block_interrupts(blocked: bool) -> None:
-    """Hold SIGINT back in this thread, or let it through. A new process inherits this."""
+def block_signals(blocked: bool) -> None:
+    """Hold the signals to stop back in this thread, or not. A new process inherits this."""
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         how = signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK
-        signal.pthread_sigmask(how, {signal.SIGINT})
+        signal.pthread_sigmask(how, {signal.SIGINT, *PREEMPTION})

@@ -297,7 +297,8 @@ class TrainerBase:
     def train(self, start_epoch: int, max_epoch: int) -> None:
         """Train from `start_epoch`, or the epoch of the resumed checkpoint, to `max_epoch`.
 
-        SIGTERM, SIGUSR1 and Ctrl-C end the run after the current step, when its state is saved.
+        SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C end the run after the current step, when its state is
+        saved.
         """
         from npt.stopping import Deferred  # not at the top: npt imports dassl
 

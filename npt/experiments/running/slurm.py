@@ -1,0 +1,275 @@
+"""Executes runs as jobs of a cluster with SLURM: an array of jobs, submitted with submitit.
+
+A job executes one run or several short ones (`slurm_job.Work`). This process only watches: what a
+run has done is read from its files, and squeue is asked which jobs are still there. A submission is
+a folder OUT/jobs/NAME with the runs of each job, the jobs' scripts and their logs; NAME is also the
+jobs' name in SLURM. So another call finds them again, after this one has ended in any way.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from npt.errors import NPTError
+from npt.experiments.forecast import Costs, remaining
+from npt.experiments.plan import Run
+from npt.experiments.running import slurm_queue
+from npt.experiments.running.one import execute_run
+from npt.experiments.running.pool import Outcome, Report
+from npt.experiments.running.slurm_job import Work
+from npt.experiments.running.slurm_queue import Job
+from npt.experiments.running.slurm_watch import JOBS, Place, Queue, Watch
+from npt.experiments.state import is_complete, remove_checkpoints
+from npt.files import read_record, write_record
+from npt.flags import parse_args, setup_cfg
+
+RECORD = "runs.json"  # of a submission
+TIME = "4:00:00"  # of a job; at its end it goes back into the queue, so no run has to fit into it
+# Seconds of a job that short runs are put together for: longer than its start takes, and so short
+# that others get their turn. A run that is longer has a job of its own.
+SHORTEST, LONGEST = 60.0, 1800.0
+MOST_JOBS = 1000  # of an array; SLURM's MaxArraySize is 1001 if nobody has changed it
+# A job goes back into the queue as often as its runs get on in its time (`Work.checkpoint`).
+TURNS = 10_000
+LEAST = 3  # minutes of a job
+NOTICE = 120  # seconds before a job's time is up, in which its runs save
+MEMORY = re.compile(r"\d+([KMGT]B?)?", re.IGNORECASE)
+GPUS = re.compile(r"(\w[\w.-]*:)?(?P<number>[1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Executor of a cluster. NPTError if a field is malformed, or SLURM is not here."""
+
+    out: Path
+    partition: str
+    time: str = TIME  # of a job, as SLURM writes it
+    mem: str | None = None  # of a job; None: what the cluster gives
+    gpus: str | None = None  # of a job, as 2 or a100:2
+    account: str | None = None
+    max_jobs: int = 100  # at a time
+    jobs: int | None = None  # runs at a time in a job; None: one per GPU, or 1
+    costs: Costs | None = None  # what runs are estimated with; None: like complete ones
+    execute_one: Callable[[Run], None] = execute_run
+
+    def __post_init__(self) -> None:
+        if minutes(self.time) < LEAST:
+            raise NPTError(
+                f"--time {self.time} is too short: SLURM tells a job of its end up to a minute "
+                f"before it is due, so give at least {LEAST} minutes"
+            )
+        for flag, number in (("--max-jobs", self.max_jobs), ("--jobs", self.jobs)):
+            if number is not None and number < 1:
+                raise NPTError(f"{flag} is a number from 1, not {number}")
+        if self.mem is not None and not MEMORY.fullmatch(self.mem):
+            raise NPTError(f"--mem {self.mem} is not an amount of memory such as 16G or 800M")
+        if self.gpus is not None and not GPUS.fullmatch(self.gpus):
+            raise NPTError(f"--gpus {self.gpus} is not a number of GPUs such as 1 or a100:2")
+        for program in ("sbatch", "squeue"):
+            if shutil.which(program) is None:
+                raise NPTError(
+                    f"--slurm needs {program}, which is not on this machine: use a machine from "
+                    "which jobs are submitted, or leave --slurm out"
+                )
+        with _submitit():
+            import submitit  # noqa: F401
+
+    @property
+    def runs_per_job(self) -> int:
+        """The number of runs at a time in one job."""
+        found = GPUS.fullmatch(self.gpus or "")
+        return self.jobs or int(found["number"] if found else 1)
+
+    @property
+    def at_a_time(self) -> int:
+        return self.max_jobs * self.runs_per_job
+
+    def execute(self, runs: Sequence[Run], report: Report) -> list[Outcome]:
+        """Submit the runs that are in no job of an earlier call, and wait for the end of all.
+
+        At Ctrl-C, or another KeyboardInterrupt, the jobs go on. NPTError if the cluster refuses.
+        """
+        waiting = [run for run in runs if not is_complete(run)]
+        for run in runs:
+            if not run.keep_checkpoints and is_complete(run):
+                remove_checkpoints(run)
+        places = self._earlier()
+        new = [run for run in waiting if _key(run) not in places]
+        if len(new) < len(waiting):
+            print(f"{len(waiting) - len(new)} runs are in jobs of an earlier call", flush=True)
+        if new:
+            places |= self._submit(runs, new, len(set(places.values())))
+        mine = {run.folder: places[_key(run)] for run in waiting}
+        return Watch(self.out, mine).outcomes(waiting, report)
+
+    def _earlier(self) -> dict[str, Place]:
+        """The jobs of earlier calls that have not ended. The folders of the others are deleted."""
+        submissions = _submissions(self.out)
+        found = Queue(submissions).wait()
+        queued = {(job.name, job.index) for job in found if not job.has_ended}
+        for name in set(submissions) - {name for name, _ in queued}:
+            shutil.rmtree(self.out / JOBS / name)
+        return {
+            key: (name, index)
+            for name, jobs in submissions.items()
+            for index, keys in enumerate(jobs)
+            if (name, index) in queued
+            for key in keys
+        }
+
+    # ---------------------------------------------------------------------- submitting
+    def _submit(self, runs: Sequence[Run], new: Sequence[Run], busy: int) -> dict[str, Place]:
+        """Submit an array of jobs; returns the job of each run, by `_key`.
+
+        runs: all, of which complete ones tell the time of others
+        busy: the number of jobs of earlier calls
+        """
+        times = {_key(run): x for run, x in zip(runs, remaining(runs, self.costs), strict=True)}
+        seconds = [times[_key(run)] for run in new]
+        groups = group(new, seconds, self._target(seconds))
+        name = f"npt-{secrets.token_hex(4)}"
+        folder = self.out / JOBS / name
+        # Before the jobs, so that they are known whenever this process may end.
+        jobs = [[_key(run) for run in members] for members in groups]
+        write_record(folder / RECORD, {"jobs": jobs})
+        limit = minutes(self.time) * 60.0
+        works = [Work(x, self.runs_per_job, limit, self.execute_one) for x in groups]
+        try:
+            # submitit prints sbatch's words, which are also in its error.
+            with _submitit(), redirect_stderr(io.StringIO()):
+                executor = self._executor(folder, name, new, max(1, self.max_jobs - busy))
+                executor.submit_array(works)
+        except BaseException:
+            with suppress(NPTError):  # there may be no jobs, or no SLURM that answers
+                if not slurm_queue.jobs([name]):
+                    shutil.rmtree(folder)
+            raise
+        print(f"{len(new)} runs in {len(groups)} jobs, logs in {folder}", flush=True)
+        return {key: (name, index) for index, keys in enumerate(jobs) for key in keys}
+
+    def _target(self, seconds: Sequence[float | None]) -> float:
+        """How many seconds of runs to put into one job."""
+        share = sum(x or 0.0 for x in seconds) / self.max_jobs
+        seconds_of_job = min(max(share, SHORTEST), LONGEST, minutes(self.time) * 60 / 2)
+        return seconds_of_job * self.runs_per_job
+
+    def _executor(self, folder: Path, name: str, runs: Sequence[Run], at_a_time: int) -> Any:
+        import submitit
+
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=TURNS)
+        optional = {"account": self.account, "mem": self.mem, "gpus_per_node": self.gpus}
+        limit = minutes(self.time)
+        cpus = self.runs_per_job * (1 + max(map(_loaders, runs)))
+        executor.update_parameters(
+            job_name=name,
+            partition=self.partition,
+            time=limit,
+            cpus_per_task=cpus,
+            srun_args=[f"--cpus-per-task={cpus}"],  # since SLURM 22.05 it is not passed on
+            signal_delay_s=min(NOTICE, limit * 60 // 3),
+            array_parallelism=at_a_time,
+            additional_parameters={"requeue": True},  # also where the cluster's default is not to
+            **{key: value for key, value in optional.items() if value is not None},
+        )
+        return executor
+
+
+@contextmanager
+def _submitit() -> Iterator[None]:
+    """NPTError where submitit is not installed, and with sbatch's words where it refuses jobs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "submitit":
+            raise
+        raise NPTError("--slurm needs submitit: pip install 'npt-clip[cluster]'") from error
+    except RuntimeError as error:  # all of submitit's
+        lines = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines()]
+        words = "; ".join(line for line in lines if line.strip())
+        raise NPTError(
+            f"SLURM does not take the jobs ({words}): change --slurm, --time, --mem, --gpus or "
+            "--account"
+        ) from error
+
+
+def minutes(text: str) -> int:
+    """A time of SLURM (M, M:S, H:M:S, D-H, D-H:M, D-H:M:S) in minutes, rounded up. NPTError."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if found is not None:
+        days, *rest = found.groups()
+        parts = [int(x) for x in rest if x is not None]
+        # After days come hours; without days a single number, or the first of two, is minutes.
+        units = [3600, 60, 1] if days is not None or len(parts) == 3 else [60, 1]
+        seconds = int(days or 0) * 86400 + sum(x * y for x, y in zip(parts, units, strict=False))
+        if seconds:
+            return ceil(seconds / 60)
+    raise NPTError(f"--time {text} is not a time such as 90 (minutes), 4:00:00 or 2-12:00:00")
+
+
+def group(runs: Sequence[Run], seconds: Sequence[float | None], target: float) -> list[list[Run]]:
+    """Runs that one job executes, in their order: short ones together, up to `target` seconds.
+
+    A run whose time is not known has a job of its own.
+    """
+    groups: list[list[Run]] = []
+    room = 0.0  # of the last group
+    for run, needed in zip(runs, seconds, strict=True):
+        if needed is None or needed > room:
+            groups.append([])
+            room = target if needed is not None else 0.0
+        groups[-1].append(run)
+        room -= needed or 0.0
+    if len(groups) > MOST_JOBS:
+        groups = [[r for g in groups[i::MOST_JOBS] for r in g] for i in range(MOST_JOBS)]
+    return groups
+
+
+def _loaders(run: Run) -> int:
+    """The number of processes that read a run's images."""
+    with suppress(NPTError):  # a config that cannot be read is named where it is used
+        return int(setup_cfg(parse_args(run.argv(run.evaluations[0]))).DATALOADER.NUM_WORKERS)
+    return 0
+
+
+# --------------------------------------------------------------------------- submissions
+def refuse_queued(out: Path) -> None:
+    """NPTError if jobs of the folder are in the queue of a cluster that answers here."""
+    try:
+        found = _queued(out)
+    except NPTError:
+        return
+    if found:
+        raise NPTError(
+            f"{len(found)} jobs of {out} are in the queue: add --slurm to wait for them, or end "
+            f"them with {slurm_queue.scancel(found)}"
+        )
+
+
+def _submissions(out: Path) -> dict[str, list[list[str]]]:
+    """The runs of each job, by the name of its submission. Damaged records are named on stderr."""
+    found = {}
+    for path in sorted((out / JOBS).glob(f"*/{RECORD}")):
+        try:
+            found[path.parent.name] = read_record(path)["jobs"]
+        except (NPTError, KeyError) as error:
+            print(f"warning: the jobs of {path} are not known: {error}", file=sys.stderr)
+    return found
+
+
+def _queued(out: Path) -> list[Job]:
+    """The jobs of the folder that have not ended. NPTError if SLURM does not answer."""
+    return [job for job in slurm_queue.jobs(_submissions(out)) if not job.has_ended]
+
+
+def _key(run: Run) -> str:
+    return run.folder.relative_to(run.out).as_posix()
