@@ -21,6 +21,11 @@ from npt.files import atomic_write
 from npt.flags import Parser, add_flags
 from npt.stopping import preempted, run_program
 
+PACKAGES_OF_REPORTS = {  # module -> package
+    **{name: name for name in ("matplotlib", "pandas", "scipy")},
+    "sklearn": "scikit-learn",
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m npt.experiments", description="Run and report experiments.")
@@ -118,14 +123,23 @@ def build_parser() -> argparse.ArgumentParser:
     grid.set_defaults(do=grid_command)
 
     figure = commands.add_parser("figure", help="text and image features in two dimensions")
-    figure.add_argument("folder", type=Path, help="folder of the runs")
-    figure.add_argument("--labels", nargs="+", help="trainers to show, in order (default: all)")
-    figure.add_argument("--dataset", help="data set to show (default: the first)")
-    figure.add_argument("--ratio", type=float, help="imbalance ratio (default: the smallest)")
-    figure.add_argument("--seed", type=int, help="seed to show (default: the smallest)")
+    _add_selection(figure)
     figure.add_argument("--classes", type=int, default=8, help="number of classes to show")
+    figure.add_argument(
+        "--projection",
+        choices=("pca", "tsne"),
+        default="pca",
+        help="pca (default): the principal plane; tsne: t-SNE, seeded",
+    )
     figure.add_argument("--output", type=Path, help="output file (default: FOLDER/features.png)")
     figure.set_defaults(do=figure_command)
+
+    features = commands.add_parser(
+        "features", help="text and image features as .npz and for TensorBoard's projector"
+    )
+    _add_selection(features)
+    features.add_argument("--output", type=Path, help="folder (default: FOLDER/features)")
+    features.set_defaults(do=features_command)
 
     gradients = commands.add_parser("gradients", help="gradient norm of each term of the loss")
     gradients.add_argument(
@@ -176,6 +190,15 @@ def _executor(args: argparse.Namespace, out: Path, costs: Any = None) -> Any:
             slurm.refuse_queued(out)
         return pool.Local(args.jobs)
     return slurm.Cluster(out, args.slurm, jobs=args.jobs, costs=costs, **given)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """The flags that choose runs of an experiment; see `npt.experiments.features.choose`."""
+    parser.add_argument("folder", type=Path, help="folder of the runs")
+    parser.add_argument("--labels", nargs="+", help="trainers to show, in order (default: all)")
+    parser.add_argument("--dataset", help="data set to show (default: the first)")
+    parser.add_argument("--ratio", type=float, help="imbalance ratio (default: the smallest)")
+    parser.add_argument("--seed", type=int, help="seed to show (default: the smallest)")
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -280,11 +303,23 @@ def grid_command(args: argparse.Namespace) -> int:
 
 def figure_command(args: argparse.Namespace) -> int:
     with _report_extra():
-        from npt.experiments import figures
-    chosen = figures.choose(args.folder, args.labels, args.dataset, args.ratio, args.seed)
+        from npt.experiments import features, figures
+    chosen = features.choose(args.folder, args.labels, args.dataset, args.ratio, args.seed)
     path = args.output or args.folder / "features.png"
-    figures.plot(chosen, path, args.classes)
+    with _report_extra():
+        figures.plot(chosen, path, args.classes, args.projection)
     print(f"Figure in {path}")
+    return 0
+
+
+def features_command(args: argparse.Namespace) -> int:
+    from npt.experiments import features
+
+    out = args.output or args.folder / "features"
+    wanted = {key: getattr(args, key) for key in ("labels", "dataset", "ratio", "seed")}
+    for path in features.export(args.folder, out, **wanted):
+        print(f"Features in {path}")
+    print(f"To look at them: tensorboard --logdir {out}")
     return 0
 
 
@@ -346,10 +381,11 @@ def _report_extra() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("pandas", "matplotlib", "scipy"):
+        name = (error.name or "").partition(".")[0]
+        if name not in PACKAGES_OF_REPORTS:
             raise
         raise NPTError(
-            f"tables and figures need {error.name}: pip install 'npt-clip[report]'"
+            f"tables and figures need {PACKAGES_OF_REPORTS[name]}: pip install 'npt-clip[report]'"
         ) from error
 
 

@@ -1,26 +1,20 @@
 """The paper's Fig. 1: text and image features of trained prompts, in two dimensions.
 
-Each panel of a figure has the features of one test set in a plane: an arrow from the origin for the
-text of each class, and points for images. The features are unit vectors minus the mean of their
-modality, because the two modalities of CLIP differ by a constant offset, which would dominate the
-first component and does not depend on the class. All panels have the same scale, and those of a row
-are turned so that their texts are close to those of the first.
+Each panel of a figure has the features of one test set (`npt.experiments.projections`): an arrow
+from the origin for the text of each class, of t-SNE a star, and points for images. All panels have
+the same scale, and those of a row are turned so that their texts are close to those of the first.
 
 What figures share is here, too: the style, the colours, and `write_image`.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import matplotlib.style
 import numpy as np
@@ -31,17 +25,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from npt.errors import NPTError
-from npt.experiments.state import figures, has_checkpoint, read_result, read_run, runs_in
+from npt.experiments.features import SplitFeatures, features_of
+from npt.experiments.projections import COLUMNS, POINTS_PER_CLASS, evenly, points_of
+from npt.experiments.state import figures, read_result, read_run
 from npt.files import atomic_write
-from npt.flags import parse_args, setup_cfg
-from npt.measure import Measured
 from npt.results import RESULT
-from npt.session import build, load
 from npt.terms import headings
 
-POINTS_PER_CLASS = 40
 MOST_CLASSES = 10
-COLUMNS = ["kind", "class", "x", "y"]  # of what a panel shows
 
 
 # --------------------------------------------------------------------------- what figures share
@@ -88,176 +79,21 @@ def write_image(figure: Figure, path: Path) -> None:
         figure.savefig(file, format=kind, dpi=150, bbox_inches="tight", metadata=metadata)
 
 
-# --------------------------------------------------------------------------- features
-@dataclass(frozen=True)
-class SplitFeatures:
-    """The features of a test set, rows of length 1, with labels and class names."""
-
-    text: np.ndarray  # (K, D)
-    image: np.ndarray  # (N, D)
-    labels: np.ndarray  # (N,)
-    classnames: np.ndarray  # (K,)
-
-    def save(self, path: Path) -> None:
-        with atomic_write(path, "wb") as file:
-            np.savez_compressed(file, **vars(self))
-
-    @classmethod
-    def load(cls, path: Path) -> SplitFeatures:
-        """NPTError, naming the file, if it is damaged."""
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-            raise NPTError(f"{path} is damaged ({error}): delete it and run again.") from error
-
-
-def collect_features(trainer: Any, split: str = "test") -> SplitFeatures:
-    """The features that a trainer's model computes for a split.
-
-    Text features that depend on the image (CoCoOp) are averaged over the images. NPTError if the
-    trainer does not provide features.
-    """
-    if not isinstance(trainer, Measured):
-        raise NPTError(
-            f"{type(trainer).__name__} does not provide features for a figure: use a trainer of "
-            "this package, or its <Name>NPT"
-        )
-    found = trainer.collect(split)
-    text, image, labels = (x.cpu().numpy() for x in (found.text, found.image, found.labels))
-    return SplitFeatures(text, image, labels, np.array(trainer.dm.dataset.classnames))
-
-
-def features_of(folder: Path, record: dict[str, Any], part: str) -> SplitFeatures:
-    """The test features of one evaluation of a run.
-
-    They are computed from the run's checkpoint once, and then read from features.npz.
-    """
-    path = folder / part / "features.npz"
-    if path.is_file():
-        return SplitFeatures.load(path)
-    first = next(iter(record["commands"]))
-    if record["train"] and not has_checkpoint(folder / first):
-        raise NPTError(
-            f"the model in {folder / first} was deleted: for a figure, run the experiment with "
-            "keep_checkpoints: true"
-        )
-    from dassl.utils import set_random_seed
-
-    args = parse_args(shlex.split(record["commands"][part])[2:])
-    cfg = setup_cfg(args)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        if cfg.SEED >= 0:
-            set_random_seed(cfg.SEED)
-        trainer = build(cfg)
-        load(trainer, str(folder / first) if record["train"] else "")
-        features = collect_features(trainer)
-    features.save(path)
-    return features
-
-
-# --------------------------------------------------------------------------- selection
-def choose(
-    folder: Path,
-    labels: Sequence[str] | None = None,
-    dataset: str | None = None,
-    ratio: float | None = None,
-    seed: int | None = None,
-) -> list[tuple[Path, dict[str, Any]]]:
-    """The runs of a figure, as (folder, record), in the order of `labels`.
-
-    All have the same data set, evaluations, ratio and seed, of which the last two do not matter
-    without training. The defaults are the first data set, the smallest ratio and the smallest seed.
-    Runs that are not complete are left out.
-    """
-    found = [
-        (path, run)
-        for path, run in runs_in(folder)
-        if all(figures(path, list(run["commands"]), run["train"]).values())
-    ]
-    if not found:
-        raise NPTError(
-            f"there are no complete runs in {folder}: run an experiment with --out {folder}"
-        )
-    first = found[0][1]["dataset"]
-    found.sort(key=lambda run: run[1]["position"])
-    smallest = min(record["ratio"] for _, record in found)
-    for key, value, default in (("dataset", dataset, first), ("ratio", ratio, smallest)):
-        value = default if value is None else value
-        if all(record[key] != value for _, record in found):
-            raise NPTError(f"--{key} {value}: no run in {folder} has this {key}")
-        free = key == "ratio"  # without training
-        found = [run for run in found if run[1][key] == value or (free and not run[1]["train"])]
-    parts = list(found[0][1]["commands"])
-    found = [run for run in found if list(run[1]["commands"]) == parts]
-    trained = [record["seed"] for _, record in found if record["train"]]
-    seed = min(trained, default=None) if seed is None else seed
-    by_label = {r["label"]: (path, r) for path, r in found if not r["train"] or r["seed"] == seed}
-    for label in labels or []:
-        if label not in by_label:
-            raise NPTError(
-                f"--labels {label}: there is no such run in {folder}; there are "
-                f"{', '.join(by_label)}"
-            )
-    return [by_label[label] for label in labels or by_label]
-
-
-# --------------------------------------------------------------------------- coordinates
-def project(
-    features: SplitFeatures, classes: Sequence[int] | np.ndarray, like: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Text (C, 2) and image (N', 2) coordinates of C classes in their principal plane.
-
-    The plane is fitted to the text features and the class means of the image features, so that all
-    classes have the same weight. Every class must have images.
-
-    like: text coordinates (C, 2) to which those of this plane are turned, or mirrored, as close as
-        possible; distances and angles stay
-    """
-    text = features.text[list(classes)] - features.text[list(classes)].mean(0)  # (C, D)
-    images = [features.image[features.labels == k] for k in classes]
-    means = np.stack([x.mean(0) for x in images])  # (C, D)
-    image = np.concatenate(images) - means.mean(0)  # (N', D)
-    _, _, axes = np.linalg.svd(np.concatenate([text, means - means.mean(0)]), full_matrices=False)
-    plane = axes[:2].T  # (D, 2)
-    # The sign of a component is arbitrary: make its largest entry positive.
-    plane = plane * np.where(np.abs(plane).max(0) == plane.max(0), 1, -1)
-    if like is not None:
-        left, _, right = np.linalg.svd((text @ plane).T @ like)
-        plane = plane @ left @ right
-    return text @ plane, image @ plane
-
-
-def points_of(
-    features: SplitFeatures, classes: Sequence[int] | np.ndarray, like: np.ndarray | None = None
-) -> pd.DataFrame:
-    """What a panel shows of these classes: rows of kind, class (its name), x, y.
-
-    Kinds are the "text" of a class, the "mean" of all its images, and "image", at most
-    POINTS_PER_CLASS of a class. like: as for `project`
-    """
-    text, image = project(features, classes, like)
-    labels = np.concatenate([np.full((features.labels == k).sum(), k) for k in classes])
-    images = [image[labels == k] for k in classes]
-    rows = [
-        (kind, str(features.classnames[k]), x, y)
-        for kind, places in (
-            ("image", [x[evenly(len(x), POINTS_PER_CLASS)] for x in images]),
-            ("mean", [x.mean(0, keepdims=True) for x in images]),
-            ("text", text[:, None]),
-        )
-        for k, of_class in zip(classes, places, strict=True)
-        for x, y in of_class
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def evenly(number: int, limit: int) -> np.ndarray:
-    """At most `limit` of the numbers below `number`, from the first to the last."""
-    return np.linspace(0, number - 1, min(number, limit)).round().astype(int)
-
-
 # --------------------------------------------------------------------------- plotting
+TEXT = "text of a class"
+POINTS: dict[str, tuple[str, dict[str, Any]]] = {  # by kind: words of the legend, looks
+    "text": (
+        TEXT,
+        {"marker": "*", "markersize": 13, "markeredgecolor": "black", "zorder": 4},
+    ),
+    "mean": ("mean of its images", {"markersize": 7, "markeredgecolor": "white", "zorder": 3}),
+    "image": (
+        f"image (at most {POINTS_PER_CLASS} a class)",
+        {"markersize": 3.5, "markeredgewidth": 0, "alpha": 0.5, "zorder": 1},
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Panel:
     """A panel of a figure of features; without features, it is drawn as missing."""
@@ -291,7 +127,10 @@ def panel_of(folder: Path, part: str, title: str) -> Panel:
 
 @styled()
 def draw(
-    rows: Sequence[tuple[str, Sequence[Panel]]], title: str = "", num_classes: int = MOST_CLASSES
+    rows: Sequence[tuple[str, Sequence[Panel]]],
+    title: str = "",
+    num_classes: int = MOST_CLASSES,
+    projection: str = "pca",
 ) -> tuple[Figure, pd.DataFrame]:
     """A figure of rows of panels; all panels of a row have the same classes.
 
@@ -310,7 +149,8 @@ def draw(
                 ax.text(0, 0, "missing", ha="center", va="center", color=GREY)
             else:
                 there = np.unique(panel.features.labels)
-                points = points_of(panel.features, there[evenly(len(there), num_classes)], like)
+                classes = there[evenly(len(there), num_classes)]
+                points = points_of(panel.features, classes, like, projection)
                 if like is None:
                     like = points.loc[points["kind"] == "text", ["x", "y"]].to_numpy()
                 handles = _draw_points(ax, points)
@@ -334,35 +174,34 @@ def _draw_points(ax: Axes, points: pd.DataFrame) -> list[Artist]:
     kinds = dict(list(points.groupby("kind")))
     names = list(kinds["text"]["class"])
     looks = dict(zip(names, zip(COLOURS, MARKERS, strict=True), strict=False))
-    sizes: dict[str, dict[str, Any]] = {
-        "image": {"markersize": 3.5, "markeredgewidth": 0, "alpha": 0.5, "zorder": 1},
-        "mean": {"markersize": 7, "markeredgecolor": "white", "zorder": 3},
-    }
-    for kind, look in sizes.items():
+    plain: dict[str, Any] = {"color": GREY, "linestyle": "none"}
+    legend: list[Artist] = [
+        Line2D([], [], color=c, marker=m, label=name, linestyle="none")
+        for name, (c, m) in looks.items()
+    ]
+    if "mean" in kinds:  # directions and lengths mean something
+        tips, origin = kinds["text"][["x", "y"]].to_numpy().T, np.zeros((2, len(names)))
+        colours = [looks[name][0] for name in names]
+        scale: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1}
+        ax.quiver(*origin, *tips, color=colours, width=0.012, zorder=2, **scale)
+        legend.append(Line2D([], [], marker=r"$\rightarrow$", markersize=12, label=TEXT, **plain))
+    for kind, (label, look) in POINTS.items():
+        if kind not in kinds or (kind == "text" and "mean" in kinds):
+            continue
         for name, of_class in kinds[kind].groupby("class"):
             colour, marker = looks[name]
-            ax.plot(of_class["x"], of_class["y"], marker, color=colour, **look)
-    tips, origin = kinds["text"][["x", "y"]].to_numpy().T, np.zeros((2, len(names)))
-    colours = [looks[name][0] for name in names]
-    scale: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1}
-    ax.quiver(*origin, *tips, color=colours, width=0.012, zorder=2, **scale)
-    plain: dict[str, Any] = {"color": GREY, "linestyle": "none"}
-    return [
-        *(Line2D([], [], color=c, marker=m, label=name) for name, (c, m) in looks.items()),
-        Line2D([], [], marker=r"$\rightarrow$", markersize=12, label="text of a class", **plain),
-        Line2D([], [], marker="o", markersize=7, label="mean of its images", **plain),
-        Line2D(
-            [],
-            [],
-            marker="o",
-            markersize=3.5,
-            label=f"image (at most {POINTS_PER_CLASS} a class)",
-            **plain,
-        ),
-    ]
+            ax.plot(of_class["x"], of_class["y"], **{"marker": marker, **look}, color=colour, ls="")
+        shown = {key: look[key] for key in ("marker", "markersize") if key in look}
+        legend.append(Line2D([], [], label=label, **{"marker": "o", **shown}, **plain))
+    return legend
 
 
-def plot(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: int = 8) -> None:
+def plot(
+    runs: Sequence[tuple[Path, dict[str, Any]]],
+    path: Path,
+    num_classes: int = 8,
+    projection: str = "pca",
+) -> None:
     """Plot the runs in a file. The suffix of its name selects the format."""
     if not 2 <= num_classes <= MOST_CLASSES:
         raise NPTError(f"--classes is {num_classes}: a figure shows 2 to {MOST_CLASSES} classes")
@@ -375,5 +214,5 @@ def plot(runs: Sequence[tuple[Path, dict[str, Any]]], path: Path, num_classes: i
         for part in record["commands"]
     ]
     ratio = next((run["ratio"] for _, run in runs if run["train"]), record["ratio"])
-    figure, _ = draw(rows, f"{record['dataset']}, τ = {ratio:g}", num_classes)
+    figure, _ = draw(rows, f"{record['dataset']}, τ = {ratio:g}", num_classes, projection)
     write_image(figure, path)

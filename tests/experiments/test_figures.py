@@ -6,7 +6,8 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from npt.errors import NPTError
-from npt.experiments import figures
+from npt.experiments import features as kept
+from npt.experiments import figures, projections
 from npt.experiments.plan import Part
 
 
@@ -20,7 +21,7 @@ def features(classes: int = 6, dim: int = 16, per_class: int = 20, seed: int = 0
     image = text[labels] + 0.01 * rng.standard_normal((len(labels), dim))
     image[:, 3] += 2.0
     names = np.array([f"class {k}" for k in range(classes)])
-    return figures.SplitFeatures(text, image, labels, names)
+    return kept.SplitFeatures(text, image, labels, names)
 
 
 @pytest.fixture
@@ -38,35 +39,53 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_projection_keeps_a_plane_and_removes_the_offset_between_modalities():
+def places(points, kind):
+    return points.loc[points["kind"] == kind, ["x", "y"]].to_numpy()
+
+
+def test_the_principal_plane_keeps_a_plane_and_removes_the_offset_between_modalities():
     given = features()
-    text, image = figures.project(given, [0, 2, 4])
-    assert text.shape == (3, 2) and image.shape == (60, 2)
+    text, images = projections.pca(given, [0, 2, 4])
+    assert text.shape == (3, 2) and [x.shape for x in images] == [(20, 2)] * 3
     expected = np.linalg.norm(given.text[0] - given.text[2])
     assert np.linalg.norm(text[0] - text[1]) == pytest.approx(expected, rel=1e-3)
-    for place in range(3):
-        mean = image[20 * place : 20 * (place + 1)].mean(0)
-        assert np.linalg.norm(mean - text[place]) < 0.02
+    for place, of_class in enumerate(images):
+        assert np.linalg.norm(of_class.mean(0) - text[place]) < 0.02
 
 
-def test_a_plane_is_turned_or_mirrored_to_another_one_without_changing_its_shape():
+@pytest.mark.parametrize("projection", projections.PROJECTIONS)
+def test_points_are_turned_or_mirrored_to_others_without_changing_their_shape(projection):
     given = features()
-    text, image = figures.project(given, range(6))
+    points = projections.points_of(given, range(6), projection=projection)
+    text = places(points, "text")
     angle, mirror = 1.2, np.diag([1.0, -1.0])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ mirror
-    turned, images = figures.project(given, range(6), like=text @ turn)
-    assert turned == pytest.approx(text @ turn) and images == pytest.approx(image @ turn)
-    other, _ = figures.project(given, range(6), like=np.ones((6, 2)))
+    turned = projections.points_of(given, range(6), text @ turn, projection)
+    for kind in ("text", "image"):
+        assert places(turned, kind) == pytest.approx(places(points, kind) @ turn, abs=1e-6)
+    other = places(projections.points_of(given, range(6), np.ones((6, 2)), projection), "text")
     assert np.linalg.norm(other, axis=1) == pytest.approx(np.linalg.norm(text, axis=1))
+
+
+def test_tsne_has_neighbours_beside_each_other_and_is_the_same_each_time():
+    given = features(per_class=15)
+    points = projections.points_of(given, range(6), projection="tsne")
+    assert set(points["kind"]) == {"text", "image"} and points[["x", "y"]].abs().max().max() <= 1
+    centres = points[points["kind"] == "image"].groupby("class")[["x", "y"]].mean()
+    names = points.loc[points["kind"] == "text", "class"]
+    for name, text in zip(names, places(points, "text"), strict=True):
+        assert (centres - text).pow(2).sum(axis=1).idxmin() == name
+    assert projections.points_of(given, range(6), projection="tsne").equals(points)
+    few = projections.points_of(features(classes=2, per_class=1), range(2), projection="tsne")
+    assert np.isfinite(few[["x", "y"]].to_numpy()).all()  # fewer points than a usual perplexity
 
 
 def test_what_is_drawn_is_what_was_projected():
     given = features(per_class=50)
-    points = figures.points_of(given, [1, 4]).set_index(["kind", "class"])[["x", "y"]]
-    text, image = figures.project(given, [1, 4])
-    limit = figures.POINTS_PER_CLASS
-    for place, name in enumerate(("class 1", "class 4")):
-        of_class = image[50 * place : 50 * (place + 1)]
+    points = projections.points_of(given, [1, 4]).set_index(["kind", "class"])[["x", "y"]]
+    text, images = projections.pca(given, [1, 4])
+    limit = projections.POINTS_PER_CLASS
+    for place, (name, of_class) in enumerate(zip(("class 1", "class 4"), images, strict=True)):
         assert points.loc[[("text", name)]].to_numpy() == pytest.approx(text[[place]])
         assert points.loc[[("mean", name)]].to_numpy() == pytest.approx(of_class.mean(0)[None])
         shown = points.loc[[("image", name)]].to_numpy()
@@ -76,9 +95,7 @@ def test_what_is_drawn_is_what_was_projected():
 def test_classes_without_images_are_not_shown():
     given = features()
     some = given.labels != 2
-    part = figures.SplitFeatures(
-        given.text, given.image[some], given.labels[some], given.classnames
-    )
+    part = kept.SplitFeatures(given.text, given.image[some], given.labels[some], given.classnames)
     _, drawn = figures.draw([("", [figures.Panel("A", part)])])
     assert set(drawn["class"]) == {f"class {k}" for k in (0, 1, 3, 4, 5)}
 
@@ -86,14 +103,14 @@ def test_classes_without_images_are_not_shown():
 def test_saved_features_come_back(tmp_path):
     given = features()
     given.save(tmp_path / "features.npz")
-    again = figures.SplitFeatures.load(tmp_path / "features.npz")
+    again = kept.SplitFeatures.load(tmp_path / "features.npz")
     for name, array in vars(given).items():
         assert np.array_equal(array, getattr(again, name))
 
 
 def test_runs_are_selected_by_their_settings(folder):
     def settings(**wanted):
-        found = figures.choose(folder, **wanted)
+        found = kept.choose(folder, **wanted)
         return [(r["label"], r["dataset"], r["ratio"], r["seed"]) for _, r in found]
 
     assert settings() == [("Z", "d", 1.0, 1), ("A", "d", 0.01, 1), ("B", "d", 0.01, 1)]
@@ -102,26 +119,27 @@ def test_runs_are_selected_by_their_settings(folder):
     assert settings(ratio=0.01, seed=2)[0] == ("Z", "d", 1.0, 1)  # without training
     for wrong in ({"labels": ["C"]}, {"dataset": "f"}, {"ratio": 0.5}):
         with pytest.raises(NPTError):
-            figures.choose(folder, **wrong)
+            kept.choose(folder, **wrong)
 
 
-def test_a_figure_is_written(folder):
+@pytest.mark.parametrize("projection", projections.PROJECTIONS)
+def test_a_figure_is_written(folder, projection):
     path = folder / "figure.png"
-    figures.plot(figures.choose(folder), path, num_classes=4)
+    figures.plot(kept.choose(folder), path, num_classes=4, projection=projection)
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000
     with pytest.raises(NPTError, match="--classes"):
-        figures.plot(figures.choose(folder), path, num_classes=1)
+        figures.plot(kept.choose(folder), path, num_classes=1)
 
 
 def test_without_features_or_checkpoint_there_is_no_figure(folder):
     for path in folder.rglob("features.npz"):
         path.unlink()
     with pytest.raises(NPTError, match="keep_checkpoints"):
-        figures.plot(figures.choose(folder, ["A"]), folder / "figure.png")
+        figures.plot(kept.choose(folder, ["A"]), folder / "figure.png")
 
 
 def test_headings_have_the_measures_with_values(folder):
-    run, _ = figures.choose(folder, ["A"])[0]
+    run, _ = kept.choose(folder, ["A"])[0]
 
     def heading(test, **content):
         results = {"results": {"test": {"accuracy": 50.0, **test}}, **content}
@@ -137,7 +155,7 @@ def test_headings_have_the_measures_with_values(folder):
 
 @pytest.mark.parametrize("lost", ["run.json", "base/result.json", "new/result.json"])
 def test_a_run_that_is_not_complete_is_a_missing_panel(folder, lost):
-    run, _ = figures.choose(folder, ["A"])[0]
+    run, _ = kept.choose(folder, ["A"])[0]
     (run / lost).unlink()
     panel = figures.panel_of(run, "new", "A")
     assert panel == figures.Panel("A") and panel.heading == "A"
@@ -148,15 +166,15 @@ def test_a_run_that_is_not_complete_is_a_missing_panel(folder, lost):
 def test_an_unknown_format_is_refused(folder):
     for name in ("figure.docx", "figure"):
         with pytest.raises(NPTError, match=r"\.png"):
-            figures.plot(figures.choose(folder), folder / name)
+            figures.plot(kept.choose(folder), folder / name)
         assert not (folder / name).exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "\0\0"])
 def test_a_run_with_a_damaged_record_is_named_and_left_out(folder, capsys, content):
-    path = figures.choose(folder)[0][0] / "run.json"
+    path = kept.choose(folder)[0][0] / "run.json"
     path.write_text(content)
-    assert [run["label"] for _, run in figures.choose(folder)] == ["A", "B"]
+    assert [run["label"] for _, run in kept.choose(folder)] == ["A", "B"]
     error = capsys.readouterr().err
     assert error.startswith(f"warning: {path} ") and error.count("\n") == 1
 
@@ -168,7 +186,7 @@ def test_damaged_features_are_named(folder):
     for damaged in (bytes(content), b"", bytes(content[:100])):
         path.write_bytes(damaged)
         with pytest.raises(NPTError, match=r"features\.npz is damaged .*: delete it"):
-            figures.SplitFeatures.load(path)
+            kept.SplitFeatures.load(path)
 
 
 @pytest.mark.parametrize("seed", [-1, 3])
@@ -180,12 +198,12 @@ def test_a_negative_seed_is_not_set(folder, monkeypatch, seed):
 
     seeds = []
     monkeypatch.setattr(dassl.utils, "set_random_seed", seeds.append)
-    monkeypatch.setattr(figures, "parse_args", lambda argv: None)
-    monkeypatch.setattr(figures, "setup_cfg", lambda args: SimpleNamespace(SEED=seed))
-    monkeypatch.setattr(figures, "build", lambda cfg: None)
-    monkeypatch.setattr(figures, "load", lambda trainer, folder: None)
-    monkeypatch.setattr(figures, "collect_features", lambda trainer: features())
-    path, record = figures.choose(folder, ["Z"])[0]
+    monkeypatch.setattr(kept, "parse_args", lambda argv: None)
+    monkeypatch.setattr(kept, "setup_cfg", lambda args: SimpleNamespace(SEED=seed))
+    monkeypatch.setattr(kept, "build", lambda cfg: None)
+    monkeypatch.setattr(kept, "load", lambda trainer, folder: None)
+    monkeypatch.setattr(kept, "collect_features", lambda trainer: features())
+    path, record = kept.choose(folder, ["Z"])[0]
     (path / "base" / "features.npz").unlink()
-    figures.features_of(path, record, "base")
+    kept.features_of(path, record, "base")
     assert seeds == ([] if seed < 0 else [seed])

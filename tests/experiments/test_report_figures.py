@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from npt.errors import NPTError
-from npt.experiments.figures import SplitFeatures, project
+from npt.experiments.features import SplitFeatures
 from npt.experiments.plan import Part
+from npt.experiments.projections import pca
 from npt.experiments.report import figures
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -206,8 +207,8 @@ def test_figure_1_has_four_panels_with_the_features_of_their_runs(folders, tmp_p
             assert set(points[name]) == set(rows[column])
         assert f"\n{rows['accuracy'].iloc[0]:.1f}%  LCD" in words(figure)
         features = SplitFeatures.load(Path(rows["folder"].iloc[0]) / "new" / "features.npz")
-        text, image = project(features, range(5))  # up to the turn of the plane
-        for kind, expected in (("text", text), ("image", image)):
+        text, images = pca(features, range(5))  # up to the turn of the plane
+        for kind, expected in (("text", text), ("image", np.concatenate(images))):
             found = points.loc[points["kind"] == kind, ["x", "y"]].to_numpy()
             assert found @ found.T == pytest.approx(expected @ expected.T)
     assert "d, new classes, seed 1" in words(figure)
