@@ -73,7 +73,14 @@ setup(
         "setuptools<81",
     ],
     extras_require={
-        "report": ["matplotlib>=3.7", "pandas>=2.0", "scikit-learn", "scipy", "tensorboard"],
+        "report": [
+            "matplotlib>=3.7",
+            "pandas>=2.0",
+            "safetensors",
+            "scikit-learn",
+            "scipy",
+            "tensorboard",
+        ],
         "mat": ["scipy"],  # to make a split of StanfordCars or OxfordFlowers, from MATLAB files
         "cluster": ["submitit>=1.5"],  # python -m npt.experiments ... --slurm
         "test": [

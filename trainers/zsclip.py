@@ -54,6 +54,7 @@ def frozen_text_features(backbone: str, dataset: Any, device: torch.device) -> T
         torch.no_grad(),
         without_autocast(device),
     ):
+        torch.default_generator.manual_seed(0)  # always the same state: see npt.encoders.kept
         encoder = TextEncoder(load_clip(backbone, device), prompts).to(device)
         return unit_rows(encoder())
 

@@ -10,6 +10,7 @@ import io
 import os
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from npt.download import fetch, has_checksum
 from npt.encoders.archive import is_archive, read_archive
+from npt.encoders.kept import kept_or_loaded
 from npt.encoders.openai import ADDRESS, MODELS, openai_clip
 from npt.errors import NPTError
 from npt.files import atomic_write
@@ -47,19 +49,22 @@ def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
     Nothing in a file is executed (see `npt.encoders.archive`), and its checksums are verified.
     Raises NPTError if there is no such model, or it cannot be read or downloaded.
     """
+    read: Callable[[Any], dict[str, Any]] = read_file
+    file: str | Path = name
     if name == "tiny":
-        model = build(read_tiny(TINY_FILE), str(TINY_FILE))
+        file, read = TINY_FILE, read_tiny
     elif name in MODELS:
         file = str(download(name))
-        model = build(read_file(file), file)
-    elif os.path.isfile(name):
-        model = build(read_file(name), name)
-    else:
+    elif not os.path.isfile(name):
         raise NPTError(
             f"unknown CLIP {name!r} in MODEL.BACKBONE.NAME: it is not a file; set it to a file's "
             f"path, to 'tiny', or to one of {', '.join(MODELS)}"
         )
-    return model.float().eval().requires_grad_(False).to(device)
+
+    def load() -> CLIP:
+        return build(read(file), str(file)).float().eval().requires_grad_(False)
+
+    return kept_or_loaded(Path(file), load).to(device)
 
 
 def fetch_openai(name: str) -> Path:
@@ -117,7 +122,7 @@ def _read_legacy(path: str) -> dict[str, Any]:
     warnings.warn(
         f"{path} has the format of torch before 1.6, in which damage cannot be noticed: save the "
         "state dict again with torch.save.",
-        stacklevel=4,
+        stacklevel=6,  # the caller of load_clip
     )
     return state
 

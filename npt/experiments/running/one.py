@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from npt import identity
+from npt.encoders.kept import clip_kept
 from npt.errors import NPTError, sentence
 from npt.experiments.plan import Evaluation, Run, dataset_name
+from npt.experiments.running.frozen import FEATURES, keep_features
 from npt.experiments.running.progress import doing
 from npt.experiments.state import (
     RECORD,
@@ -44,6 +46,7 @@ def _is_used(run: Run) -> bool:
     )
 
 
+@clip_kept()
 def execute_run(run: Run) -> None:
     """Train and test one run in this process; what its folder has on record is not repeated."""
     known = bool(read_run(run.folder)) or not _is_used(run)
@@ -129,7 +132,7 @@ def _trainer(run: Run, evaluation: Evaluation) -> Iterator[Any]:
     args = parse_args(run.argv(evaluation))
     cfg = setup_cfg(args)
     with session(args, cfg):
-        yield build(cfg)
+        yield keep_features(build(cfg), run.out / FEATURES)
 
 
 def _test(trainer: Any, run: Run, evaluation: Evaluation) -> None:

@@ -83,19 +83,23 @@ class DatasetWrapper(Dataset):
         return len(self.data_source)
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
-        item = self.data_source[idx]
-        output = {
-            "label": item.label,
-            "domain": item.domain,
-            "impath": item.impath,
-            "index": idx,
-        }
-        image = self.read(item.impath)
+        output = self.described(idx)
+        image = self.read(output["impath"])
         with contextlib.nullcontext() if self.seed is None else seeded(mixed(self.seed, idx)):
             output.update(self._transformed(image))
         if self.return_img0:
             output["img0"] = self.to_tensor(image)
         return output
+
+    def described(self, idx: int) -> dict[str, Any]:
+        """What is returned for an image beside its pixels; the file is not read."""
+        item = self.data_source[idx]
+        return {
+            "label": item.label,
+            "domain": item.domain,
+            "impath": item.impath,
+            "index": idx,
+        }
 
     def _transformed(self, image) -> dict[str, Any]:
         """The transformed image as "img", or one image for each of several transforms."""
