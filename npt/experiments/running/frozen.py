@@ -42,11 +42,13 @@ from npt.version import __version__
 FEATURES = "features"  # in the output folder of an experiment
 LOADERS = ("val_loader", "test_loader")  # of a trainer
 CPUINFO = Path("/proc/cpuinfo")
-_verified: set[str] = set()  # settings whose stored features had the bits that this process computes
+_verified: set[str] = (
+    set()
+)  # settings whose stored features had the bits that this process computes
 
 
 def keep_features(trainer: Any, folder: Path) -> Any:
-    """Make a built trainer read the features of its test images from `folder`, and store them there.
+    """Make a built trainer read the features of its test images from `folder`, or store them.
 
     Training is not affected. Returns the trainer, unchanged if its image features are not frozen
     or its test images are not read as `FrozenLoader` does.
@@ -83,7 +85,7 @@ def has_frozen_images(trainer: Any) -> bool:
 
 
 def is_plain(loader: Any) -> bool:
-    """Whether a loader gives every image once, in order, by one transform without random numbers."""
+    """Whether a loader gives each image once, in order, by one transform."""
     data = loader.dataset
     return (
         isinstance(data, DatasetWrapper)
@@ -96,7 +98,7 @@ def is_plain(loader: Any) -> bool:
 
 
 class Encoded(nn.Module):
-    """An image encoder that returns features (B, E) as they are, and encodes images (B, 3, H, W)."""
+    """An image encoder for images (B, 3, H, W) that returns features (B, E) as they are."""
 
     def __init__(self, encoder: nn.Module):
         super().__init__()
@@ -186,7 +188,7 @@ class FrozenLoader:
     # ---- the file
 
     def _stored(self, file: Path) -> Tensor | None:
-        """Features (N, E) on the device; None, with a warning where there is a file, if not usable."""
+        """Features (N, E) on the device; None, with a warning if the file cannot be used."""
         if not file.exists():
             return None
         try:
@@ -230,7 +232,7 @@ class FrozenLoader:
 
 
 def read(file: Path, key: str) -> Tensor:
-    """The features (N, E) in a file. Raises exceptions of many types if it is damaged or another's."""
+    """The features (N, E) in a file. Exceptions of many types if it is damaged or another's."""
     from safetensors import safe_open
 
     if not file.is_file():  # such as a pipe
@@ -257,7 +259,7 @@ def tensor_digest(tensor: Tensor) -> str:
     """A checksum of the bytes, the shape and the dtype of a tensor."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     if tensor.numel():
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
