@@ -89,6 +89,7 @@ setup(
             "hypothesis>=6.80",
             "ruff>=0.5",
             "mypy>=1.10",
+            "safetensors",
             "scikit-learn",
             "scipy",
             "submitit>=1.5",
