@@ -39,7 +39,7 @@ from npt.randomness import random_state_kept
 from npt.trainers.prompts import PromptedCLIP, PromptLearner
 from npt.version import __version__
 
-FEATURES = "features"  # in the output folder of an experiment
+FEATURES = "image_features"  # in the output folder of an experiment
 LOADERS = ("val_loader", "test_loader")  # of a trainer
 CPUINFO = Path("/proc/cpuinfo")
 _verified: set[str] = (
