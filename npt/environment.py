@@ -11,11 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from npt.version import __version__
+
 HOME = Path(__file__).resolve().parent  # the package
 PATIENCE = 20  # seconds that git may take, on a slow disk
 
 
-def environment() -> dict[str, str | None]:
+def describe() -> dict[str, str | None]:
     """What a record says of where it was made; None: there is none, or it is not known."""
     return {"node": node(), "gpu": gpu(), "commit": commit(), "job": job()}
 
@@ -78,6 +80,6 @@ def _git(*words: str) -> str | None:
 
 
 def lines() -> str:
-    """The environment for the beginning of a log."""
-    found = {**environment(), "process": str(os.getpid())}
+    """The same for the beginning of a log."""
+    found = {"NPT": __version__, **describe(), "process": os.getpid()}
     return "\n".join(f"{name}: {value}" for name, value in found.items() if value)

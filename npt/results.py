@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from npt import files, identity
+from npt import environment, files, identity
 from npt.errors import NPTError, OtherRun
 from npt.names import trainer_name
 from npt.terms import MEASURES, headings
@@ -37,6 +37,7 @@ def describe(cfg: Any, classnames: list[str]) -> dict[str, Any]:
         "seed": cfg.SEED,
         "config": identity.plain(cfg),
         "versions": versions(),
+        "environment": environment.describe(),
         "classnames": classnames,
         "headings": headings(),
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from npt import environment
 from npt.errors import NPTError
 from npt.files import locked, remove_leftovers
 from npt.names import trainer_name
@@ -73,13 +74,14 @@ def session(args: argparse.Namespace, cfg: CfgNode) -> Iterator[None]:
         setup_logger(cfg.OUTPUT_DIR)
         if torch.cuda.is_available() and cfg.USE_CUDA:
             torch.backends.cudnn.benchmark = True
+            torch.cuda.init()  # so that the log can name the GPU
         _banner("Arguments")
         for name, value in sorted(vars(args).items()):
             print(f"{name}: {value}")
         _banner("Config")
         print(cfg)
         print("Collecting env info ...")
-        print(f"** System info **\n{_system_info()}\n")
+        print(f"** System info **\n{_system_info()}\n\n{environment.lines()}\n")
         with _warnings_logged():
             yield
     finally:

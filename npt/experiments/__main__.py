@@ -1,6 +1,7 @@
 """The program `python -m npt.experiments`; each of its commands has a `--help`.
 
 reproduce   the tables and figures of the paper     run, estimate   an experiment of your own
+status      what its runs are doing
 report      the pages of their results              table, grid     results of an experiment
 collect     the results of any folder as CSV        figure, gradients
 """
@@ -84,6 +85,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="list the runs, with state, time and disk")
     _add_executor(reproduce)
     reproduce.set_defaults(do=reproduce_command)
+
+    status = commands.add_parser("status", help="what the runs of a folder are doing")
+    status.add_argument("folder", type=Path, help="the --out folder of `run` or `reproduce`")
+    status.set_defaults(do=status_command)
 
     report_ = commands.add_parser("report", help="tables and figures of what `reproduce` has run")
     report_.add_argument("folder", type=Path, help="the --out folder")
@@ -252,6 +257,13 @@ def reproduce_command(args: argparse.Namespace) -> int:
     if not args.dry_run:
         print(f"Report in {page.write(out)}")
     return code
+
+
+def status_command(args: argparse.Namespace) -> int:
+    from npt.experiments import status
+
+    print(status.report(args.folder))
+    return 0
 
 
 def report_command(args: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ from tabulate import tabulate
 from npt.experiments.plan import Run, dataset_name
 from npt.experiments.running.pool import default_jobs
 from npt.experiments.state import is_complete
+from npt.experiments.status import words
 from npt.flags import parse_args, setup_cfg
 from npt.session import build
 
@@ -139,13 +140,6 @@ def render(estimates: Sequence[Estimate]) -> str:
         + f"\n\nEstimate: about {words(least)} on {device}, {jobs} at a time, from {STEPS} timed "
         "steps of each; the time to load data is not included."
     )
-
-
-def words(seconds: float) -> str:
-    """A time as text: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def report(runs: Sequence[Run], out: Path) -> str:

@@ -22,9 +22,9 @@ from tabulate import tabulate
 from npt.config import find_config
 from npt.errors import NPTError
 from npt.experiments import state
-from npt.experiments.estimate import words
 from npt.experiments.plan import Evaluation, Run, dataset_name
 from npt.experiments.running.validation import without
+from npt.experiments.status import words
 from npt.flags import parse_args, setup_cfg
 from npt.imbalance import TYPES, Ranked
 from npt.results import RESULT
@@ -241,11 +241,9 @@ def _measured(runs: Iterable[Run]) -> dict[tuple, float]:
     found: dict[tuple, list[float]] = {}
     for run in runs:
         for evaluation in run.evaluations:
-            record = state.read_result(run.output(evaluation) / RESULT)
-            if record and not state.missing_splits(run, evaluation):
-                seconds = [float(record.get("train_seconds") or 0.0)]
-                seconds += [float(x.get("seconds") or 0.0) for x in record["results"].values()]
-                found.setdefault(_kind(run, evaluation), []).append(sum(seconds))
+            path = run.output(evaluation) / RESULT
+            if path.exists() and not state.missing_splits(run, evaluation):
+                found.setdefault(_kind(run, evaluation), []).append(state.seconds(path))
     return {kind: fmean(values) for kind, values in found.items()}
 
 

@@ -313,13 +313,14 @@ def merge(runs: Iterable[Run]) -> list[Run]:
         if first is not run:
             found[run.folder] = replace(
                 first,
-                evaluations=_union(first.evaluations, run.evaluations),
+                evaluations=united(first.evaluations, run.evaluations),
                 keep_checkpoints=first.keep_checkpoints or run.keep_checkpoints,
             )
     return list(found.values())
 
 
-def _union(*groups: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+def united(*groups: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+    """Each evaluation once, with the splits of all that ask for it."""
     found: dict[str, Evaluation] = {}
     for evaluation in itertools.chain(*groups):
         first = found.setdefault(evaluation.name, evaluation)

@@ -20,6 +20,7 @@ from typing import Any
 from npt import identity
 from npt.errors import NPTError
 from npt.experiments.plan import Evaluation, Run
+from npt.experiments.planned import Planned
 from npt.files import read_record
 from npt.results import RESULT, Results
 
@@ -155,7 +156,7 @@ def has_trained(folder: Path) -> bool:
     return bool(record) and record.get("train_seconds", 0) is not None  # of an earlier version
 
 
-def missing(run: Run) -> dict[str, list[str]]:
+def missing(run: Run | Planned) -> dict[str, list[str]]:
     """The splits without figures that count, by evaluation."""
     done = figures(run.folder, [e.name for e in run.evaluations], run.train)
     return {e.name: [s for s in e.splits if s not in done[e.name]] for e in run.evaluations}
@@ -165,8 +166,15 @@ def missing_splits(run: Run, evaluation: Evaluation) -> list[str]:
     return missing(run)[evaluation.name]
 
 
-def is_complete(run: Run) -> bool:
+def is_complete(run: Run | Planned) -> bool:
     return not any(missing(run).values())
+
+
+def seconds(path: Path) -> float:
+    """The seconds of training and tests that a result.json tells of."""
+    record = read_result(path)
+    tests = (x.get("seconds") or 0.0 for x in record.get("results", {}).values())
+    return sum(map(float, tests), float(record.get("train_seconds") or 0.0))
 
 
 def runs_in(folder: Path) -> Iterator[tuple[Path, Record]]:

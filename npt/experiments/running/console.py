@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from npt.errors import NPTError
-from npt.experiments import state
+from npt.experiments import planned, state
 from npt.experiments.plan import Run, dataset_name
-from npt.experiments.running import pool, validation
+from npt.experiments.running import pool, progress, validation
+from npt.experiments.running.display import Display
+from npt.experiments.status import PROBLEMS, failure
 from npt.files import locked, read_record, remove_leftovers, write_record
 
 EXIT_FAILED_RUNS = 1
-PROBLEMS = "problems.json"  # data set or run -> why it is not done
-LAST_LINES = 5  # of the log of a run that failed
 
 
 def carry_out(
@@ -45,7 +44,20 @@ def carry_out(
             problems = validation.validate(waiting)
             possible = _possible(runs, problems)
             begin()
-            outcomes = _execute(possible, executor)
+            planned.remember(out, runs)
+            named = {dataset_name(dataset): words for dataset, words in problems.items()}
+            kept = _Problems(out, runs, named)
+            for run in waiting:
+                if progress.read(run.folder).get("state") == progress.FAILED:
+                    progress.waits(run.folder)
+            with Display(possible, out, executor.at_a_time) as display:
+
+                def report(outcome: pool.Outcome) -> None:
+                    if outcome.error and not outcome.again:
+                        kept.add(outcome)
+                    display.show(outcome)
+
+                outcomes = executor.execute(possible, report)
         except KeyboardInterrupt as stop:
             done = sum(map(state.is_complete, runs))
             raise type(stop)(
@@ -53,9 +65,7 @@ def carry_out(
                 + (f". {stop}" if str(stop) else "")
             ) from None
         failed = [outcome for outcome in outcomes if outcome.error]
-        named = {dataset_name(dataset): words for dataset, words in problems.items()}
         _tell(failed, named)
-        _remember(failed, named, runs, out)
     return EXIT_FAILED_RUNS if failed or problems else 0
 
 
@@ -71,62 +81,27 @@ def _possible(runs: Sequence[Run], problems: Mapping[str, str]) -> list[Run]:
 def _tell(failed: Sequence[pool.Outcome], problems: Mapping[str, str]) -> None:
     """Name what went wrong. problems: why data sets cannot be used, by their names"""
     for outcome in failed:
-        print(_failure(outcome), file=sys.stderr)
+        print(failure(outcome.run.name, str(outcome.error), outcome.log), file=sys.stderr)
     for dataset, words in problems.items():
         print(f"not run: {dataset}: {words}", file=sys.stderr)
 
 
-def _remember(
-    failed: Sequence[pool.Outcome], problems: Mapping[str, str], runs: Sequence[Run], out: Path
-) -> None:
-    """Keep what went wrong for the report, and what earlier calls with other runs have kept."""
-    ours = {run.name for run in runs}
-    ours |= {dataset_name(evaluation.dataset) for run in runs for evaluation in run.evaluations}
-    earlier: dict[str, str] = {}
-    with suppress(NPTError):  # there is none, or it is damaged
-        earlier = read_record(out / PROBLEMS)
-    kept = {name: words for name, words in earlier.items() if name not in ours}
-    errors = {outcome.run.name: str(outcome.error) for outcome in failed}
-    write_record(out / PROBLEMS, {**kept, **problems, **errors})
+class _Problems:
+    """problems.json: what goes wrong, and what earlier calls with other runs have kept there."""
 
+    def __init__(self, out: Path, runs: Sequence[Run], datasets: Mapping[str, str]) -> None:
+        self.path = out / PROBLEMS
+        ours = {run.name for run in runs}
+        ours |= {dataset_name(evaluation.dataset) for run in runs for evaluation in run.evaluations}
+        earlier: dict[str, str] = {}
+        with suppress(NPTError):  # there is none, or it is damaged
+            earlier = read_record(self.path)
+        kept = {name: words for name, words in earlier.items() if name not in ours}
+        self.found = {**kept, **datasets}
+        write_record(self.path, self.found)
 
-def _failure(outcome: pool.Outcome) -> str:
-    """The name, the error and the last lines of the log of a run that failed."""
-    there = outcome.log is not None and outcome.log.exists()
-    words = f"failed: {outcome.run.name}: {outcome.error}"
-    if not there or outcome.log is None:
-        return words
-    text = outcome.log.read_text(encoding="utf-8", errors="replace")
-    last = [f"    {line}" for line in text.splitlines()[-LAST_LINES:]]
-    return "\n".join([f"{words} (see {outcome.log})", *last])
-
-
-def _execute(runs: Sequence[Run], executor: pool.Executor) -> list[pool.Outcome]:
-    """Execute the runs with a progress bar on a terminal, or else with one line for each run."""
-    from tqdm import tqdm
-
-    total = sum(not state.is_complete(run) for run in runs)
-    done = itertools.count(1)
-    with tqdm(total=total, unit="run", disable=None, dynamic_ncols=True) as bar:
-
-        def show(outcome: pool.Outcome) -> None:
-            text = f"{outcome.run.name}: {_headline(outcome)}"
-            if bar.disable:
-                print(f"[{next(done)}/{total}] {outcome.seconds:5.1f} s  {text}", flush=True)
-            bar.set_postfix_str(text)
-            bar.update()
-
-        return executor.execute(runs, show)
-
-
-def _headline(outcome: pool.Outcome) -> str:
-    """The test accuracy of each evaluation, or FAILED."""
-    run = outcome.run
-    if outcome.error:
-        return "FAILED"
-    parts = state.figures(run.folder, [e.name for e in run.evaluations], run.train)
-    return " ".join(
-        f"{name} {found['test'].get('accuracy') or 0:.1f}"
-        for name, found in parts.items()
-        if "test" in found
-    )
+    def add(self, outcome: pool.Outcome) -> None:
+        """Keep the error of a run."""
+        self.found[outcome.run.name] = str(outcome.error)
+        with suppress(OSError):  # the disk is full; the error is told at the end
+            write_record(self.path, self.found)

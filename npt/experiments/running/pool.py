@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -25,13 +25,14 @@ from typing import Protocol
 from npt.errors import NPTError, sentence
 from npt.experiments.plan import Run
 from npt.experiments.running.one import execute_run
-from npt.experiments.running.progress import fail, recorded
+from npt.experiments.running.progress import fail, recorded, waits
 from npt.experiments.running.stopping import block_signals
 from npt.experiments.state import is_complete, remove_checkpoints
 from npt.identity import WAYS_OUT as WAYS_OUT_OF_TRAINING
 from npt.stopping import EXIT_STOPPED, exiting
 
-KILLED = getattr(signal, "SIGKILL", 9)
+KILLED = -getattr(signal, "SIGKILL", 9)  # exit codes of a process that others have ended
+OTHERS = (KILLED, EXIT_STOPPED)
 WAYS_OUT = "use another --out folder, or delete this folder"
 
 Report = Callable[["Outcome"], None]
@@ -74,6 +75,7 @@ class Outcome:
     seconds: float
     error: str | None = None  # one sentence; None if the run succeeded
     log: Path | None = None  # the log file with the traceback of an error
+    again: bool = False  # its process was killed, and it goes on after the others
 
 
 # --------------------------------------------------------------------------- workers
@@ -203,23 +205,29 @@ class _Worker:
             self.pipe.send(run)
 
     def outcome(self, run: Run) -> Outcome:
-        """Receive the outcome of the current run. It is a failure if the process has ended."""
+        """Receive the outcome of the current run.
+
+        If the process has ended, it is a failure, unless the run was complete already.
+        """
         self.run = None
         try:
             seconds, error, log = self.pipe.recv()
+            return Outcome(run, seconds, error, log)
         except (EOFError, OSError):
             self.process.join()
             if self.process.exitcode == EXIT_STOPPED:
                 time.sleep(1)  # for the same signal to this process, which then is no failure
-            error, log = _death(self.process.exitcode), _log_of(run)
-            seconds = time.perf_counter() - self.started
-            fail(run.folder, error, log)
-        return Outcome(run, seconds, error, log)
+        seconds, code = time.perf_counter() - self.started, self.process.exitcode
+        if is_complete(run):
+            return Outcome(run, seconds)
+        error, log = _death(code), _log_of(run)
+        fail(run.folder, error, log)
+        return Outcome(run, seconds, error, log, again=code in OTHERS)
 
 
 def _death(code: int | None) -> str:
     """The end of a process that has not told its own, in words. code: negative for a signal"""
-    if code == -KILLED:
+    if code == KILLED:
         return (
             f"its process was killed, by someone or for lack of memory (exit code {code}): fewer "
             "--jobs need less, and --mem gives a cluster's job more"
@@ -266,8 +274,10 @@ def execute(
     """Execute the runs that are not complete, `jobs` at a time.
 
     `report` is called with the Outcome of each run at its end. If a run fails or ends its process,
-    its Outcome has an error, and the other runs continue. At Ctrl-C, or another KeyboardInterrupt,
-    the workers end first. `execute_one` is called in a worker process, so it must be importable.
+    its Outcome has an error, and the other runs continue. A run whose process was killed goes on
+    after the others, once: that says nothing against the run, but a run that is too large for the
+    memory is killed again. At Ctrl-C, or another KeyboardInterrupt, the workers end first.
+    `execute_one` is called in a worker process, so it must be importable.
     """
     waiting = [run for run in runs if not is_complete(run)]
     for run in runs:
@@ -278,6 +288,7 @@ def execute(
     jobs, environments = (jobs, default_jobs()[1]) if jobs else default_jobs()
     outcomes: list[Outcome] = []
     workers: list[_Worker] = []
+    killed: set[Path] = set()
     with _environment(TQDM_DISABLE="1"):  # no progress bars of single runs
         try:
             for number in range(min(jobs, len(waiting))):
@@ -293,8 +304,16 @@ def execute(
                 ready = wait([worker.pipe for worker in workers if worker.run])
                 for worker in workers:
                     if worker.run is not None and worker.pipe in ready:
-                        outcomes.append(worker.outcome(worker.run))
-                        report(outcomes[-1])
+                        outcome = worker.outcome(worker.run)
+                        folder = outcome.run.folder
+                        outcome = replace(outcome, again=outcome.again and folder not in killed)
+                        if outcome.again:
+                            killed.add(folder)
+                            waiting.insert(0, outcome.run)  # the last to be taken
+                            waits(folder)
+                        else:
+                            outcomes.append(outcome)
+                        report(outcome)
         finally:
             _stop(workers)
     return outcomes

@@ -184,9 +184,18 @@ def doing(evaluation: str, trainer: Any = None) -> None:
 
 def fail(folder: Path, error: str, log: Path | None) -> None:
     """Note for a run's process, which has ended without a word, that the run has failed."""
+    _change(folder, FAILED, error, log)
+
+
+def waits(folder: Path) -> None:
+    """Note that a run which failed, or whose process was killed, is to be executed again."""
+    _change(folder, STOPPED, "", None)
+
+
+def _change(folder: Path, state: str, error: str, log: Path | None) -> None:
     earlier = read(folder)
     if earlier:
-        _write(folder, {**earlier, "state": FAILED, **_failure(folder, error, log)})
+        _write(folder, {**earlier, "state": state, **_failure(folder, error, log)})
 
 
 def _epochs(trainer: Any) -> Record:
