@@ -10,7 +10,7 @@ from pathlib import Path
 from npt.errors import NPTError
 from npt.experiments import planned, state
 from npt.experiments.plan import Run, dataset_name
-from npt.experiments.running import pool, progress, validation
+from npt.experiments.running import pool, validation
 from npt.experiments.running.display import Display
 from npt.experiments.status import PROBLEMS, failure
 from npt.files import locked, read_record, remove_leftovers, write_record
@@ -47,9 +47,6 @@ def carry_out(
             planned.remember(out, runs)
             named = {dataset_name(dataset): words for dataset, words in problems.items()}
             kept = _Problems(out, runs, named)
-            for run in waiting:
-                if progress.read(run.folder).get("state") == progress.FAILED:
-                    progress.waits(run.folder)
             with Display(possible, out, executor.at_a_time) as display:
 
                 def report(outcome: pool.Outcome) -> None:

@@ -25,7 +25,7 @@ from typing import Protocol
 from npt.errors import NPTError, sentence
 from npt.experiments.plan import Run
 from npt.experiments.running.one import execute_run
-from npt.experiments.running.progress import fail, recorded, waits
+from npt.experiments.running.progress import FAILED, fail, read, recorded, waits
 from npt.experiments.running.stopping import block_signals
 from npt.experiments.state import is_complete, remove_checkpoints
 from npt.identity import WAYS_OUT as WAYS_OUT_OF_TRAINING
@@ -285,6 +285,9 @@ def execute(
             remove_checkpoints(run)  # an earlier process may have ended before it deleted them
     if not waiting:
         return []
+    for run in waiting:
+        if read(run.folder).get("state") == FAILED:
+            waits(run.folder)
     jobs, environments = (jobs, default_jobs()[1]) if jobs else default_jobs()
     outcomes: list[Outcome] = []
     workers: list[_Worker] = []
