@@ -5,19 +5,43 @@ keys to the engine's defaults, registers the trainers `CoCoOpNPT`, `MaPLeNPT` an
 `<Name>NPT` for any other trainer, and lets the keys `DATASET.IMBALANCE_*` act on any data set.
 """
 
-from npt import config, engine, remedies, terms, tree  # noqa: F401
-from npt.host import naming, registry, sampling, thinning
-from npt.host.acceleration import accelerate
-from npt.host.features import Features
-from npt.host.registry import register
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from npt import engine, tree  # noqa: F401
 from npt.version import __version__
 
+if TYPE_CHECKING:
+    from npt import terms
+    from npt.host.acceleration import accelerate
+    from npt.host.features import Features
+    from npt.host.registry import register
+
 __all__ = ["Features", "__version__", "accelerate", "put_in_place", "register", "terms"]
+
+# torch, which they import, takes seconds: what needs none, such as `npt --version`, shall not wait.
+_HOMES = {
+    "Features": "npt.host.features",
+    "accelerate": "npt.host.acceleration",
+    "register": "npt.host.registry",
+}
+_MODULES = ("config", "remedies", "terms")
+
+
+def __getattr__(name: str) -> Any:
+    """The names above that need torch, imported at their first use."""
+    if name in _MODULES:
+        return importlib.import_module(f"npt.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def put_in_place() -> None:
     """Add keys, names, thinning and sampling to the engine; repeating it changes nothing."""
     import dassl  # noqa: F401  selects the engine, if it is the first import
+    from npt import config, remedies, terms  # noqa: F401  the last two add keys
+    from npt.host import naming, registry, sampling, thinning
 
     config.add_keys_to_defaults()
     registry.extend_registry()

@@ -26,7 +26,6 @@ from npt import engine
 from npt.checks import LARGEST, SHOWN, TEXT, Check, is_text, like, number, one_of, shown, whole
 from npt.errors import NPTError
 from npt.imbalance import ORDERS, TYPES
-from npt.losses import REDUCTIONS
 from npt.names import SUFFIX, TrainerNode, adopt, as_asked, trainer_name
 from npt.yaml_file import read_yaml
 
@@ -54,6 +53,7 @@ class Key(NamedTuple):
 
 
 WEIGHT = number(0, LARGEST)
+REDUCTIONS = ("mean", "class", "sum")  # of npt.losses
 LENGTH = number(0, LARGEST, "(]")
 RATIO = Check(number(0, 1, "(]").good, "a number in (0, 1]")
 NOT_ONCE = ("RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler", "ClassBalancedSampler")

@@ -25,9 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from npt.config import REDUCTIONS
 from npt.errors import InvalidArgument
-
-REDUCTIONS = ("mean", "class", "sum")
 
 
 def language_collapse_loss(

@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from tabulate import tabulate
 
 from npt import environment, files, identity
 from npt.errors import NPTError, OtherRun
 from npt.names import trainer_name
-from npt.terms import MEASURES, headings
 from npt.version import __version__
+
+if TYPE_CHECKING:  # torch and numpy take seconds, and many programs only read records
+    import numpy as np
 
 RESULT = "result.json"
 Results = dict[str, float | None]  # figures of a split by name; None: not computed
@@ -31,6 +31,8 @@ TRAINING, EVALUATION = "training", "evaluation"  # the two kinds of records
 
 def describe(cfg: Any, classnames: list[str]) -> dict[str, Any]:
     """The entries of result.json that describe the run."""
+    from npt.terms import headings
+
     return {
         "trainer": trainer_name(cfg),
         "dataset": cfg.DATASET.NAME,
@@ -105,6 +107,7 @@ def identity_of(record: dict[str, Any]) -> dict[str, Any]:
 
 def print_results(results: Results) -> None:
     """Print the figures of a test that follow the engine's own."""
+    from npt.terms import MEASURES
 
     def percent(name: str) -> str:
         value = results.get(name)
@@ -151,6 +154,8 @@ def confusion_matrix(record: Mapping[str, Any], split: str = "test") -> np.ndarr
 
     NPTError if the record has no such split.
     """
+    import numpy as np
+
     cells = record.get("confusion", {}).get(split)
     if cells is None:
         known = ", ".join(record.get("confusion", {})) or "none"
@@ -167,6 +172,8 @@ def confusion_matrix(record: Mapping[str, Any], split: str = "test") -> np.ndarr
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
+    import torch
+
     from npt import engine
 
     found = engine.describe()
@@ -190,6 +197,8 @@ def _clip_version() -> str:
 
 def reset_peak_memory() -> None:
     """Restart the peaks that `peak_memory` reports, where the system can (Linux; CUDA)."""
+    import torch
+
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
@@ -198,6 +207,8 @@ def reset_peak_memory() -> None:
 
 def peak_memory() -> dict[str, int | None]:
     """Peak memory of this process, and of torch on the GPU, in bytes."""
+    import torch
+
     try:
         import resource
     except ImportError:  # Windows

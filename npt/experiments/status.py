@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from tabulate import tabulate
 
@@ -30,7 +29,9 @@ PROBLEMS = "problems.json"  # data set or run -> why it is not done
 LAST_LINES = 5  # of the log of a run that failed
 TAIL = 64 << 10  # bytes at the end of a log in which they are
 DONE, RUNNING, SILENT, FAILED, WAITING = "done", "running", "silent", "failed", "waiting"
-STATES = (DONE, RUNNING, SILENT, FAILED, WAITING)
+WITHOUT = "without data"
+STATES = (DONE, RUNNING, SILENT, FAILED, WAITING, WITHOUT)
+ALWAYS = (DONE, RUNNING, FAILED, WAITING)  # told also if there are none
 AnyRun = Run | Planned
 
 
@@ -39,6 +40,7 @@ class Look:
     """A run as its files show it.
 
     SILENT: it was begun and gives no sign of life; the same command goes on with it
+    WITHOUT: it cannot be executed, because its data set is not there
     """
 
     run: AnyRun
@@ -63,9 +65,12 @@ def report(out: Path) -> str:
     if not runs:
         raise NPTError(f"{out} has no runs: name the --out folder of `run` or `reproduce`")
     problems, now = _problems(out), progress.clock(out)
-    looks = [_named(look_at, run, problems.get(run.name, ""), now) for run in runs]
     absent = {name: words for name, words in problems.items() if name in _datasets(runs)}
-    return render(out, looks, absent)
+    for run in runs:
+        _name_damages(run)
+    looks = [_with_data(run, absent, problems.get(run.name, ""), now) for run in runs]
+    lacking = Counter(name for run in runs for name in _datasets([run]))
+    return render(out, looks, [f"{x}: {absent[x]} ({lacking[x]} runs need it)" for x in absent])
 
 
 def runs_of(out: Path) -> list[Planned]:
@@ -97,8 +102,8 @@ def _recorded(folder: Path) -> Planned | None:
     return Planned(folder, name, evaluations=tuple(tests), **about)
 
 
-def _named(look: Callable[..., Look], run: AnyRun, *more: Any) -> Look:
-    """A look at a run, after its damaged records were named on stderr."""
+def _name_damages(run: AnyRun) -> None:
+    """Name the damaged records of a run on stderr."""
     found = list(state.damages(run.folder, [test.name for test in run.evaluations]).values())
     try:
         progress.load(run.folder, 0.0)
@@ -106,7 +111,14 @@ def _named(look: Callable[..., Look], run: AnyRun, *more: Any) -> Look:
         found.append(str(error))
     for words in found:
         print(f"warning: {words}", file=sys.stderr)
-    return look(run, *more)
+
+
+def _with_data(run: Planned, absent: Collection[str], problem: str, now: float) -> Look:
+    """A look at a run, without its tests on data sets that are absent."""
+    there = tuple(test for test in run.evaluations if dataset_name(test.dataset) not in absent)
+    look = look_at(replace(run, evaluations=there or run.evaluations), problem, now)
+    lacks = run.dataset in absent and look.state == WAITING
+    return replace(look, state=WITHOUT) if lacks else look
 
 
 def look_at(run: AnyRun, problem: str = "", now: float | None = None) -> Look:
@@ -178,27 +190,19 @@ def seconds_of(look: Look) -> float:
     )
 
 
-def _left(looks: Sequence[Look], absent: Iterable[str]) -> str:
+def _left(looks: Sequence[Look]) -> str:
     times = Times()
     for look in looks:
         if look.state == DONE:
             times.add(look.run, seconds_of(look))
-    living = sum(look.state == RUNNING for look in looks)
-    waits = [
-        (look.run, look.spent)
-        for look in looks
-        if look.state in (RUNNING, SILENT, WAITING) and _possible(look.run, absent)
-    ]
-    seconds = times.left(waits, living)
+    living = max(1, sum(look.state == RUNNING for look in looks))
+    waits = [(x.run, x.spent) for x in looks if x.state in (RUNNING, SILENT, WAITING)]
     if not waits:
         return ""
+    seconds = times.left(waits, living)
     if seconds is None:
         return "; no run is done that would tell the time left"
-    return f"; about {words(seconds)} left with {max(1, living)} at a time"
-
-
-def _possible(run: AnyRun, absent: Iterable[str]) -> bool:
-    return dataset_name(run.dataset) not in absent
+    return f"; about {words(seconds)} left with {living} at a time"
 
 
 def words(seconds: float) -> str:
@@ -209,22 +213,17 @@ def words(seconds: float) -> str:
 
 
 # --------------------------------------------------------------------------- telling
-def render(out: Path, looks: Sequence[Look], absent: dict[str, str]) -> str:
-    """absent: why data sets cannot be used, by their names"""
+def render(out: Path, looks: Sequence[Look], absent: Sequence[str]) -> str:
+    """absent: data sets that cannot be used, and why"""
     count = Counter(look.state for look in looks)
-    counts = ", ".join(f"{count[x]} {x}" for x in STATES if count[x] or x != SILENT)
-    parts = [f"{out}: {len(looks)} runs: {counts}{_left(looks, absent)}.", _table(looks)]
-    living = [look for look in looks if look.state in (RUNNING, SILENT)]
-    if living:
+    counts = ", ".join(f"{count[x]} {x}" for x in STATES if count[x] or x in ALWAYS)
+    parts = [f"{out}: {len(looks)} runs: {counts}{_left(looks)}.", _table(looks)]
+    begun = [look for look in looks if look.state in (RUNNING, SILENT)]
+    if begun:
         header = ["running", "where", "doing", "since", ""]
-        parts.append(tabulate([_row(x) for x in living], header, "plain", disable_numparse=True))
+        parts.append(tabulate([_row(x) for x in begun], header, "plain", disable_numparse=True))
     parts += [_failure(look) for look in looks if look.state == FAILED]
-    parts += [
-        f"not run: {name}: {words} ({_lacking(looks, name)} of the runs lack it)"
-        for name, words in absent.items()
-        if _lacking(looks, name)
-    ]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *(f"not run: {words}" for words in absent)])
 
 
 def _table(looks: Sequence[Look]) -> str:
@@ -235,13 +234,6 @@ def _table(looks: Sequence[Look]) -> str:
     shown = [x for x in STATES if any(count[x] for count in counts.values())]
     rows = [[name, *(count[x] or "" for x in shown)] for name, count in counts.items()]
     return tabulate(rows, ["data set", *shown], "plain")
-
-
-def _lacking(looks: Iterable[Look], name: str) -> int:
-    return sum(
-        look.state != DONE and any(dataset_name(x.dataset) == name for x in look.run.evaluations)
-        for look in looks
-    )
 
 
 def _row(look: Look) -> list[str]:
