@@ -14,7 +14,7 @@ import pytest
 from npt.errors import NPTError
 from npt.experiments import state
 from npt.experiments.plan import Part
-from npt.experiments.running import one, pool
+from npt.experiments.running import one, pool, progress
 from npt.files import locked
 
 FAKE = Path(fake_runs.__file__)
@@ -112,8 +112,7 @@ def test_ctrl_c_before_anything_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_one_failed_run(tmp_path):
-    """Also a worker that was idle, or that had just started."""
+def test_the_run_of_a_killed_worker_goes_on(tmp_path):
     (tmp_path / "some.yaml").write_text(EXPERIMENT)
     out = tmp_path / "out"
     command = [sys.executable, str(FAKE), str(out), "1", "0.02", str(tmp_path / "some.yaml")]
@@ -124,8 +123,20 @@ def test_a_killed_worker_is_one_failed_run(tmp_path):
         worker = int(Path(children).read_text().split()[-1])
         os.kill(worker, signal.SIGKILL)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 1 and error.count("\n") == 1 and "exit code -9" in error
-    assert sum(map(state.is_complete, fake_runs.runs(out, seeds=4))) == 3
+    assert process.returncode == 0 and error.count("\n") == 1
+    assert error.startswith("killed: ") and "exit code -9" in error and "it goes on" in error
+    assert all(map(state.is_complete, fake_runs.runs(out, seeds=4)))
+
+
+def test_a_run_whose_worker_is_killed_again_has_failed(tmp_path):
+    """As one that is too large for the memory; others are executed before its second turn."""
+    todo, reported = fake_runs.runs(tmp_path, seeds=4), []
+    outcomes = pool.execute(todo, 1, reported.append, fake_runs.mortal)
+    ends = [(outcome.run.seed, bool(outcome.error)) for outcome in outcomes]
+    assert ends == [(1, False), (3, False), (4, False), (2, True)]
+    assert [o.run.seed for o in reported if o.again] == [2]
+    found = progress.read(todo[1].folder)
+    assert found["state"] == "failed" and "exit code -9" in found["error"]
 
 
 @pytest.mark.slow
