@@ -191,8 +191,6 @@ def _executor(args: argparse.Namespace, out: Path, costs: Any = None) -> Any:
     from npt.experiments.running import pool, slurm
 
     if args.slurm is None:
-        if not vars(args).get("dry_run"):
-            slurm.refuse_queued(out)
         return pool.Local(args.jobs)
     return slurm.Cluster(out, args.slurm, jobs=args.jobs, costs=costs, **given)
 

@@ -276,5 +276,7 @@ def test_workers_at_once(tmp_path):
         return [(record["results"], record["per_class"]) for record in records]
 
     assert executed(tmp_path / "two", 2) == executed(tmp_path / "one", 1)
-    names = [{path.name for path in files(tmp_path / out / "image_features")} for out in ("one", "two")]
+    names = [
+        {path.name for path in files(tmp_path / out / "image_features")} for out in ("one", "two")
+    ]
     assert names[0] == names[1] and len(names[0]) == 4  # val and test, of base and new

@@ -26,6 +26,7 @@ from npt.errors import NPTError, sentence
 from npt.experiments.plan import Run
 from npt.experiments.running.one import execute_run
 from npt.experiments.running.progress import FAILED, fail, read, recorded, waits
+from npt.experiments.running.slurm_queue import refuse_queued
 from npt.experiments.running.stopping import block_signals
 from npt.experiments.state import is_complete, remove_checkpoints
 from npt.identity import WAYS_OUT as WAYS_OUT_OF_TRAINING
@@ -64,6 +65,7 @@ class Local:
         return self.jobs or default_jobs()[0]
 
     def execute(self, runs: Sequence[Run], report: Report) -> list[Outcome]:
+        refuse_queued([run for run in runs if not is_complete(run)])
         return execute(runs, self.jobs, report)
 
 

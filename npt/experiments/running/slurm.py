@@ -12,7 +12,6 @@ import io
 import re
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
@@ -27,24 +26,24 @@ from npt.experiments.running import slurm_queue
 from npt.experiments.running.one import execute_run
 from npt.experiments.running.pool import Outcome, Report
 from npt.experiments.running.slurm_job import Work
-from npt.experiments.running.slurm_queue import Job
-from npt.experiments.running.slurm_watch import JOBS, Place, Queue, Watch
+from npt.experiments.running.slurm_queue import JOBS, RECORD, Place, key
+from npt.experiments.running.slurm_watch import Queue, Watch
 from npt.experiments.state import is_complete, remove_checkpoints
-from npt.files import read_record, write_record
+from npt.files import write_record
 from npt.flags import parse_args, setup_cfg
 
-RECORD = "runs.json"  # of a submission
 TIME = "4:00:00"  # of a job; at its end it goes back into the queue, so no run has to fit into it
 # Seconds of a job that short runs are put together for: longer than its start takes, and so short
 # that others get their turn. A run that is longer has a job of its own.
-SHORTEST, LONGEST = 60.0, 1800.0
+SHORTEST, LONGEST = 30.0, 1800.0
 MOST_JOBS = 1000  # of an array; SLURM's MaxArraySize is 1001 if nobody has changed it
 # A job goes back into the queue as often as its runs get on in its time (`Work.checkpoint`).
 TURNS = 10_000
 LEAST = 3  # minutes of a job
 NOTICE = 120  # seconds before a job's time is up, in which its runs save
-MEMORY = re.compile(r"\d+([KMGT]B?)?", re.IGNORECASE)
-GPUS = re.compile(r"(\w[\w.-]*:)?(?P<number>[1-9]\d*)")
+MEMORY = re.compile(r"[0-9]+([KMGT]B?)?", re.IGNORECASE)
+GPUS = re.compile(r"([A-Za-z][\w.-]*:)?(?P<number>[1-9][0-9]*)", re.ASCII)
+CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,8 @@ class Cluster:
     execute_one: Callable[[Run], None] = execute_run
 
     def __post_init__(self) -> None:
+        if not self.partition.strip():
+            raise NPTError("--slurm names no partition: sinfo lists those of the cluster")
         if minutes(self.time) < LEAST:
             raise NPTError(
                 f"--time {self.time} is too short: SLURM tells a job of its end up to a minute "
@@ -104,43 +105,43 @@ class Cluster:
             if not run.keep_checkpoints and is_complete(run):
                 remove_checkpoints(run)
         places = self._earlier()
-        new = [run for run in waiting if _key(run) not in places]
+        new = [run for run in waiting if key(run) not in places]
         if len(new) < len(waiting):
             print(f"{len(waiting) - len(new)} runs are in jobs of an earlier call", flush=True)
         if new:
             places |= self._submit(runs, new, len(set(places.values())))
-        mine = {run.folder: places[_key(run)] for run in waiting}
+        mine = {run.folder: places[key(run)] for run in waiting}
         return Watch(self.out, mine).outcomes(waiting, report)
 
     def _earlier(self) -> dict[str, Place]:
         """The jobs of earlier calls that have not ended. The folders of the others are deleted."""
-        submissions = _submissions(self.out)
+        submissions = slurm_queue.submissions(self.out)
         found = Queue(submissions).wait()
-        queued = {(job.name, job.index) for job in found if not job.has_ended}
+        queued = {job.place for job in found if not job.has_ended}
         for name in set(submissions) - {name for name, _ in queued}:
             shutil.rmtree(self.out / JOBS / name)
         return {
-            key: (name, index)
+            member: (name, index)
             for name, jobs in submissions.items()
-            for index, keys in enumerate(jobs)
+            for index, members in enumerate(jobs)
             if (name, index) in queued
-            for key in keys
+            for member in members
         }
 
     # ---------------------------------------------------------------------- submitting
     def _submit(self, runs: Sequence[Run], new: Sequence[Run], busy: int) -> dict[str, Place]:
-        """Submit an array of jobs; returns the job of each run, by `_key`.
+        """Submit an array of jobs; returns the job of each run, by `key`.
 
         runs: all, of which complete ones tell the time of others
         busy: the number of jobs of earlier calls
         """
-        times = {_key(run): x for run, x in zip(runs, remaining(runs, self.costs), strict=True)}
-        seconds = [times[_key(run)] for run in new]
+        times = {key(run): x for run, x in zip(runs, remaining(runs, self.costs), strict=True)}
+        seconds = [times[key(run)] for run in new]
         groups = group(new, seconds, self._target(seconds))
         name = f"npt-{secrets.token_hex(4)}"
         folder = self.out / JOBS / name
         # Before the jobs, so that they are known whenever this process may end.
-        jobs = [[_key(run) for run in members] for members in groups]
+        jobs = [[key(run) for run in members] for members in groups]
         write_record(folder / RECORD, {"jobs": jobs})
         limit = minutes(self.time) * 60.0
         works = [Work(x, self.runs_per_job, limit, self.execute_one) for x in groups]
@@ -155,7 +156,7 @@ class Cluster:
                     shutil.rmtree(folder)
             raise
         print(f"{len(new)} runs in {len(groups)} jobs, logs in {folder}", flush=True)
-        return {key: (name, index) for index, keys in enumerate(jobs) for key in keys}
+        return {member: (name, i) for i, members in enumerate(jobs) for member in members}
 
     def _target(self, seconds: Sequence[float | None]) -> float:
         """How many seconds of runs to put into one job."""
@@ -204,7 +205,7 @@ def _submitit() -> Iterator[None]:
 
 def minutes(text: str) -> int:
     """A time of SLURM (M, M:S, H:M:S, D-H, D-H:M, D-H:M:S) in minutes, rounded up. NPTError."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    found = CLOCK.fullmatch(text.strip())
     if found is not None:
         days, *rest = found.groups()
         parts = [int(x) for x in rest if x is not None]
@@ -239,37 +240,3 @@ def _loaders(run: Run) -> int:
     with suppress(NPTError):  # a config that cannot be read is named where it is used
         return int(setup_cfg(parse_args(run.argv(run.evaluations[0]))).DATALOADER.NUM_WORKERS)
     return 0
-
-
-# --------------------------------------------------------------------------- submissions
-def refuse_queued(out: Path) -> None:
-    """NPTError if jobs of the folder are in the queue of a cluster that answers here."""
-    try:
-        found = _queued(out)
-    except NPTError:
-        return
-    if found:
-        raise NPTError(
-            f"{len(found)} jobs of {out} are in the queue: add --slurm to wait for them, or end "
-            f"them with {slurm_queue.scancel(found)}"
-        )
-
-
-def _submissions(out: Path) -> dict[str, list[list[str]]]:
-    """The runs of each job, by the name of its submission. Damaged records are named on stderr."""
-    found = {}
-    for path in sorted((out / JOBS).glob(f"*/{RECORD}")):
-        try:
-            found[path.parent.name] = read_record(path)["jobs"]
-        except (NPTError, KeyError) as error:
-            print(f"warning: the jobs of {path} are not known: {error}", file=sys.stderr)
-    return found
-
-
-def _queued(out: Path) -> list[Job]:
-    """The jobs of the folder that have not ended. NPTError if SLURM does not answer."""
-    return [job for job in slurm_queue.jobs(_submissions(out)) if not job.has_ended]
-
-
-def _key(run: Run) -> str:
-    return run.folder.relative_to(run.out).as_posix()

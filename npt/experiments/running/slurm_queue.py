@@ -1,5 +1,7 @@
-"""What SLURM says of jobs, and what that means in words.
+"""The jobs of a folder, what SLURM says of them, and what that means in words.
 
+A submission is an array of jobs, and a folder OUT/jobs/NAME, whose record has the runs of each job;
+NAME is also the jobs' name in SLURM. So every call finds them, however the one before it ended.
 `squeue` is asked, because a cluster need not keep accounts, without which `sacct` fails. It knows a
 job until some minutes after its end. How a run ended is in the run's files, not here.
 """
@@ -8,11 +10,17 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from npt.errors import NPTError
+from npt.experiments.plan import Run
+from npt.files import read_record
 
+JOBS, RECORD = "jobs", "runs.json"  # the folder in OUT, and the record in a submission's
 PATIENCE = 60  # seconds for an answer
 FIELDS = "%i|%j|%T|%r"
 ENDS = {  # state of a job that has ended -> why its runs have; "" where the log has to tell
@@ -39,6 +47,9 @@ HOPELESS = {  # reasons for which a job waits and will not start, whoever else e
 }
 
 
+Place = tuple[str, int]  # a job: the name of its submission, and its index in the array
+
+
 @dataclass(frozen=True)
 class Job:
     """A job, or a task of an array of jobs."""
@@ -49,9 +60,8 @@ class Job:
     reason: str
 
     @property
-    def index(self) -> int:
-        """Its place in its array."""
-        return int(self.id.partition("_")[2] or 0)
+    def place(self) -> Place:
+        return self.name, int(self.id.partition("_")[2] or 0)
 
     @property
     def array(self) -> str:
@@ -93,6 +103,38 @@ def cancel(found: Collection[Job]) -> None:
 def scancel(found: Collection[Job]) -> str:
     """The command that ends jobs."""
     return " ".join(["scancel", *sorted({job.array for job in found}, key=int)])
+
+
+# --------------------------------------------------------------------------- submissions
+def key(run: Run) -> str:
+    """The run in the record of a submission."""
+    return run.folder.relative_to(run.out).as_posix()
+
+
+def submissions(out: Path) -> dict[str, list[list[str]]]:
+    """The keys of each job's runs, by the name of the submission. Damage is named on stderr."""
+    found = {}
+    for path in sorted((out / JOBS).glob(f"*/{RECORD}")):
+        try:
+            found[path.parent.name] = read_record(path)["jobs"]
+        except (NPTError, KeyError) as error:
+            print(f"warning: the jobs of {path} are not known: {error}", file=sys.stderr)
+    return found
+
+
+def refuse_queued(runs: Sequence[Run]) -> None:
+    """NPTError if some of the runs are in jobs of a cluster that answers here."""
+    for out in {run.out for run in runs}:
+        known, found = submissions(out), []
+        with suppress(NPTError):
+            found = [job for job in jobs(known) if not job.has_ended]
+        wanted = {key(run) for run in runs if run.out == out}
+        busy = [job for job in found if wanted & set(known[job.name][job.place[1]])]
+        if busy:
+            raise NPTError(
+                f"{len(busy)} jobs with these runs are in the queue: add --slurm to wait for them, "
+                f"or end them with {scancel(busy)}"
+            )
 
 
 def _ask(*command: str) -> str:

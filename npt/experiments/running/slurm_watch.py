@@ -20,17 +20,14 @@ from npt.experiments.plan import Run
 from npt.experiments.running import progress, slurm_queue
 from npt.experiments.running.pool import Outcome, Report
 from npt.experiments.running.slurm_job import failed_in
-from npt.experiments.running.slurm_queue import Job
+from npt.experiments.running.slurm_queue import JOBS, Job, Place
 from npt.experiments.state import is_complete
 
-JOBS = "jobs"  # the folder in OUT with the submissions
 # Seconds from the end of a job until its runs count as failed: a shared file system may show what
 # another node has written as late as this.
 GRACE = 60.0
 INTERVAL = 10.0  # seconds between two looks, and fewer at first
 NEWS = 30.0  # seconds between two lines about the queue
-
-Place = tuple[str, int]  # a job: the name of its submission, and its index in the array
 
 
 def say(words: str) -> None:
@@ -92,8 +89,8 @@ class Watch:
                     time.sleep(min(INTERVAL, 1 + (time.monotonic() - began) / 20))
         except KeyboardInterrupt as stop:
             jobs = [job for job in self._jobs.values() if not job.has_ended]
-            words = f"Its jobs go on; {slurm_queue.scancel(jobs)} ends them" if jobs else ""
-            raise type(stop)(words) from None
+            ending = f"{slurm_queue.scancel(jobs)} ends them" if jobs else "squeue --me lists them"
+            raise type(stop)(f"Its jobs go on; {ending}") from None
         return found
 
     def _look(self, runs: Sequence[Run]) -> list[Outcome]:
@@ -108,7 +105,7 @@ class Watch:
 
     def _remember(self, jobs: Sequence[Job]) -> None:
         """Take note of what squeue lists. A job that it does not list any more has ended."""
-        now, listed = time.monotonic(), {(job.name, job.index): job for job in jobs}
+        now, listed = time.monotonic(), {job.place: job for job in jobs}
         self._jobs |= listed
         for place in set(self.places.values()):
             if place in listed and not listed[place].has_ended:
@@ -117,9 +114,9 @@ class Watch:
                 self._ended.setdefault(place, now)
         active = [job for job in jobs if not job.has_ended]
         waits = Counter(job.reason for job in active if job.waits)
-        reasons = ", ".join(f"{number} for {reason}" for reason, number in waits.items())
+        reasons = ", ".join(f"{number} {reason}" for reason, number in waits.items())
         words = f"jobs: {len(active) - waits.total()} running, {waits.total()} waiting"
-        words += f" ({reasons})" * bool(waits)
+        words += f" (SLURM's reasons: {reasons})" * bool(waits)
         if words != self._news[1] and now - self._news[0] > NEWS:
             self._news = (now, words)
             say(words)
