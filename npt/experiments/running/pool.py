@@ -222,9 +222,7 @@ class _Worker:
         seconds, code = time.perf_counter() - self.started, self.process.exitcode
         if is_complete(run):
             return Outcome(run, seconds)
-        error, log = _death(code), _log_of(run)
-        fail(run.folder, error, log)
-        return Outcome(run, seconds, error, log, again=code in OTHERS)
+        return Outcome(run, seconds, _death(code), _log_of(run), again=code in OTHERS)
 
 
 def _death(code: int | None) -> str:
@@ -318,6 +316,8 @@ def execute(
                             waits(folder)
                         else:
                             outcomes.append(outcome)
+                            if outcome.error:
+                                fail(folder, outcome.error, outcome.log)
                         report(outcome)
         finally:
             _stop(workers)
