@@ -84,6 +84,8 @@ def slurm(folder: Path) -> Iterator[None]:
         _wait("SLURM to have a node", lambda: _works("srun", "--immediate=1", "true"))
         yield
     finally:
+        if _works("scancel", "--me"):  # what an error has left
+            time.sleep(3)
         for path in reversed(started):
             with suppress(OSError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGTERM)
@@ -151,7 +153,15 @@ class Experiment:
         }
 
 
-UNSTEADY = ("seconds", "train_seconds", "peak_memory_bytes", "sha256", "config", "environment")
+UNSTEADY = (
+    "seconds",
+    "train_seconds",
+    "peak_memory_bytes",
+    "sha256",
+    "config",
+    "environment",
+    "model",
+)
 
 
 def _timeless(record: Any) -> Any:

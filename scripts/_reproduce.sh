@@ -24,6 +24,8 @@ for argument in "$@"; do
   --control            tables: below tau 1, also each method on as many images in all, balanced
   --dry-run            list the runs, with state, estimated time and disk
   --jobs N             runs at a time (default: one per GPU, or per core)
+  --slurm PARTITION [--time T] [--mem M] [--gpus N] [--account A] [--max-jobs N]
+                       as jobs of a cluster with SLURM (docs/cluster.md)
   KEY VALUE ...        config keys in upper case, for every run
 
 Runs that are complete are not repeated; the same command goes on where it stopped.

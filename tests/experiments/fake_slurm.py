@@ -52,6 +52,8 @@ def sbatch(script: str) -> int:
     if flags["partition"] != "debug":
         print("sbatch: error: invalid partition specified", file=sys.stderr)
         return 1
+    seen = sorted(name for name in os.environ if name.startswith("SBATCH_"))
+    Path(os.environ["FAKE_SLURM"], "variables").write_text(" ".join(seen))
     number = 1 + len({job.partition("_")[0] for job in listed()})
     tasks = re.match(r"0-(\d+)", flags.get("array", ""))
     for job in [f"{number}_{i}" for i in range(int(tasks[1]) + 1)] if tasks else [str(number)]:

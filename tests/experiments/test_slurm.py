@@ -328,6 +328,17 @@ def test_what_is_asked_of_slurm(tmp_path, cluster):
     assert executor.at_a_time == 6
 
 
+def test_flags_count_before_variables_of_sbatch(tmp_path, cluster, monkeypatch):
+    """Of those, sbatch takes what no flag says, such as the quality of service."""
+    for name in ("SBATCH_PARTITION", "SBATCH_JOB_NAME", "SBATCH_ACCOUNT", "SBATCH_QOS"):
+        monkeypatch.setenv(name, "other")
+    executor = cluster("CANCELLED")
+    executor.execute(fake_runs.runs(tmp_path / "out", seeds=1), lambda outcome: None)
+    seen = (tmp_path / "slurm" / "variables").read_text().split()
+    assert seen == ["SBATCH_ACCOUNT", "SBATCH_QOS"]
+    assert os.environ["SBATCH_PARTITION"] == "other"
+
+
 def test_signals_that_stop_a_job_stop_a_training():
     from npt.stopping import PREEMPTION
 

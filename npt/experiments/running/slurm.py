@@ -9,6 +9,7 @@ jobs' name in SLURM. So another call finds them again, after this one has ended 
 from __future__ import annotations
 
 import io
+import os
 import re
 import secrets
 import shutil
@@ -41,6 +42,14 @@ MOST_JOBS = 1000  # of an array; SLURM's MaxArraySize is 1001 if nobody has chan
 TURNS = 10_000
 LEAST = 3  # minutes of a job
 NOTICE = 120  # seconds before a job's time is up, in which its runs save
+# What sbatch reads from the environment before the script (SBATCH_...), by the field that says it;
+# None: every submission says it.
+SAID = {
+    None: "ARRAY_INX ERROR JOB_NAME NO_REQUEUE OPEN_MODE OUTPUT PARTITION SIGNAL TIMELIMIT WAIT",
+    "account": "ACCOUNT",
+    "mem": "MEM_PER_CPU MEM_PER_GPU MEM_PER_NODE",
+    "gpus": "GPUS GPUS_PER_NODE",
+}
 MEMORY = re.compile(r"[0-9]+([KMGT]B?)?", re.IGNORECASE)
 GPUS = re.compile(r"([A-Za-z][\w.-]*:)?(?P<number>[1-9][0-9]*)", re.ASCII)
 CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)
@@ -147,7 +156,7 @@ class Cluster:
         works = [Work(x, self.runs_per_job, limit, self.execute_one) for x in groups]
         try:
             # submitit prints sbatch's words, which are also in its error.
-            with _submitit(), redirect_stderr(io.StringIO()):
+            with _submitit(), redirect_stderr(io.StringIO()), self._flags_count():
                 executor = self._executor(folder, name, new, max(1, self.max_jobs - busy))
                 executor.submit_array(works)
         except BaseException:
@@ -157,6 +166,17 @@ class Cluster:
             raise
         print(f"{len(new)} runs in {len(groups)} jobs, logs in {folder}", flush=True)
         return {member: (name, i) for i, members in enumerate(jobs) for member in members}
+
+    @contextmanager
+    def _flags_count(self) -> Iterator[None]:
+        """Hide what the environment says of jobs otherwise, inside a `with` block."""
+        said = [words for field, words in SAID.items() if field is None or getattr(self, field)]
+        names = [f"SBATCH_{name}" for words in said for name in words.split()]
+        hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+        try:
+            yield
+        finally:
+            os.environ.update(hidden)
 
     def _target(self, seconds: Sequence[float | None]) -> float:
         """How many seconds of runs to put into one job."""
