@@ -182,15 +182,16 @@ def preempt(job: Job) -> None:
 
 
 def run_out_of_time(job: Job) -> None:
-    """Let the job's time be up within a minute, and give its next turn the time it had."""
-    scontrol("update", f"JobId={job.id}", "TimeLimit=1")
+    """Let the job's time be up in one or two minutes, and give its next turn the time it had."""
+    spent = int(_squeue(job, "%M").split(":")[-2])  # minutes
+    scontrol("update", f"JobId={job.id}", f"TimeLimit={spent + 2}")
     _wait("the time-out", lambda: _state(job) == "PENDING")
     scontrol("update", f"JobId={job.id}", f"TimeLimit={TIME}")
 
 
 def kill(job: Job) -> None:
     """Kill all processes of the job."""
-    for line in scontrol("listpids", _raw_id(job)).splitlines()[1:]:
+    for line in scontrol("listpids", _squeue(job, "%A")).splitlines()[1:]:
         with suppress(ProcessLookupError, ValueError):
             os.kill(int(line.split()[0]), signal.SIGKILL)
 
@@ -199,8 +200,8 @@ def _state(job: Job) -> str:
     return next(x.state for x in jobs({job.name}) if x.id == job.id)
 
 
-def _raw_id(job: Job) -> str:
-    command = ["squeue", "--noheader", f"--jobs={job.id}", "--format=%A"]
+def _squeue(job: Job, field: str) -> str:
+    command = ["squeue", "--noheader", f"--jobs={job.id}", f"--format={field}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

@@ -110,6 +110,28 @@ def test_a_call_that_is_killed_leaves_jobs_that_the_next_one_finds(
     assert not list((out / "jobs").iterdir())
 
 
+def test_a_job_of_an_earlier_call_that_ended_too_early_is_followed_by_another(
+    tmp_path, cluster, monkeypatch, capsys
+):
+    """It may have been asked for other evaluations of the same run, or was cancelled."""
+    executor, out = cluster("Resources"), tmp_path / "out"
+    (run,) = fake_runs.runs(out, seeds=1)
+    executor._submit([run], [run], 0)
+    monkeypatch.setenv("FAKE_FATE", "CANCELLED")
+    reported = []
+
+    def cancel(seconds):
+        fake_slurm.note("1", state="CANCELLED")
+        time.sleep(seconds)
+
+    clock = SimpleNamespace(sleep=cancel, monotonic=time.monotonic)
+    monkeypatch.setattr(slurm_watch, "time", clock)
+    (outcome,) = executor.execute([run], reported.append)
+    assert reported == [outcome] and outcome.error == "its job was cancelled"
+    assert sorted(fake_slurm.listed()) == ["1", "2"]
+    assert "1 runs are in jobs of an earlier call" in capsys.readouterr().out
+
+
 def test_ctrl_c_leaves_the_jobs_and_says_how_to_end_them(tmp_path, cluster, monkeypatch):
     executor = cluster("Resources")
     todo = fake_runs.runs(tmp_path / "out", seeds=2)

@@ -113,14 +113,20 @@ class Cluster:
         for run in runs:
             if not run.keep_checkpoints and is_complete(run):
                 remove_checkpoints(run)
-        places = self._earlier()
-        new = [run for run in waiting if key(run) not in places]
-        if len(new) < len(waiting):
-            print(f"{len(waiting) - len(new)} runs are in jobs of an earlier call", flush=True)
-        if new:
-            places |= self._submit(runs, new, len(set(places.values())))
-        mine = {run.folder: places[key(run)] for run in waiting}
-        return Watch(self.out, mine).outcomes(waiting, report)
+        earlier = self._earlier()
+        new = [run for run in waiting if key(run) not in earlier]
+        old = {run.folder for run in waiting if key(run) in earlier}
+        if old:
+            print(f"{len(old)} runs are in jobs of an earlier call", flush=True)
+        submitted = self._submit(runs, new, len(set(earlier.values()))) if new else {}
+        places = {run.folder: {**earlier, **submitted}[key(run)] for run in waiting}
+        outcomes = Watch(self.out, places, old).outcomes(waiting, report)
+        again = [outcome.run for outcome in outcomes if outcome.again]
+        if again:
+            submitted = self._submit(runs, again, 0)
+            places = {run.folder: submitted[key(run)] for run in again}
+            outcomes += Watch(self.out, places).outcomes(again, report)
+        return [outcome for outcome in outcomes if not outcome.again]
 
     def _earlier(self) -> dict[str, Place]:
         """The jobs of earlier calls that have not ended. The folders of the others are deleted."""

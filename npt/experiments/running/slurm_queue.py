@@ -86,10 +86,10 @@ class Job:
 
 
 def jobs(names: Collection[str]) -> list[Job]:
-    """This user's jobs with these names. NPTError, with squeue's words, if that is silent."""
+    """The jobs with these names. NPTError, with squeue's words, if SLURM does not answer."""
     if not names:
         return []
-    listed = ["--noheader", "--array", "--me", "--states=all", f"--name={','.join(names)}"]
+    listed = ["--noheader", "--array", "--states=all", f"--name={','.join(names)}"]
     lines = _ask("squeue", *listed, f"--format={FIELDS}").splitlines()
     return [Job(*line.split("|", 3)) for line in lines if line.count("|") >= 3]
 

@@ -64,9 +64,13 @@ class Queue:
 class Watch:
     """The jobs of runs, until all runs are complete or have failed."""
 
-    def __init__(self, out: Path, places: Mapping[Path, Place]) -> None:
-        """places: the job of each run's folder"""
-        self.out, self.places = out, places
+    def __init__(
+        self, out: Path, places: Mapping[Path, Place], earlier: Collection[Path] = ()
+    ) -> None:
+        """places: the job of each run's folder
+        earlier: those in jobs of earlier calls, which may have asked for less of a run
+        """
+        self.out, self.places, self.earlier = out, places, earlier
         self.queue = Queue({name for name, _ in places.values()})
         self._jobs: dict[Place, Job] = {}  # as they were seen last
         self._ended: dict[Place, float] = {}  # since when; time.monotonic()
@@ -74,7 +78,11 @@ class Watch:
         self._news = (0.0, "")  # the last line about the queue, and its time
 
     def outcomes(self, runs: Sequence[Run], report: Report) -> list[Outcome]:
-        """Wait for the end of the runs. At a KeyboardInterrupt the jobs go on."""
+        """Wait for the end of the runs. At a KeyboardInterrupt the jobs go on.
+
+        Runs of `earlier` that have not failed when their job has ended are not reported. Their
+        Outcome is `again`.
+        """
         began, left = time.monotonic(), list(runs)
         found: list[Outcome] = []
         try:
@@ -83,7 +91,8 @@ class Watch:
                 ended = {outcome.run.folder for outcome in new}
                 left = [run for run in left if run.folder not in ended]
                 for outcome in new:
-                    report(outcome)
+                    if not outcome.again:
+                        report(outcome)
                 found += new
                 if left:
                     time.sleep(min(INTERVAL, 1 + (time.monotonic() - began) / 20))
@@ -114,9 +123,9 @@ class Watch:
                 self._ended.setdefault(place, now)
         active = [job for job in jobs if not job.has_ended]
         waits = Counter(job.reason for job in active if job.waits)
-        reasons = ", ".join(f"{number} {reason}" for reason, number in waits.items())
+        reasons = ", ".join(f"{number} {why}" for why, number in waits.items() if why != "None")
         words = f"jobs: {len(active) - waits.total()} running, {waits.total()} waiting"
-        words += f" (SLURM's reasons: {reasons})" * bool(waits)
+        words += f" (SLURM's reasons: {reasons})" * bool(reasons)
         if words != self._news[1] and now - self._news[0] > NEWS:
             self._news = (now, words)
             say(words)
@@ -135,7 +144,8 @@ class Watch:
         over = time.monotonic() - self._ended.get(place, time.monotonic())
         if not answered or over < GRACE:
             return None
-        return Outcome(run, seconds, self._why(place), self._log(place))
+        again = run.folder in self.earlier
+        return Outcome(run, seconds, self._why(place), self._log(place), again)
 
     def _hopeless(self, runs: Sequence[Run]) -> list[Outcome]:
         """Name the jobs that will never start. If all are such, cancel them: no run is left."""
