@@ -3,6 +3,9 @@
     seconds of a training = start + steps x (step + prompt x prompts in a step)
     seconds of a test     = start + images x (image + prompt x prompts for an image)
 
+The image features of a frozen encoder are computed once (`npt.experiments.running.frozen`): `image`
+is 0 for a test set that a run before has encoded.
+
 The constants are in costs.yaml beside the experiments. Where the output folder has runs of the same
 kind that are complete, their times are taken instead. Nothing is built, and no data set is read
 (`python -m npt.experiments estimate` times real steps).
@@ -49,6 +52,7 @@ class Costs:
     prompt: float  # for each prompt in a training step; a test takes a third
     image: float  # of a test image: reading, encoding
     per_image: tuple[str, ...]  # trainers with a prompt for each class and image
+    frozen: tuple[tuple[str, ...], ...]  # trainers that share the features of a test set
     model: dict[str, float]  # megabytes of a checkpoint by trainer; NPT adds nothing
     record: float  # megabytes of log and result.json
 
@@ -74,7 +78,8 @@ def read_costs(folder: str | Path) -> Costs:
     path = find_config(Path(folder) / "costs.yaml")
     try:
         values = read_yaml(path, "constants")
-        return Costs(**{**values, "per_image": tuple(values["per_image"])})
+        groups = tuple(tuple(group) for group in values["frozen"])
+        return Costs(**{**values, "per_image": tuple(values["per_image"]), "frozen": groups})
     except (TypeError, KeyError) as error:
         raise NPTError(f"{path} does not have the constants of an estimate ({error})") from error
 
@@ -93,10 +98,10 @@ def remaining(runs: Sequence[Run], costs: Costs | None) -> list[float | None]:
 
     costs: None where nobody has estimated them; then only complete runs tell of others
     """
-    measured = _measured(runs)
+    measured, encoded = _measured(runs), set[tuple]()
     found: list[float | None] = []
     for run in runs:
-        seconds = [_seconds(x, costs, measured) for x in _rest(run)]
+        seconds = [_seconds(x, costs, measured, encoded) for x in _rest(run)]
         found.append(None if None in seconds else sum(x for x in seconds if x))
     return found
 
@@ -182,7 +187,9 @@ def size_of(dataset: str) -> Size | None:
     return None
 
 
-def _seconds(run: Run, costs: Costs | None, measured: dict[tuple, float]) -> float | None:
+def _seconds(
+    run: Run, costs: Costs | None, measured: dict[tuple, float], encoded: set[tuple]
+) -> float | None:
     total = 0.0
     for evaluation, splits in state.missing(run).items():
         wanted = next(e for e in run.evaluations if e.name == evaluation)
@@ -196,7 +203,7 @@ def _seconds(run: Run, costs: Costs | None, measured: dict[tuple, float]) -> flo
         # Without shots, it is all images of the data set, whose number is not known.
         if costs is None or size is None or run.shots < 1:
             return None
-        total += _of_test(run, wanted, size, costs)
+        total += _of_test(run, wanted, size, costs, encoded)
         if run.train and wanted == run.evaluations[0]:
             total += _of_training(run, wanted, size, costs)
     return total
@@ -219,11 +226,26 @@ def _training_images(cfg: Any, classes: int) -> int:
     return sum(rule(ranked, shots, cfg.DATASET.IMBALANCE_RATIO))
 
 
-def _of_test(run: Run, evaluation: Evaluation, size: Size, costs: Costs) -> float:
+def _of_test(
+    run: Run, evaluation: Evaluation, size: Size, costs: Costs, encoded: set[tuple]
+) -> float:
     classes = _classes(evaluation, size)
     images = size.tests * classes / size.classes
     each = costs.prompt * classes / 3 if run.trainer in costs.per_image else 0.0
-    return costs.start + images * (costs.image + each)
+    if _encodes(run, evaluation, costs, encoded):
+        each += costs.image
+    return costs.start + images * each
+
+
+def _encodes(run: Run, evaluation: Evaluation, costs: Costs, encoded: set[tuple]) -> bool:
+    """Whether a test encodes its images; `encoded` are the test sets whose features are known."""
+    group = next((group for group in costs.frozen if run.trainer in group), None)
+    if group is None:
+        return True
+    test_set = (group, evaluation.dataset, evaluation.classes)
+    first = test_set not in encoded
+    encoded.add(test_set)
+    return first
 
 
 def _classes(evaluation: Evaluation, size: Size) -> int:
