@@ -4,7 +4,7 @@
 #   bash scripts/all.sh --suite mini             here, with no download
 #   bash scripts/all.sh --rehearse [OUT]         every script on small copies of the data sets, with
 #                                                the paper's configs: see rehearse.sh
-# Time, estimated for one NVIDIA A100 and not measured: 81 h.
+# Time, estimated for one NVIDIA A100 and not measured: 77 h.
 # What to expect is said in the script of each table.
 if [ "${1:-}" = --rehearse ]; then
     shift

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 import npt  # noqa: F401  makes dassl importable
 from dassl.utils import set_random_seed
 from npt.encoders.kept import clip_kept
-from npt.experiments import state
+from npt.experiments import forecast, state
+from npt.experiments.plan import Part
 from npt.experiments.reading import load_experiment
 from npt.experiments.running import frozen, pool
 from npt.experiments.running.frozen import FrozenLoader, keep_features, tensor_digest
@@ -280,3 +281,14 @@ def test_workers_at_once(tmp_path):
         {path.name for path in files(tmp_path / out / "image_features")} for out in ("one", "two")
     ]
     assert names[0] == names[1] and len(names[0]) == 4  # val and test, of base and new
+
+
+def test_the_forecast_counts_the_images_of_a_frozen_encoder_once(tmp_path):
+    costs = forecast.read_costs("configs/experiments/mini")
+    costs = replace(costs, start=0.0, step=0.0, prompt=0.0, image=1.0)
+    trainers = {
+        kind: {"config": f"configs/trainers/{kind}/tiny.yaml"} for kind in ("CoOp", "MaPLe")
+    }
+    runs = Part(trainers, ("mini_flowers",), seeds=(1, 2)).runs(tmp_path)
+    assert [run.trainer for run in runs] == ["CoOp", "MaPLe"] * 2
+    assert forecast.remaining(runs, costs) == [720, 720, 0, 720]
