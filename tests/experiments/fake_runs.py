@@ -17,6 +17,7 @@ from npt.errors import NPTError
 from npt.experiments.__main__ import main
 from npt.experiments.plan import Part, Run
 from npt.experiments.running import pool, validation
+from npt.stopping import PREEMPTION
 
 
 def runs(out: Path, seeds: int = 8, **fields) -> list[Run]:
@@ -50,13 +51,14 @@ def quick(run: Run) -> None:
 
 
 def patient(run: Run) -> None:
-    """A training that is stopped by SIGTERM: it finishes its step and saves."""
+    """A training that is stopped by a signal: it finishes its step and saves."""
 
     def stop(number, frame):
         stopped.append(number)
 
     stopped: list[int] = []
-    signal.signal(signal.SIGTERM, stop)
+    for number in PREEMPTION:
+        signal.signal(number, stop)
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "began").touch()
     for _ in range(40):

@@ -79,7 +79,13 @@ seeds: [1, 2, 3, 4]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "number, group, code",
-    [("SIGTERM", False, 75), ("SIGUSR1", False, 75), ("SIGINT", True, 130), ("SIGTERM", True, 75)],
+    [
+        ("SIGTERM", False, 75),
+        ("SIGUSR1", False, 75),
+        ("SIGINT", True, 130),
+        ("SIGTERM", True, 75),
+        ("SIGUSR2", True, 75),
+    ],
 )
 def test_a_signal_to_stop_lets_workers_save(tmp_path, number, group, code):
     (tmp_path / "some.yaml").write_text(EXPERIMENT)

@@ -52,8 +52,7 @@ class Work:
     def checkpoint(self) -> Any:
         """Stop the workers and wait for them; what submitit puts back into the queue.
 
-        Called in a signal handler. NPTError if most of a turn's time saved nothing: so would the
-        next one.
+        Called in a signal handler. NPTError if a long turn has saved nothing: nor would the next.
         """
         from submitit.helpers import DelayedSubmission
 
