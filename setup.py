@@ -55,7 +55,7 @@ setup(
     packages=packages(),
     package_dir={"npt": "npt", **LINKED},
     package_data={
-        "npt": ["py.typed", "encoders/*.npz"],
+        "npt": ["py.typed", "encoders/*.npz", "experiments/report/templates/*"],
         "npt.configs": ["*/*.yaml", "*/*/*.yaml", "*/*/*/*.yaml"],
     },
     entry_points={"console_scripts": ["npt = npt.__main__:main"]},
@@ -74,6 +74,7 @@ setup(
     ],
     extras_require={
         "report": [
+            "jinja2>=3.1",
             "matplotlib>=3.7",
             "pandas>=2.0",
             "safetensors",
@@ -89,6 +90,7 @@ setup(
             "hypothesis>=6.80",
             "ruff>=0.5",
             "mypy>=1.10",
+            "playwright",
             "safetensors",
             "scikit-learn",
             "scipy",

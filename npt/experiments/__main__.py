@@ -23,7 +23,7 @@ from npt.flags import Parser, add_flags
 from npt.stopping import preempted, run_program
 
 PACKAGES_OF_REPORTS = {  # module -> package
-    **{name: name for name in ("matplotlib", "pandas", "scipy")},
+    **{name: name for name in ("jinja2", "matplotlib", "pandas", "scipy")},
     "sklearn": "scikit-learn",
 }
 
@@ -92,6 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     report_ = commands.add_parser("report", help="tables and figures of what `reproduce` has run")
     report_.add_argument("folder", type=Path, help="the --out folder")
+    report_.add_argument(
+        "--html", action="store_true", help="also one page for a browser, that needs nothing else"
+    )
     report_.set_defaults(do=report_command)
 
     collect = commands.add_parser("collect", help="one row of a CSV file for each run in a folder")
@@ -266,8 +269,11 @@ def status_command(args: argparse.Namespace) -> int:
 
 def report_command(args: argparse.Namespace) -> int:
     with _report_extra():
-        from npt.experiments.report import page
-    print(f"Report in {page.write(args.folder)}")
+        from npt.experiments.report import html, page
+    report_ = page.gather(args.folder)
+    print(f"Report in {page.write(args.folder, report_)}")
+    if args.html:
+        print(f"Page in {html.write(report_, args.folder / page.FOLDER)}")
     return 0
 
 

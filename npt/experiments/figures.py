@@ -176,7 +176,8 @@ def _draw_points(ax: Axes, points: pd.DataFrame) -> list[Artist]:
     looks = dict(zip(names, zip(COLOURS, MARKERS, strict=True), strict=False))
     plain: dict[str, Any] = {"color": GREY, "linestyle": "none"}
     legend: list[Artist] = [
-        Line2D([], [], color=c, marker=m, label=name, linestyle="none")
+        # A class may be called $x$, which is no mathematics here.
+        Line2D([], [], color=c, marker=m, label=name.replace("$", r"\$"), linestyle="none")
         for name, (c, m) in looks.items()
     ]
     if "mean" in kinds:  # directions and lengths mean something

@@ -56,7 +56,7 @@ def frames_found(folder: str | Path) -> dict[str, pd.DataFrame]:
 
 def _evaluations(folder: Path) -> list[dict[str, Any]]:
     """A row of a frame for each run with an accuracy on test images."""
-    runs = rows_of(folder)
+    runs = [run for run in rows_of(folder) if run["trainer"]]  # else it is not known what it is
     trainings = {PurePosixPath(run["folder"]): run for run in runs if run["task"] == TRAINING}
     # The run whose method, ratio, seed and data a test has: its training, if that is here.
     of = [run if run["task"] == TRAINING else _training_of(run, trainings) or run for run in runs]
@@ -89,6 +89,7 @@ def _evaluation(
         "dataset": dataset,
         "train_counts": _counts(folder, training),
         "folder": run["folder"],
+        "record": str(folder / run["folder"]),
     }
 
 

@@ -26,8 +26,8 @@ def frame_of(part: Part, out: str | Path) -> pd.DataFrame:
     "published", or "" without training), source (the data set of the training), part (name of the
     evaluation), dataset (of the evaluation), the keys of the grid, the figures of result.json (NaN
     where there are none), validation (accuracy on validation images, or NaN), train_counts (images
-    of each class, or None), and folder. Methods without training have one seed and are repeated at
-    every ratio. Rows are in the experiment's order.
+    of each class, or None), folder, and record (the folder of the evaluation). Methods without
+    training have one seed and are repeated at every ratio. Rows are in the experiment's order.
     """
     rows = [row for run in _in_order(part, part.runs(out)) for row in _rows(run, part.ratios)]
     keys = dict.fromkeys(key for row in rows for key in row)
@@ -71,4 +71,5 @@ def _rows(run: Run, ratios: Sequence[float]) -> Iterator[dict[str, Any]]:
                 "validation": found[evaluation.name].get("val", {}).get("accuracy", float("nan")),
                 "train_counts": first.get("train_counts") if figures else None,
                 "folder": str(run.folder),
+                "record": str(run.output(evaluation)),
             }

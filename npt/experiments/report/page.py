@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from npt.datasets.catalog import CATALOG
 from npt.errors import NPTError
@@ -92,34 +93,87 @@ class Results:
         return pd.concat([frame["accuracy"] for frame in self.frames.values()])
 
 
-def write(out: str | Path) -> Path:
-    """Write the report of what `reproduce` was asked for in `out`; returns the page.
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its data, or why it is not drawn."""
+
+    name: str  # of its files
+    title: str
+    figure: Figure | None = None
+    data: pd.DataFrame | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What is shown of some results."""
+
+    results: Results
+    changed: str  # what was given for every run on the command line; ""
+    drawings: tuple[Drawing, ...]
+    tables: tuple[Table, ...]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return _one(self.results.frames)
+
+    def stem(self, table: Table) -> str:
+        """The name of a table's files."""
+        name = self.results.name
+        own = table.name.startswith(("table", name))
+        return table.name if own else f"{name}_{table.name}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report says, however it is written."""
+
+    versions: str
+    missing: tuple[str, ...]  # sentences
+    sections: tuple[Section, ...]
+    disagreements: tuple[str, ...]  # of the paper's figures
+
+
+def gather(out: str | Path) -> Report:
+    """The report of what `reproduce` was asked for in `out`.
 
     If it was asked for nothing there, the report is of all the runs that are found. NPTError if
     there are none.
     """
     out = Path(out)
     results = _asked(out) or _found(out)
-    folder = out / FOLDER
-    remove_leftovers(folder)
     reported = load_reported()
+    of_paper = any(x.suite == PAPER_SUITE for x in results)
+    found = dict.fromkeys(x.sentence for x in reported.disagreements()) if of_paper else ()
+    sections = tuple(_section(x, reported) for x in results)
+    return Report(_versions(out), tuple(_missing(results, out)), sections, tuple(found))
+
+
+def write(out: str | Path, report: Report | None = None) -> Path:
+    """Write the pages and files of `gather`; returns the page in Markdown."""
+    report = report or gather(out)
+    folder = Path(out) / FOLDER
+    remove_leftovers(folder)
     parts = [
         "# Results",
         "Accuracies in percent. The CSV file of a table has its numbers in full precision, with "
         "deviation, 95 % interval and number of runs.",
-        *_versions(out),
-        *_missing(results, out),
+        *filter(None, [report.versions]),
+        *_headed("## What is missing", report.missing),
     ]
-    for x in results:
-        of_paper = reported if x.suite == PAPER_SUITE and x.type == PAPERS else None
-        parts += [f"## {x.title}", *_changed(x), _shown(x, folder, of_paper).strip()]
-    if any(x.suite == PAPER_SUITE for x in results):
-        parts += ["## What does not agree in the paper's own figures"]
-        sentences = dict.fromkeys(x.sentence for x in reported.disagreements())
-        parts += ["\n".join(f"- {sentence}" for sentence in sentences)]
+    for section in report.sections:
+        shown = [_written(x, folder) for x in section.drawings]
+        shown += [_table(x, section.stem(x), folder) for x in section.tables]
+        parts += [f"## {section.results.title}", *filter(None, [section.changed])]
+        parts += ["\n".join(shown).strip()]
+    parts += _headed("## What does not agree in the paper's own figures", report.disagreements)
     with atomic_write(folder / PAGE) as file:
         file.write("\n\n".join(parts) + "\n")
     return folder / PAGE
+
+
+def _headed(heading: str, sentences: Sequence[str]) -> list[str]:
+    return [heading, "\n".join(f"- {x}" for x in sentences)] if sentences else []
 
 
 # --------------------------------------------------------------------------- results
@@ -155,22 +209,22 @@ def _found(out: Path) -> list[Results]:
 
 
 # --------------------------------------------------------------------------- tables, figures
-def _shown(results: Results, folder: Path, reported: Reported | None) -> str:
-    """Write the files of a table or a figure; returns its Markdown."""
+def _section(results: Results, reported: Reported | None) -> Section:
     kind, frames = results.kind, results.frames
     if kind not in TABLES and kind not in FIGURES:
         known = ", ".join(dict.fromkeys((*TABLES, *FIGURES)))
         raise NPTError(f"{results.name} has the report {kind!r}, but there are {known}")
     drawn = [
-        _figure(results, f"{results.name}{end}", draw, folder)
+        _drawing(results, f"{results.name}{end}", draw)
         for end, draw in FIGURES.get(kind, {}).items()
     ]
-    if kind not in TABLES:
-        return "\n".join(drawn)
-    made = [*TABLES[kind](frames, reported), *_beside(kind, _one(frames), reported)]
+    made: list[Table] = []
+    if kind in TABLES:
+        of_paper = reported if results.suite == PAPER_SUITE and results.type == PAPERS else None
+        made = [*TABLES[kind](frames, of_paper), *_beside(kind, _one(frames), of_paper)]
     if results.type != PAPERS:
         made = [replace(x, title=f"{x.title}, imbalance of type {results.type}") for x in made]
-    return "\n".join([*drawn, *(_table(table, results.name, folder) for table in made)])
+    return Section(results, _changed(results), tuple(drawn), tuple(made))
 
 
 def _beside(kind: str, frame: pd.DataFrame, reported: Reported | None) -> Iterator[Table]:
@@ -185,9 +239,7 @@ def _beside(kind: str, frame: pd.DataFrame, reported: Reported | None) -> Iterat
             yield table
 
 
-def _table(table: Table, name: str, folder: Path) -> str:
-    own = table.name.startswith(("table", name))
-    stem = table.name if own else f"{name}_{table.name}"
+def _table(table: Table, stem: str, folder: Path) -> str:
     with atomic_write(folder / f"{stem}.tex") as file:
         file.write(table.latex())
     with atomic_write(folder / f"{stem}.csv") as file:
@@ -195,39 +247,42 @@ def _table(table: Table, name: str, folder: Path) -> str:
     return table.markdown()
 
 
-def _changed(results: Results) -> list[str]:
-    """What was given for every run on the command line."""
+def _changed(results: Results) -> str:
+    """What was given for every run on the command line; "" if nothing."""
     words = ", ".join(f"`{key} {value}`" for key, value in results.opts.items())
-    return [f"Every run with {words}, which is not in the configs of this table."] * bool(words)
+    return f"Every run with {words}, which is not in the configs of this table." if words else ""
 
 
-def _figure(
-    results: Results, name: str, draw: Callable[[Frames], figures.Drawn], folder: Path
-) -> str:
+def _drawing(results: Results, name: str, draw: Callable[[Frames], figures.Drawn]) -> Drawing:
     try:
-        figure, data = draw(results.frames)
+        return Drawing(name, results.title, *draw(results.frames))
     except NPTError as error:
-        return f"Not drawn: {error}\n"
-    figures.save(figure, data, folder, name)
-    return f"![{results.title}]({name}.png)\n"
+        return Drawing(name, results.title, problem=str(error))
+
+
+def _written(drawing: Drawing, folder: Path) -> str:
+    if drawing.figure is None or drawing.data is None:
+        return f"Not drawn: {drawing.problem}\n"
+    figures.save(drawing.figure, drawing.data, folder, drawing.name)
+    return f"![{drawing.title}]({drawing.name}.png)\n"
 
 
 # --------------------------------------------------------------------------- about the runs
-def _versions(out: Path) -> list[str]:
+def _versions(out: Path) -> str:
     """What the results were computed with, by the first record there is."""
     path = next(iter(sorted(out.rglob(RESULT))), None)
     versions = state.read_result(path).get("versions", {}) if path else {}
-    return [", ".join(f"{name} {version}" for name, version in versions.items())] * bool(versions)
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _missing(results: Sequence[Results], out: Path) -> list[str]:
     lines = [
-        f"- {x.title}: {x.accuracies.isna().sum()} of {len(x.accuracies)} evaluations are missing"
+        f"{x.title}: {x.accuracies.isna().sum()} of {len(x.accuracies)} evaluations are missing"
         for x in results
         if x.accuracies.isna().any()
     ]
     if not lines:
         return []
     with suppress(NPTError):  # there is no such file, or it is damaged
-        lines += [f"- {name}: {words}" for name, words in read_record(out / PROBLEMS).items()]
-    return ["## What is missing", "\n".join(lines)]
+        lines += [f"{name}: {words}" for name, words in read_record(out / PROBLEMS).items()]
+    return lines

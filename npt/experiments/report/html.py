@@ -1,0 +1,227 @@
+"""The page of a report: OUT/report/index.html, one file that needs nothing else.
+
+Tables and figures are those of the Markdown report (`page.gather`); beside them are the course of
+the trainings, the accuracy of single classes, and where each run was made. Figures are matplotlib's
+SVG, whose black is the colour of the text, so that they fit a dark page; the template's style and
+script are written into the page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from npt.experiments import state
+from npt.experiments.figures import styled
+from npt.experiments.report import course
+from npt.experiments.report.page import ALONE, Drawing, Report, Section
+from npt.experiments.report.table import MISSING, NAMES, Cell, Row, Table, fraction, signed
+from npt.experiments.report.tables import NPT
+from npt.files import atomic_write
+from npt.results import RESULT
+
+NAME = "index.html"
+TEMPLATES = resources.files("npt.experiments.report") / "templates"
+SPLIT = "test"
+# What matplotlib writes -> what follows the scheme of the page.
+COLOURS = {"#000000": "currentColor", "#666666": "var(--muted)", "#b0b0b0": "var(--line)"}
+UNUSED = re.compile(
+    r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"'
+)
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write the page into `folder`; returns it."""
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"svg": svg, "row": shown_row, "named": lambda x: NAMES.get(x, x)}
+    page = environment.from_string(_text("page.html.j2")).render(
+        report=report,
+        sections=[_section(section) for section in report.sections],
+        runs=list(_runs(report)),
+        style=Markup(_text("style.css")),
+        script=Markup(_text("page.js")),
+    )
+    with atomic_write(folder / NAME) as file:
+        file.write(page)
+    return folder / NAME
+
+
+def _text(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _section(section: Section) -> dict[str, Any]:
+    """What the template shows of a section: with the tables that others follow, also its runs."""
+    frame, alone = section.frame, not section.tables or section.results.kind in ALONE
+    drawn = () if alone else (course.draw(frame), course.draw_counts(frame))
+    return {
+        "section": section,
+        "gains": list(_gains(section.tables)),
+        "more": [drawing for drawing in drawn if drawing is not None],
+        "classes": [] if alone else _classes(frame),
+    }
+
+
+# --------------------------------------------------------------------------- figures
+@styled()
+def svg(drawing: Drawing) -> Markup:
+    """A figure as SVG to be put into a page; the same figure gives the same bytes."""
+    assert isinstance(drawing.figure, Figure)
+    file = io.StringIO()
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": drawing.name}
+    look: Any = {"transparent": True, "bbox_inches": "tight", "metadata": {"Date": None}}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # The browser has the glyphs that matplotlib's font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        drawing.figure.savefig(file, format="svg", **look)
+    text = file.getvalue()
+    text = UNUSED.sub("", text[text.index("<svg") :])
+    for colour, variable in COLOURS.items():
+        text = text.replace(colour, variable)
+    return Markup(text)
+
+
+# --------------------------------------------------------------------------- tables
+def shown_row(row: Row) -> list[dict[str, Any]]:
+    """What the template shows of the cells of a row."""
+    return [_shown(cell) for cell in row.cells]
+
+
+def _shown(cell: Cell) -> dict[str, Any]:
+    """A cell: the number it is sorted by (None: last), its text, and smaller texts below it."""
+    summary, below = cell.summary, []
+    if cell.text:
+        return {"value": _number(cell.text), "text": cell.text, "below": [], "missing": False}
+    if not summary.runs:
+        return {"value": None, "text": MISSING, "below": _quoted(cell), "missing": True}
+    text = f"{summary.mean:.2f}"
+    if cell.marked:
+        below.append(f"{fraction(summary.runs, summary.expected)} runs")
+    if summary.runs > 1:
+        text += f" ± {summary.std:.2f}"
+        below.append(f"95 %: {summary.low:.2f} to {summary.high:.2f}")
+    return {"value": summary.mean, "text": text, "below": below + _quoted(cell), "missing": False}
+
+
+def _quoted(cell: Cell) -> list[str]:
+    """What is reported for a cell, and the difference to it."""
+    if cell.quoted is None:
+        return []
+    difference = "" if isnan(cell.difference) else f" ({signed(cell.difference)})"
+    return [f"{cell.quoted.label} {cell.quoted.value:.2f}{difference}"]
+
+
+def _number(text: str) -> float | None:
+    found = re.match(r"[-+]?\d+(\.\d+)?", text.replace("\u2212", "-"))
+    return float(found[0]) if found else None
+
+
+def _gains(tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
+    """For each table of figures, those of each method with NPT minus those without."""
+    for table in tables:
+        blocks = []
+        for block in table.blocks:
+            of = {row.label: row for row in block.rows}
+            rows = []
+            for label, row in of.items():
+                if label.endswith(NPT) and label.removesuffix(NPT) in of:
+                    without = of[label.removesuffix(NPT)].cells
+                    pairs = zip(row.cells, without, strict=True)
+                    values = [x.summary.mean - y.summary.mean for x, y in pairs]
+                    if not all(map(isnan, values)):
+                        rows.append((f"{label} − {label.removesuffix(NPT)}", values))  # noqa: RUF001
+            if rows:
+                blocks.append((block.ratio, rows))
+        if blocks:
+            yield {"table": table, "blocks": blocks}
+
+
+# --------------------------------------------------------------------------- classes
+def _classes(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The accuracies of single classes of each test, means over seeds, for the page's script.
+
+    An entry for each data set, part and ratio: `classes`, `methods`, and for each class its
+    training images and the accuracies by method; None where one is missing.
+    """
+    found = []
+    keys = ["source", "part", "dataset", "ratio"]
+    for key, rows in frame.groupby(keys, sort=False):
+        source, part, dataset, ratio = key
+        classes: list[str] = []
+        counts: list[int | None] = []
+        accuracy: dict[str, list[float | None]] = {}
+        for method, runs in rows.groupby("method", sort=False):
+            records = [x for x in map(_per_class, dict.fromkeys(runs["record"].dropna())) if x]
+            if not records:
+                continue
+            names = [entry["class"] for entry in records[0]]
+            classes = classes or names
+            if any([entry["class"] for entry in x] != classes for x in records):
+                continue  # of other classes
+            columns = [[x[k].get("accuracy") for x in records] for k in range(len(classes))]
+            accuracy[str(method)] = [_mean(column) for column in columns]
+            images = [entry.get("train_count") for entry in records[0]]
+            counts = counts or (images if any(x is not None for x in images) else [])
+        if accuracy:
+            found.append(
+                {
+                    "title": _title(source, part, dataset, ratio),
+                    "classes": classes,
+                    "counts": counts,
+                    "methods": accuracy,
+                }
+            )
+    return found
+
+
+def _per_class(record: str) -> list[dict[str, Any]]:
+    return state.read_result(Path(record) / RESULT).get("per_class", {}).get(SPLIT, [])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [x for x in values if x is not None]
+    return round(sum(known) / len(known), 1) if known else None
+
+
+def _title(source: Any, part: Any, dataset: Any, ratio: float) -> str:
+    names = [NAMES.get(str(x), str(x)) for x in dict.fromkeys([source, dataset])]
+    words = f"{part} classes" if part in ("base", "new") else "test on all classes"
+    return f"{' → '.join(names)}, {words}, τ = {ratio:g}"
+
+
+# --------------------------------------------------------------------------- runs
+def _runs(report: Report) -> Iterator[dict[str, Any]]:
+    """Where each run was made, and its commands."""
+    every = pd.concat([section.frame for section in report.sections]).dropna(subset=["record"])
+    for _, rows in every.groupby("folder", sort=False):
+        run, records = rows.iloc[0], dict.fromkeys(rows["record"])
+        results = [state.read_result(Path(record) / RESULT) for record in records]
+        first = next(filter(None, results), {})
+        environment = first.get("environment") or {}
+        commands = state.read_run(Path(run["record"]).parent).get("commands", {})
+        yield {
+            "name": _name(run),
+            "done": sum(bool(result.get("results")) for result in results),
+            "tests": len(records),
+            "seconds": first.get("train_seconds"),
+            "environment": {key: environment.get(key) for key in ("node", "gpu", "job", "commit")},
+            "versions": ", ".join(f"{k} {v}" for k, v in first.get("versions", {}).items()),
+            "commands": [commands[x] for x in (Path(r).name for r in records) if x in commands],
+        }
+
+
+def _name(run: Mapping[str, Any]) -> str:
+    data = NAMES.get(run["source"], run["source"])
+    return f"{data}, {run['method']}, τ = {run['ratio']:g}, seed {run['seed']}"
