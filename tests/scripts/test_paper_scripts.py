@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from npt.experiments.__main__ import build_parser
+from npt.experiments.arguments import build_parser
 from npt.experiments.reproduce import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
