@@ -2,20 +2,19 @@
 
 import json
 import random
-from pathlib import Path
 
 import fake_runs
 import pandas as pd
 import pytest
 
 from npt.errors import NPTError
-from npt.experiments import reproduce, state
+from npt.experiments import reproduce, state, status
 from npt.experiments.__main__ import main
 from npt.experiments.frame import frame_of
 from npt.experiments.plan import merge
 from npt.experiments.reading import Selection
 from npt.experiments.report import page
-from npt.experiments.running import console, pool, validation
+from npt.experiments.running import pool, validation
 from npt.files import locked
 
 COUNTS = {1.0: [16, 16, 16], 0.05: [16, 3, 1], 0.01: [16, 1, 1]}
@@ -315,10 +314,9 @@ def test_every_run_of_all_scripts_is_in_one_list(tmp_path):
     assert [x.name for x in experiments] == list(reproduce.NAMES)
 
 
-def test_console_names_an_unreadable_log(tmp_path):
-    (run,) = fake_runs.runs(tmp_path, seeds=1)
-    outcome = pool.Outcome(run, 1.0, "a failure", Path(tmp_path / "no.txt"))
-    assert console._failure(outcome) == f"failed: {run.name}: a failure"
+def test_a_failure_without_a_log_has_one_line(tmp_path):
+    words = status.failure("a run", "a failure", tmp_path / "no.txt")
+    assert words == "failed: a run: a failure"
 
 
 SMALL = ("--seeds", "1", "--datasets", "mini_land")
