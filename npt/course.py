@@ -105,7 +105,7 @@ class _Epoch:
         for measure in measures_of("split"):
             try:
                 found[measure.name] = float(measure.value(split))
-            except NPTError:  # such as an epoch with images of one class
+            except (NPTError, torch.linalg.LinAlgError):  # one class only; infinite features
                 found[measure.name] = math.nan
         return found
 

@@ -3,7 +3,7 @@
 caller=$PWD
 source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
 
-name=$1
+name=$1 extras=report
 shift
 for argument in "$@"; do
     case "$argument" in
@@ -32,9 +32,10 @@ Runs that are complete are not repeated; the same command goes on where it stopp
 HELP
             exit 0
             ;;
+        --slurm | --slurm=*) extras=report,cluster ;;
     esac
 done
-setup report
+setup "$extras"
 # Paths in the arguments are those of the caller; the package is that of this checkout.
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 cd "$caller"

@@ -65,6 +65,12 @@ def test_what_cannot_be_computed_is_none():
     assert course.entries()[2] == {"epoch": 3}
 
 
+def test_infinite_features_end_no_training():
+    course, batch = Course(), step(0, False)
+    course.add(0, {}, Batch(batch.image / 0, batch.text, batch.labels, Run(None)))
+    assert course.entries()[0]["nc1"] is None
+
+
 def test_an_epoch_that_is_trained_again_replaces_those_after_it():
     course = Course()
     for epoch in (0, 1, 2, 1):

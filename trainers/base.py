@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,11 +126,20 @@ class PromptTrainer(Remedied, PromptSteps):
         finally:
             for handle in handles:
                 handle.remove()
-        labels = batch["label"].to(self.device)
-        features = Batch(**seen, labels=labels, run=self.knowledge())
-        figures = {"loss": summary["loss"], **logged_figures(features)}
+        features = self._features(seen, batch["label"].to(self.device))
+        figures: dict[str, Any] = {"loss": summary["loss"]}
+        if features is not None:
+            with suppress(NPTError):  # such as LCD, of one class
+                figures |= logged_figures(features)
         self._measure_course.add(self.epoch, figures, features)
         return summary
+
+    def _features(self, seen: dict[str, Tensor], labels: Tensor) -> Batch | None:
+        """The outputs of the encoders in a step; None if a method runs them in another way."""
+        image, text = seen.get("image"), seen.get("text")
+        if image is None or text is None or len(image) != len(labels) or text.dim() not in (2, 3):
+            return None
+        return Batch(image, text, labels, self.knowledge())
 
     # ---- checkpoints
 

@@ -78,7 +78,8 @@ def collect_features(trainer: Any, split: str = "test") -> SplitFeatures:
     text, image, labels = (x.cpu().numpy() for x in (found.text, found.image, found.labels))
     dataset = trainer.dm.dataset
     paths = [item.impath for item in getattr(dataset, split) or dataset.test]
-    files = [os.path.relpath(path, trainer.cfg.DATASET.ROOT or ".") for path in paths]
+    above = os.path.commonpath([os.path.dirname(path) for path in paths])
+    files = [os.path.relpath(path, above) for path in paths]
     names = np.array(dataset.classnames)
     return SplitFeatures(text, image, labels, names, np.array(files, dtype=str))
 
@@ -109,8 +110,8 @@ def features_of_folder(folder: Path) -> SplitFeatures:
     NPTError if there is no record of such a run, or its model is gone.
     """
     record = read_result(folder / RESULT)
-    if not record:
-        raise NPTError(f"{folder} has no {RESULT} that can be read: name the folder of a run")
+    if "task" not in record or "config" not in record:  # damaged, or of an early version
+        raise NPTError(f"{folder} has no {RESULT} that says what was run: run it again first")
     model = str(folder) if record["task"] == TRAINING else (record["model"] or {}).get("folder")
     if record["task"] == TRAINING and not has_trained(folder):
         raise NPTError(f"the training in {folder} has not ended: run its command again first")
@@ -208,17 +209,21 @@ def _named(folder: Path, wanted: dict[str, Any]) -> Iterator[tuple[str, SplitFea
         given = [f"--{key}" for key, value in wanted.items() if value is not None]
         if given:
             raise NPTError(f"{folder} is one run: leave out {', '.join(given)}")
-        yield folder.resolve().name, features_of_folder(folder)
+        yield _plain(folder.resolve().name), features_of_folder(folder)
         return
     for path, record in choose(folder, **wanted):
-        label = re.sub(r"[^A-Za-z0-9=.+-]+", "_", record["label"])
+        of_run = f"{record['label']}-tau{record['ratio']:g}-seed{record['seed']}"
         for part in record["commands"]:
-            name = f"{record['dataset']}-{part}-{label}-tau{record['ratio']:g}-seed{record['seed']}"
-            yield name, features_of(path, record, part)
+            yield _plain(f"{record['dataset']}-{part}-{of_run}"), features_of(path, record, part)
+
+
+def _plain(name: str) -> str:
+    """A name without what a path, or the list of the projector, gives a meaning."""
+    return re.sub(r"[^A-Za-z0-9=._+-]+", "_", name).lstrip(".") or "run"
 
 
 def unique(named: Iterable[tuple[str, SplitFeatures]]) -> Iterator[tuple[str, SplitFeatures]]:
-    """The same with a number behind a name that another one has, or had in other letters."""
+    """The same, with a number behind a name that one before has."""
     taken: set[str] = set()
     for name, features in named:
         numbered = (f"{name}-{number}" for number in itertools.count(2))

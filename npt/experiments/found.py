@@ -56,7 +56,13 @@ def frames_found(folder: str | Path) -> dict[str, pd.DataFrame]:
 
 def _evaluations(folder: Path) -> list[dict[str, Any]]:
     """A row of a frame for each run with an accuracy on test images."""
-    runs = [run for run in rows_of(folder) if run["trainer"]]  # else it is not known what it is
+    runs = []
+    for run in rows_of(folder):
+        if run["trainer"]:
+            runs.append(run)
+        else:
+            where = Path(folder, run["folder"])
+            print(f"warning: {where} does not count: it names no trainer", file=sys.stderr)
     trainings = {PurePosixPath(run["folder"]): run for run in runs if run["task"] == TRAINING}
     # The run whose method, ratio, seed and data a test has: its training, if that is here.
     of = [run if run["task"] == TRAINING else _training_of(run, trainings) or run for run in runs]

@@ -23,7 +23,7 @@ def table(path):
 @pytest.fixture
 def folder(tmp_path):
     """Two complete runs with features in memory."""
-    trainers = {"Z é<": {"config": "z", "train": False}, "A": {"config": "a"}}
+    trainers = {'Z "é<\\': {"config": "z", "train": False}, "A": {"config": "a"}}
     for run in Part(trainers, ("d",), ratios=(0.5,)).runs(tmp_path):
         for evaluation in run.evaluations:
             random = np.random.default_rng(len(run.label))
@@ -65,11 +65,11 @@ def test_two_labels_with_the_same_letters_have_two_folders(tmp_path):
 def test_tensorboard_reads_it(folder):
     text_format = pytest.importorskip("google.protobuf.text_format")
     config_pb2 = pytest.importorskip("tensorboard.plugins.projector.projector_config_pb2")
-    assert main(["features", str(folder), "--labels", "A"]) == 0
+    assert main(["features", str(folder)]) == 0
     path = folder / "features" / "projector_config.pbtxt"
     config = text_format.Parse(path.read_text(), config_pb2.ProjectorConfig())
     names = [x.tensor_name for x in config.embeddings]
-    assert names == ["d-base-A-tau0.5-seed1", "d-new-A-tau0.5-seed1"]
+    assert len(set(names)) == 4 and "d-new-A-tau0.5-seed1" in names
     for embedding in config.embeddings:
         for name in (embedding.tensor_path, embedding.metadata_path):
             assert (path.parent / name).is_file()

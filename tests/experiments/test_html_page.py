@@ -7,9 +7,11 @@ import shutil
 
 import fake_runs
 import pytest
+import test_collect
 
 from npt.experiments.__main__ import main
 from npt.experiments.plan import Part
+from npt.experiments.report.html import _number
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 CLASSES = ["<b>bold</b>", "\"quoted\" & 'so'", "</script><script>alert(1)</script>", "猫 $x$ \\"]
@@ -49,7 +51,8 @@ def folder(tmp_path_factory):
                 record["task"] = "evaluation"
             record["per_class"] = {
                 "test": [
-                    {"class": name, "train_count": 2**k, "images": 9, "accuracy": 10.0 * k + number}
+                    {"class": name, "train_count": 2**k if k else run.seed, "images": 9}
+                    | {"accuracy": 10.0 * k + number}
                     for k, name in enumerate(CLASSES)
                 ]
             }
@@ -153,7 +156,8 @@ def test_classes_are_shown_when_they_are_asked_for(page):
     found = column(page, "details.classes table", "A<i>+NPT")
     assert list(found) == CLASSES
     counts = column(page, "details.classes table", "training images")
-    assert [x.text_content() for x in counts.values()] == ["1", "2", "4", "8", "16", "32"]
+    # The seeds do not agree on the first one.
+    assert [x.text_content() for x in counts.values()] == ["–", "2", "4", "8", "16", "32"]  # noqa: RUF001
     assert all(re.fullmatch(r"\d+\.\d", x.text_content()) for x in found.values())
 
 
@@ -170,4 +174,53 @@ def test_runs_say_where_they_were_made(page):
     page.locator("#runs summary").first.click()
     row = page.locator("#runs tbody tr").first.text_content()
     assert "node<7>" in row and "abc123" in row and "train.py" in row
-    assert page.locator("details", has_text="Over training").first.locator("svg").count() == 2
+
+
+def test_methods_without_all_records_are_left_out_by_name(page):
+    """Else their means would be of other data sets than those beside them."""
+    drawn = page.locator("details", has_text="Over training").first.locator("figure.plot")
+    assert drawn.locator("svg").count() == 2
+    for number in range(2):
+        words = drawn.nth(number).locator("figcaption").text_content()
+        assert "left out, not on record for every run: A<i> τ = 0.1" in words
+        lines = drawn.nth(number).locator("svg").text_content()
+        assert "A<i>+NPT" in lines
+
+
+def test_gains_are_of_complete_figures(page):
+    table = "table.gains >> nth=1"  # at the ratio with missing runs
+    found = {x: column(page, table, x)["A<i>+NPT − A<i>"] for x in ("one", "two")}  # noqa: RUF001
+    assert "missing" in (found["two"].get_attribute("class") or "")
+    assert float(found["one"].get_attribute("data-value")) == pytest.approx(
+        float(found["one"].text_content()), abs=0.005
+    )
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [("<0.001", 0.001), ("0.034", 0.034), ("-1.20", -1.2), ("−1.2 ± 3", -1.2), ("–", None)],  # noqa: RUF001
+)
+def test_texts_are_sorted_by_the_number_they_begin_with(text, number):
+    assert _number(text) == number
+
+
+def test_records_that_say_nothing_of_a_course(folder, tmp_path):
+    """As those of an earlier version."""
+    shutil.copytree(folder, tmp_path / "old")
+    for path in (tmp_path / "old").rglob("result.json"):
+        record = json.loads(path.read_text())
+        del record["course"], record["environment"], record["per_class"]
+        path.write_text(json.dumps(record))
+    assert main(["report", str(tmp_path / "old"), "--html"]) == 0
+    text = (tmp_path / "old/report/index.html").read_text(encoding="utf-8")
+    assert "Not drawn: LCD, MID and NC over training: left out" in text
+
+
+def test_logs_of_another_repository(tmp_path):
+    test_collect.put(tmp_path / "train_base/eurosat/seed3", accuracy=92.5)
+    model = {"eval_only": True, "model_dir": "train_base/eurosat/seed3"}
+    test_collect.put(tmp_path / "test_new/eurosat/seed3", accuracy=70.25, classes="new", **model)
+    assert main(["report", str(tmp_path), "--html"]) == 0
+    text = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert "EuroSAT, MaPLe, τ = 1, seed 3" in text
+    assert f"{2 / (1 / 92.5 + 1 / 70.25):.2f}" in text

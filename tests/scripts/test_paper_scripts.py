@@ -31,13 +31,15 @@ def environment(tmp_path):
     """An active environment with this Python, in which nothing is installed."""
     program = tmp_path / "environment/bin/python"
     program.parent.mkdir(parents=True)
+    home = str(program.parent.parent)
     program.write_text(
-        f'#!/bin/sh\ncase "$*" in "-m pip install"*) ;; *) exec {sys.executable} "$@" ;; esac\n'
+        '#!/bin/sh\ncase "$*" in\n"-m pip install"*) ;;\n'
+        f'*"print(sys.prefix)"*) echo {home} ;;\n'  # whose stamps say what is installed
+        f'*) exec {sys.executable} "$@" ;;\nesac\n'
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     kept = {key: value for key, value in os.environ.items() if key not in ("DATA", "OUT")}
-    home = str(program.parent.parent)
     return {**kept, "VIRTUAL_ENV": home, "PATH": path, "OMP_NUM_THREADS": "1"}
 
 
@@ -72,6 +74,13 @@ def test_help_is_a_line_about_the_script_and_the_options(environment, name):
     heads = re.findall(r"^  (--.*?)(?:  |$)", options, re.M)  # flags, without what they do
     named = {option for head in heads for option in re.findall(r"--[a-z-]+", head)}
     assert named == known - {"-h", "--help"}
+
+
+@pytest.mark.parametrize("flag", [["--slurm", "gpu"], ["--slurm=gpu"]])
+def test_jobs_of_a_cluster_need_what_submits_them(environment, flag):
+    done = finished(start(environment, "table3.sh", "--suite", "mini", *flag, "--time", "soon"))
+    assert done.returncode == 2 and "[report,cluster]" in done.stderr
+    assert "--time soon is not a time such as" in done.stderr and done.stderr.count("error:") == 1
 
 
 def test_every_script_says_what_it_takes_and_what_to_expect():

@@ -46,6 +46,24 @@ def clip_logits(backbone, images, texts):
 # ---- what is computed
 
 
+def test_one_class_trains_without_a_measure_of_its_texts():
+    trainer = trained(config("CoOp", "tiny", "OPTIM.MAX_EPOCH", 1), names=["cat"])
+    (entry,) = trainer._measure_course.entries()
+    assert entry["loss"] == pytest.approx(0, abs=1e-6) and entry["nc1"] is None
+
+
+@pytest.mark.parametrize("part", ["image_encoder", "text_encoder"])
+def test_a_method_that_runs_the_encoders_in_another_way_has_no_features_on_record(part):
+    trainer = build(config("CoOp", "tiny", "OPTIM.MAX_EPOCH", 1), NAMES)
+    encoder = getattr(trainer.model, part)
+    encoder.__class__ = type("Direct", (type(encoder),), {"__call__": type(encoder).forward})
+    trainer.num_batches = 1
+    trainer.epoch = trainer.batch_idx = 0
+    trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    (entry,) = trainer._measure_course.entries()
+    assert set(entry) == {"epoch", "loss"}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_course_of_a_trainer_is_that_of_its_npt_form_without_weights(method):
     from npt.trainer import NPTMixin

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from npt.experiments import state
 from npt.experiments.figures import styled
 from npt.experiments.report import course
-from npt.experiments.report.page import ALONE, Drawing, Report, Section
+from npt.experiments.report.page import ALONE, Report, Section
 from npt.experiments.report.table import MISSING, NAMES, Cell, Row, Table, fraction, signed
 from npt.experiments.report.tables import NPT
 from npt.files import atomic_write
@@ -76,16 +76,18 @@ def _section(section: Section) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------- figures
 @styled()
-def svg(drawing: Drawing) -> Markup:
-    """A figure as SVG to be put into a page; the same figure gives the same bytes."""
-    assert isinstance(drawing.figure, Figure)
+def svg(figure: Figure, name: str) -> Markup:
+    """A figure as SVG to be put into a page; the same figure gives the same bytes.
+
+    name: what tells its ids apart from those of the page's other figures
+    """
     file = io.StringIO()
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": drawing.name}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name}
     look: Any = {"transparent": True, "bbox_inches": "tight", "metadata": {"Date": None}}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # The browser has the glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        drawing.figure.savefig(file, format="svg", **look)
+        figure.savefig(file, format="svg", **look)
     text = file.getvalue()
     text = UNUSED.sub("", text[text.index("<svg") :])
     for colour, variable in COLOURS.items():
@@ -124,8 +126,8 @@ def _quoted(cell: Cell) -> list[str]:
 
 
 def _number(text: str) -> float | None:
-    found = re.match(r"[-+]?\d+(\.\d+)?", text.replace("\u2212", "-"))
-    return float(found[0]) if found else None
+    found = re.match(r"<?([-+]?\d+(?:\.\d+)?)", text.replace("\u2212", "-"))
+    return float(found[1]) if found else None
 
 
 def _gains(tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
@@ -138,14 +140,19 @@ def _gains(tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
             for label, row in of.items():
                 if label.endswith(NPT) and label.removesuffix(NPT) in of:
                     without = of[label.removesuffix(NPT)].cells
-                    pairs = zip(row.cells, without, strict=True)
-                    values = [x.summary.mean - y.summary.mean for x, y in pairs]
+                    values = [_gain(*pair) for pair in zip(row.cells, without, strict=True)]
                     if not all(map(isnan, values)):
                         rows.append((f"{label} − {label.removesuffix(NPT)}", values))  # noqa: RUF001
             if rows:
                 blocks.append((block.ratio, rows))
         if blocks:
             yield {"table": table, "blocks": blocks}
+
+
+def _gain(npt: Cell, without: Cell) -> float:
+    """The difference of two figures; NaN where one lacks seeds, which the other may have."""
+    incomplete = npt.summary.incomplete or without.summary.incomplete
+    return nan if incomplete else npt.summary.mean - without.summary.mean
 
 
 # --------------------------------------------------------------------------- classes
@@ -160,26 +167,28 @@ def _classes(frame: pd.DataFrame) -> list[dict[str, Any]]:
     for key, rows in frame.groupby(keys, sort=False):
         source, part, dataset, ratio = key
         classes: list[str] = []
-        counts: list[int | None] = []
+        counts: list[set[int | None]] = []
         accuracy: dict[str, list[float | None]] = {}
         for method, runs in rows.groupby("method", sort=False):
             records = [x for x in map(_per_class, dict.fromkeys(runs["record"].dropna())) if x]
-            if not records:
-                continue
-            names = [entry["class"] for entry in records[0]]
-            classes = classes or names
-            if any([entry["class"] for entry in x] != classes for x in records):
-                continue  # of other classes
-            columns = [[x[k].get("accuracy") for x in records] for k in range(len(classes))]
-            accuracy[str(method)] = [_mean(column) for column in columns]
-            images = [entry.get("train_count") for entry in records[0]]
-            counts = counts or (images if any(x is not None for x in images) else [])
+            for record in records:
+                names = [entry["class"] for entry in record]
+                classes = classes or names
+                counts = counts or [set() for _ in classes]
+                if names != classes:
+                    break  # of other classes
+                for known, entry in zip(counts, record, strict=True):
+                    known.add(entry.get("train_count"))
+            else:
+                if records:
+                    columns = zip(*records, strict=True)
+                    accuracy[str(method)] = [_mean(column) for column in columns]
         if accuracy:
             found.append(
                 {
                     "title": _title(source, part, dataset, ratio),
                     "classes": classes,
-                    "counts": counts,
+                    "counts": _shared(counts),
                     "methods": accuracy,
                 }
             )
@@ -190,9 +199,17 @@ def _per_class(record: str) -> list[dict[str, Any]]:
     return state.read_result(Path(record) / RESULT).get("per_class", {}).get(SPLIT, [])
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [x for x in values if x is not None]
+def _mean(entries: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean accuracy of one class over seeds."""
+    known = [x["accuracy"] for x in entries if x.get("accuracy") is not None]
     return round(sum(known) / len(known), 1) if known else None
+
+
+def _shared(counts: Sequence[set[int | None]]) -> list[int | None]:
+    """The training images of each class where all runs that know them agree; [] if none does."""
+    known = [values - {None} for values in counts]
+    found = [next(iter(values)) if len(values) == 1 else None for values in known]
+    return found if any(x is not None for x in found) else []
 
 
 def _title(source: Any, part: Any, dataset: Any, ratio: float) -> str:

@@ -102,6 +102,7 @@ class Drawing:
     figure: Figure | None = None
     data: pd.DataFrame | None = None
     problem: str = ""
+    note: str = ""  # what it leaves out
 
 
 @dataclass(frozen=True)
