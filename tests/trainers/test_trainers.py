@@ -46,7 +46,8 @@ def clip_logits(backbone, images, texts):
 # ---- what is computed
 
 
-def test_one_class_trains_without_a_measure_of_its_texts():
+def test_one_class_trains_without_a_measure_of_its_texts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     trainer = trained(config("CoOp", "tiny", "OPTIM.MAX_EPOCH", 1), names=["cat"])
     (entry,) = trainer._measure_course.entries()
     assert entry["loss"] == pytest.approx(0, abs=1e-6) and entry["nc1"] is None
