@@ -23,7 +23,7 @@ from npt.terms import Batch, logged_figures
 from npt.trainer import NPTMixin
 from npt.trainers.checkpoints import POINTER, check_origin, checkpoint_file, load_learned, read
 from npt.trainers.images import KeptImages
-from npt.trainers.prompts import PromptedCLIP, PromptLearner
+from npt.trainers.prompts import Classes, PromptedCLIP, PromptLearner
 from npt.trainers.steps import PromptSteps, grad_scaler
 
 if TYPE_CHECKING:
@@ -39,11 +39,21 @@ class PromptTrainer(Remedied, PromptSteps):
 
     # ---- what a method defines
 
+    @classmethod
     def build_prompts(
-        self, classnames: list[str], clip_model: CLIP
+        cls, cfg: Any, classes: Classes, clip_model: CLIP
     ) -> tuple[PromptLearner, ClassPrompts]:
         """The prompt learner, and the class prompts with the positions of its context vectors."""
-        raise NotImplementedError(f"{type(self).__name__} does not define build_prompts")
+        raise NotImplementedError(f"{cls.__name__} does not define build_prompts")
+
+    @classmethod
+    def build_clip(cls, cfg: Any, classes: Classes, clip_model: CLIP) -> PromptedCLIP:
+        """A CLIP with the prompts of this method for the classes, as a training begins with it."""
+        learner, prompts = cls.build_prompts(cfg, classes, clip_model)
+        encoders = build_encoders(
+            clip_model, prompts, cfg.MODEL.CLASS_CHUNK, cfg.MODEL.PLAIN_ENCODERS
+        )
+        return PromptedCLIP(learner, *encoders, clip_model.logit_scale)
 
     # ---- configuration, data and model
 
@@ -79,11 +89,8 @@ class PromptTrainer(Remedied, PromptSteps):
             openai_clip().model.convert_weights(clip_model)
 
         print("Building custom CLIP")
-        learner, prompts = self.build_prompts(self.classnames, clip_model)
-        encoders = build_encoders(
-            clip_model, prompts, cfg.MODEL.CLASS_CHUNK, cfg.MODEL.PLAIN_ENCODERS
-        )
-        self.model = PromptedCLIP(learner, *encoders, clip_model.logit_scale)
+        self.model = self.build_clip(cfg, Classes.of(self.dm.dataset), clip_model)
+        learner = self.model.prompt_learner
         names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         print(f"Parameters to be updated: {', '.join(names) or 'none'}")
         if cfg.MODEL.INIT_WEIGHTS:

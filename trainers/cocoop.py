@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from npt.encoders import ClassPrompts
 from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (
+    Classes,
     PromptLearner,
     announce,
     class_prompts,
@@ -51,10 +52,11 @@ class CoCoOp(PromptTrainer):
 
     node = "COCOOP"
 
+    @classmethod
     def build_prompts(
-        self, classnames: list[str], clip_model: CLIP
+        cls, cfg: Any, classes: Classes, clip_model: CLIP
     ) -> tuple[PromptLearner, ClassPrompts]:
-        node = self.cfg.TRAINER.COCOOP
+        node = cfg.TRAINER.COCOOP
         if node.CTX_INIT:
             n = len(node.CTX_INIT.replace("_", " ").split(" "))
             ctx, prefix = written_context(clip_model, node.CTX_INIT, n, "TRAINER.COCOOP")
@@ -62,4 +64,4 @@ class CoCoOp(PromptTrainer):
             ctx, prefix = random_context(node.N_CTX, context_width(clip_model))
         announce(prefix, len(ctx))
         learner = ConditionalContext(ctx, clip_model.visual.output_dim)
-        return learner, place_context(class_prompts(prefix, classnames), len(ctx))
+        return learner, place_context(class_prompts(prefix, classes.names), len(ctx))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from npt.encoders import ClassPrompts
 from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (
+    Classes,
     PromptLearner,
     announce,
     class_prompts,
@@ -42,10 +43,11 @@ class CoOp(PromptTrainer):
 
     node = "COOP"
 
+    @classmethod
     def build_prompts(
-        self, classnames: list[str], clip_model: CLIP
+        cls, cfg: Any, classes: Classes, clip_model: CLIP
     ) -> tuple[PromptLearner, ClassPrompts]:
-        node = self.cfg.TRAINER.COOP
+        node = cfg.TRAINER.COOP
         width = context_width(clip_model)
         specific = node.CSC and not node.CTX_INIT
         if node.CTX_INIT and node.CSC:
@@ -54,12 +56,12 @@ class CoOp(PromptTrainer):
             n = len(node.CTX_INIT.replace("_", " ").split(" "))
             ctx, prefix = written_context(clip_model, node.CTX_INIT, n, "TRAINER.COOP")
         elif specific:
-            ctx, prefix = random_context(len(classnames), node.N_CTX, width)
+            ctx, prefix = random_context(len(classes.names), node.N_CTX, width)
         else:
             ctx, prefix = random_context(node.N_CTX, width)
         announce(prefix, ctx.shape[-2])
-        lengths = [name_length(name) for name in classnames]
-        tokens = class_prompts(prefix, classnames)
+        lengths = [name_length(name) for name in classes.names]
+        tokens = class_prompts(prefix, classes.names)
         where = node.CLASS_TOKEN_POSITION
         return Context(ctx), place_context(tokens, ctx.shape[-2], where, lengths, specific)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import (
     CONTEXT_STD,
+    Classes,
     PromptLearner,
     announce,
     class_prompts,
@@ -63,10 +64,11 @@ class MaPLe(PromptTrainer):
     model_name = "MultiModalPromptLearner"
     key_prefix = "prompt_learner."
 
+    @classmethod
     def build_prompts(
-        self, classnames: list[str], clip_model: CLIP
+        cls, cfg: Any, classes: Classes, clip_model: CLIP
     ) -> tuple[PromptLearner, ClassPrompts]:
-        node = self.cfg.TRAINER.MAPLE
+        node = cfg.TRAINER.MAPLE
         width = visual_width(clip_model)
         if node.CTX_INIT and node.N_CTX <= 4:
             # the first N_CTX words become context vectors, the others remain words
@@ -76,4 +78,4 @@ class MaPLe(PromptTrainer):
         announce(prefix, len(ctx))
         layers = max(clip_model.transformer.layers, clip_model.visual.transformer.layers)
         learner = MultiModalContext(ctx, width, node.PROMPT_DEPTH, layers)
-        return learner, place_context(class_prompts(prefix, classnames), len(ctx))
+        return learner, place_context(class_prompts(prefix, classes.names), len(ctx))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,33 @@ if TYPE_CHECKING:
     from clip.model import CLIP
 
 CONTEXT_STD = 0.02  # standard deviation of random initial context vectors
+TEMPLATE = "a photo of a {}."  # of hand-written prompts, for a data set without one
+
+
+class Classes(NamedTuple):
+    """The classes that a model tells apart: their names, and the template of prompts by hand."""
+
+    names: list[str]
+    template: str = TEMPLATE
+
+    @classmethod
+    def of(cls, dataset: Any) -> Classes:
+        return cls(list(dataset.classnames), template_of(dataset))
+
+
+def template_of(dataset: Any) -> str:
+    """The prompt template of a data set.
+
+    That is its attribute `template`; for a host's data set without one, the template of the
+    catalog's data set of the same name; else TEMPLATE.
+    """
+    template = getattr(dataset, "template", None)
+    if isinstance(template, str):
+        return template
+    from npt.datasets.catalog import CATALOG
+
+    row = CATALOG.get(type(dataset).__name__)
+    return TEMPLATE if row is None else row.template
 
 
 class PromptLearner(nn.Module):
@@ -58,18 +85,28 @@ class PromptedCLIP(nn.Module):
         self.prompt_learner.train(mode)
         return self
 
+    def encode_images(self, image: Tensor) -> Tensor:
+        """Features (B, E), of length 1, of images (B, 3, H, W)."""
+        return unit_rows(self.image_encoder(image, *self.prompt_learner.visual()))
+
+    def encode_texts(self, images: Tensor) -> Tensor:
+        """Features of length 1 of the classes: (K, E), or (B, K, E) if each image has its own.
+
+        images: image features (B, E), of length 1
+        """
+        return unit_rows(self.text_encoder(*self.prompt_learner(images)))
+
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W); in training mode with labels (B,) their loss."""
-        learner = self.prompt_learner
-        images = unit_rows(self.image_encoder(image, *learner.visual()))  # (B, E)
-        texts = unit_rows(self.text_encoder(*learner(images)))  # (K, E) or (B, K, E)
+        images = self.encode_images(image)
+        texts = self.encode_texts(images)
         with torch.autocast(images.device.type, enabled=False):
             images = self.logit_scale.exp().to(images.dtype) * images
             if texts.dim() == 2:
                 logits = images @ texts.t()
             else:
                 logits = torch.bmm(texts, images.unsqueeze(-1)).squeeze(-1)
-        if label is not None and learner.training:
+        if label is not None and self.prompt_learner.training:
             return F.cross_entropy(logits, label)
         return logits
 

@@ -10,34 +10,16 @@ from torch import Tensor
 from npt.encoders import ClassPrompts, TextEncoder, load_clip
 from npt.losses import unit_rows, without_autocast
 from npt.trainers.base import PromptTrainer
-from npt.trainers.prompts import PromptLearner, readable, tokenize
+from npt.trainers.prompts import Classes, PromptLearner, readable, tokenize
 
 if TYPE_CHECKING:
     from clip.model import CLIP
 
-TEMPLATE = "a photo of a {}."  # for a data set without a template
 
-
-def template_of(dataset: Any) -> str:
-    """The prompt template of a data set.
-
-    That is its attribute `template`; for a host's data set without one, the template of the
-    catalog's data set of the same name; else TEMPLATE.
-    """
-    template = getattr(dataset, "template", None)
-    if isinstance(template, str):
-        return template
-    from npt.datasets.catalog import CATALOG
-
-    row = CATALOG.get(type(dataset).__name__)
-    return TEMPLATE if row is None else row.template
-
-
-def hand_written_prompts(template: str, classnames: list[str]) -> ClassPrompts:
+def hand_written_prompts(classes: Classes) -> ClassPrompts:
     """The template with each class name in place of {}."""
-    return ClassPrompts(
-        tokenize([template.format(readable(name)) for name in classnames], classnames)
-    )
+    texts = [classes.template.format(readable(name)) for name in classes.names]
+    return ClassPrompts(tokenize(texts, classes.names))
 
 
 def frozen_text_features(backbone: str, dataset: Any, device: torch.device) -> Tensor:
@@ -46,7 +28,7 @@ def frozen_text_features(backbone: str, dataset: Any, device: torch.device) -> T
     backbone: see `load_clip`. The CLIP is loaded for this call only. NPTError if it cannot be
     loaded.
     """
-    prompts = hand_written_prompts(template_of(dataset), list(dataset.classnames))
+    prompts = hand_written_prompts(Classes.of(dataset))
     # It may be called in the middle of a training step, which must not notice.
     with (
         torch.random.fork_rng(devices=[]),
@@ -62,12 +44,12 @@ def frozen_text_features(backbone: str, dataset: Any, device: torch.device) -> T
 class ZeroshotCLIP(PromptTrainer):
     """Classifies by hand-written prompts; `train` only runs the test."""
 
+    @classmethod
     def build_prompts(
-        self, classnames: list[str], clip_model: CLIP
+        cls, cfg: Any, classes: Classes, clip_model: CLIP
     ) -> tuple[PromptLearner, ClassPrompts]:
-        template = template_of(self.dm.dataset)
-        print(f'Prompts: "{template}"')
-        return PromptLearner(), hand_written_prompts(template, classnames)
+        print(f'Prompts: "{classes.template}"')
+        return PromptLearner(), hand_written_prompts(classes)
 
     def train(self) -> None:  # type: ignore[override]  # TrainerBase.train takes epochs
         if not self.cfg.TEST.NO_TEST:

@@ -17,8 +17,8 @@ from npt.datasets.catalog import CATALOG
 from npt.encoders import load_clip
 from npt.errors import NPTError
 from npt.losses import unit_rows
-from npt.trainers.prompts import class_prompts
-from npt.trainers.zsclip import frozen_text_features, template_of
+from npt.trainers.prompts import class_prompts, template_of
+from npt.trainers.zsclip import frozen_text_features
 
 NAMES = ["red_circle", "blue square", "sea or lake", "2012 Tesla Model S", "cat"]
 METHODS = sorted(NODES)
