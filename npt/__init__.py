@@ -13,16 +13,18 @@ from npt.version import __version__
 
 if TYPE_CHECKING:
     from npt import terms
+    from npt.classifier import load
     from npt.host.acceleration import accelerate
     from npt.host.features import Features
     from npt.host.registry import register
 
-__all__ = ["Features", "__version__", "accelerate", "put_in_place", "register", "terms"]
+__all__ = ["Features", "__version__", "accelerate", "load", "put_in_place", "register", "terms"]
 
 # torch, which they import, takes seconds: what needs none, such as `npt --version`, shall not wait.
 _HOMES = {
     "Features": "npt.host.features",
     "accelerate": "npt.host.acceleration",
+    "load": "npt.classifier",
     "register": "npt.host.registry",
 }
 _MODULES = ("config", "remedies", "terms")

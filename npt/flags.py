@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from yacs.config import CfgNode
 
 from npt.checks import TEXT, is_text, shown
 from npt.config import merge_file, merge_pairs
 from npt.errors import EXIT_BAD_INPUT, HINT, NPTError
+from npt.version import __version__
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,6 +100,27 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     if cfg.RESUME:
         _check_checkpoints(Path(cfg.RESUME))
+    return cfg
+
+
+def recorded_cfg(record: Mapping[str, Any], pairs: Sequence[Any] = ()) -> CfgNode:
+    """The frozen config in the record of a run (result.json), with KEY VALUE pairs on top.
+
+    NPTError if it has a key that this version does not have.
+    """
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    try:
+        cfg.merge_from_other_cfg(CfgNode(record["config"]))
+    except (KeyError, ValueError) as error:
+        version = record.get("versions", {}).get("npt", "another version")
+        raise NPTError(
+            f"the config of this run, made by npt {version}, does not fit npt {__version__} "
+            f"({' '.join(str(error.args[0]).split())}): use that version"
+        ) from error
+    merge_pairs(cfg, list(pairs))
+    cfg.freeze()
     return cfg
 
 

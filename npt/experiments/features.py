@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 from npt.errors import NPTError
 from npt.experiments.state import figures, has_checkpoint, has_trained, read_result, runs_in
 from npt.files import atomic_write
-from npt.flags import parse_args, setup_cfg
+from npt.flags import parse_args, recorded_cfg, setup_cfg
 from npt.measure import Measured
 from npt.results import RESULT, TRAINING
 from npt.session import build, load
@@ -115,12 +115,7 @@ def features_of_folder(folder: Path) -> SplitFeatures:
     model = str(folder) if record["task"] == TRAINING else (record["model"] or {}).get("folder")
     if record["task"] == TRAINING and not has_trained(folder):
         raise NPTError(f"the training in {folder} has not ended: run its command again first")
-    from dassl.config import get_cfg_default
-
-    cfg = get_cfg_default()
-    cfg.merge_from_other_cfg(CfgNode(record["config"]))
-    cfg.freeze()
-    return _computed(cfg, model or "")
+    return _computed(recorded_cfg(record), model or "")
 
 
 def _computed(cfg: CfgNode, model: str) -> SplitFeatures:
