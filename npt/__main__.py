@@ -10,6 +10,10 @@ from npt.errors import EXIT_BAD_INPUT, HINT
 from npt.version import __version__
 
 VERBS = {  # verb -> (module with main(argv) -> exit code, what it does)
+    "train": ("npt.commands.train", "train on a folder of your own images"),
+    "test": ("npt.commands.test", "test a run's model again, also on other images"),
+    "predict": ("npt.commands.predict", "classify images by the model of a run"),
+    "compare": ("npt.commands.compare", "the figures of runs side by side"),
     "data": ("npt.data.__main__", "check, download and show data sets"),
     "experiments": ("npt.experiments.__main__", "run experiments, make tables and figures"),
     "run": ("npt.host.run", "run the train.py of another repository with NPT"),

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from yacs.config import CfgNode
 
 from npt.errors import NPTError, report
 from npt.flags import parse_args, setup_cfg
@@ -23,9 +25,12 @@ from npt.session import build, check_names, claimed, load, session
 from npt.stopping import EXIT_INTERRUPTED, exiting
 
 
-def run(args: argparse.Namespace) -> Any:
-    """One run as the flags ask for; returns its trainer."""
-    cfg = setup_cfg(args)
+def run(args: argparse.Namespace, cfg: CfgNode | None = None) -> Any:
+    """One run as the flags ask for; returns its trainer.
+
+    cfg: its frozen config; without one it is made of the flags
+    """
+    cfg = setup_cfg(args) if cfg is None else cfg
     trains = not (args.eval_only or args.no_train)
     if args.overwrite and not trains:
         raise NPTError("--overwrite is for a training: an evaluation keeps a record of its own")
@@ -48,9 +53,14 @@ def run(args: argparse.Namespace) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code is 0, 2 (an error), 75 (stopped by a signal: run it again) or 130 (Ctrl-C)."""
     args = parse_args(argv)
+    return exit_code(lambda: run(args))
+
+
+def exit_code(work: Callable[[], Any]) -> int:
+    """Do the work of a program that can be stopped and go on; returns the exit code of `main`."""
     try:
         with exiting():
-            run(args)
+            work()
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last save", file=sys.stderr)
         return EXIT_INTERRUPTED

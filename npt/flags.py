@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,14 @@ from npt.version import __version__
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that prints errors as one sentence; its help names NPT_TRACEBACK."""
+    """An argument parser that prints errors as one sentence; its help names NPT_TRACEBACK.
+
+    example: command lines, shown at the end of the help
+    """
+
+    def __init__(self, *args: Any, example: str = "", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.example = example
 
     def parse_known_args(self, args=None, namespace=None):
         """As in argparse, which all its parsing goes through; arguments must be text."""
@@ -31,34 +38,72 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f"error: {message} (--help lists the flags)\n")
 
     def format_help(self) -> str:
-        return f"{super().format_help()}\nErrors are one sentence, exit code 2; {HINT}.\n"
+        lines = "".join(f"  {line}\n" for line in self.example.splitlines())
+        shown = f"\nexample:\n{lines}" if lines else ""
+        return f"{super().format_help()}{shown}\nErrors are one sentence, exit code 2; {HINT}.\n"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the family's train.py."""
-    add = parser.add_argument
-    add("--root", default="", help="folder of the data sets (DATASET.ROOT)")
-    add("--output-dir", default="", help="folder of log, checkpoints and result.json (OUTPUT_DIR)")
-    add("--resume", default="", help="folder of checkpoints to continue from (RESUME)")
-    add("--seed", type=int, default=-1, help="seed of data draw and training; negative: none")
-    add("--source-domains", nargs="+", help="source domains of a domain-generalisation data set")
-    add("--target-domains", nargs="+", help="target domains of a domain-generalisation data set")
-    add("--transforms", nargs="+", help="training transforms by name (INPUT.TRANSFORMS)")
-    add("--config-file", default="", help="yaml of the trainer")
-    add("--dataset-config-file", default="", help="yaml of the data set")
-    add("--trainer", default="", help="name of the trainer (TRAINER.NAME)")
-    add("--backbone", default="", help="name of the backbone (MODEL.BACKBONE.NAME)")
-    add("--head", default="", help="name of the head (MODEL.HEAD.NAME)")
-    add("--eval-only", action="store_true", help="test only, with the checkpoint in --model-dir")
-    add("--model-dir", default="", help="folder of the run whose checkpoint is tested")
-    add("--load-epoch", type=int, help="epoch of that checkpoint; without it the best or the last")
-    add("--no-train", action="store_true", help="build everything and stop")
-    add(
-        "--overwrite",
-        action="store_true",
-        help="delete what an earlier run has written to the output folder, and start anew",
+# The flags of the family's train.py: what argparse is told of each.
+FLAGS: dict[str, dict[str, Any]] = {
+    "--root": {"default": "", "help": "folder of the data sets (DATASET.ROOT)"},
+    "--output-dir": {
+        "default": "",
+        "help": "folder of log, checkpoints and result.json (OUTPUT_DIR)",
+    },
+    "--resume": {"default": "", "help": "folder of checkpoints to continue from (RESUME)"},
+    "--seed": {
+        "type": int,
+        "default": -1,
+        "help": "seed of data draw and training; negative: none",
+    },
+    "--source-domains": {
+        "nargs": "+",
+        "help": "source domains of a domain-generalisation data set",
+    },
+    "--target-domains": {
+        "nargs": "+",
+        "help": "target domains of a domain-generalisation data set",
+    },
+    "--transforms": {
+        "nargs": "+",
+        "help": "training transforms by name (INPUT.TRANSFORMS)",
+    },
+    "--config-file": {"default": "", "help": "yaml of the trainer"},
+    "--dataset-config-file": {"default": "", "help": "yaml of the data set"},
+    "--trainer": {"default": "", "help": "name of the trainer (TRAINER.NAME)"},
+    "--backbone": {"default": "", "help": "name of the backbone (MODEL.BACKBONE.NAME)"},
+    "--head": {"default": "", "help": "name of the head (MODEL.HEAD.NAME)"},
+    "--eval-only": {
+        "action": "store_true",
+        "help": "test only, with the checkpoint in --model-dir",
+    },
+    "--model-dir": {"default": "", "help": "folder of the run whose checkpoint is tested"},
+    "--load-epoch": {
+        "type": int,
+        "help": "epoch of that checkpoint; without it the best or the last",
+    },
+    "--no-train": {"action": "store_true", "help": "build everything and stop"},
+    "--overwrite": {
+        "action": "store_true",
+        "help": "delete what an earlier run has written to the output folder, and start anew",
+    },
+}
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, but: Collection[str] = (), pairs: str = argparse.REMAINDER
+) -> None:
+    """The flags of the family's train.py but some of them, and its KEY VALUE pairs.
+
+    pairs: the `nargs` of the pairs; "*" where flags may follow another positional argument, with
+        `parse_intermixed_args`
+    """
+    for flag, how in FLAGS.items():
+        if flag not in but:
+            parser.add_argument(flag, **how)
+    parser.add_argument(
+        "opts", nargs=pairs, metavar="KEY VALUE", help="config keys and values, last"
     )
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, last")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

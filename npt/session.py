@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,25 @@ def build(cfg: CfgNode) -> Any:
 
     check_names(cfg)
     return build_trainer(cfg)
+
+
+def training_counts(cfg: CfgNode) -> list[int]:
+    """The training images of each class that a run with this config has, by label."""
+    from dassl.data import data_manager
+    from npt.host.thinning import class_counts
+    from npt.randomness import random_state_kept
+
+    check_names(cfg)
+    with silent(), random_state_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself says them
+        return class_counts(data_manager.build_dataset(cfg))
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """A `with` block in which the lines for the log of a run are not printed."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def load(trainer: Any, directory: str, epoch: int | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from npt.encoders.openai import openai_clip
 from npt.errors import NPTError
 from npt.identity import file_digest
 from npt.randomness import random_state_kept
+from npt.session import silent
 
 if TYPE_CHECKING:
     from clip.model import CLIP
@@ -92,20 +92,29 @@ class Classifier:
         self._model = _prompted(run, clip_model, classes).to(device).eval()
         self._transform = _transform(run.cfg)
 
-    def predict(self, images: Any, k: int = 5) -> Any:
+    def predict(self, images: Any, k: int = 3) -> Any:
         """The `k` most probable classes of each image, or all classes if there are fewer.
 
         Returns a Prediction for one image, a list of Predictions for several. Probabilities are the
         softmax over all classes of logits / temperature.
         """
+        found = self._best(self.probabilities(images), k)
+        return found[0] if is_one(images) else found
+
+    def predict_batch(self, batch: Tensor, k: int = 3) -> list[Prediction]:
+        """As `predict`, of images (N, 3, H, W) that `preprocess` has made, in one pass."""
+        with torch.no_grad():
+            logits = self._model(batch.to(self.device)).float().cpu()
+        return self._best((logits / self.temperature).softmax(-1), k)
+
+    def _best(self, probabilities: Tensor, k: int) -> list[Prediction]:
         if k < 1:
             raise NPTError(f"k is {k}: ask for at least one class")
-        top = self.probabilities(images).topk(min(k, len(self.classes)))
-        found = [
+        top = probabilities.topk(min(k, len(self.classes)))
+        return [
             Prediction([self.classes[label] for label in labels], values)
             for labels, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
-        return found[0] if is_one(images) else found
 
     def probabilities(self, images: Any) -> Tensor:
         """Probabilities (N, K) of N images."""
@@ -188,13 +197,6 @@ class Classifier:
     def batch_size(self) -> int:
         """Images in one pass, as in the tests of the run."""
         return int(self.run.cfg.DATALOADER.TEST.BATCH_SIZE)
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """A `with` block whose lines for a log of a training are not printed."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        yield
 
 
 def _batches(images: Iterator[Tensor], size: int) -> Iterator[Tensor]:

@@ -1,0 +1,1 @@
+"""The verbs of the command `npt` that work with one run, one module each."""

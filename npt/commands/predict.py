@@ -1,0 +1,278 @@
+"""`npt predict RUN IMAGES...`: the classes of images, as a table, CSV or JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import glob
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from npt.errors import NPTError, report, sentence
+from npt.flags import Parser
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from npt.classifier import Classifier
+
+EXIT_UNREADABLE = 1
+EXIT_INTERRUPTED = 130
+NONE = "(none)"  # the class of an image that fits none
+
+
+class Row(NamedTuple):
+    """What is said of an image: its classes, the best first, with probabilities."""
+
+    image: str
+    classes: list[str]
+    probabilities: list[float]
+    fits: bool | None  # whether the best one reaches the threshold; None without a threshold
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="npt predict",
+        description="Classify images by the model of a run.",
+        epilog="The exit code is 0, or 1 if an image could not be read: it is named, and the "
+        "others are classified.",
+        example="npt predict output/mine photo.jpg holiday/ 'scans/*.tif' --top 3\n"
+        "npt predict output/mine new/ --classes classes.txt --format csv > new.csv\n"
+        "find / -name '*.jpg' | npt predict output/mine - --format jsonl",
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="folder of the run")
+    add(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files, folders (with the folders in them), patterns as 'a/*.jpg'; - reads "
+        "names of files from the input, one a line",
+    )
+    add("--top", type=int, default=3, metavar="K", help="classes to name (default: %(default)s)")
+    add("--format", choices=WRITERS, default="table", help="default: %(default)s")
+    add(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help=f"mark an image as {NONE} if no class has this probability (0 to 1)",
+    )
+    add("--classes", metavar="FILE", help="other class names for the learned prompts, one a line")
+    add("--backbone", default="", help="CLIP's weights, if they are not where they were")
+    return parser
+
+
+# --------------------------------------------------------------------------- images
+def named(words: Iterable[str], names: TextIO) -> Iterator[str]:
+    """The image files that words of the command line name; `names` is read for the word "-".
+
+    A file comes as often as it is named. NPTError for a folder or a pattern without an image.
+    """
+    for word in words:
+        path = Path(word)
+        if word == "-":
+            yield from (line.rstrip("\r\n") for line in names if line.strip())
+        elif path.is_dir():
+            yield from _found(_inside(path), f"the folder {word} has no image file in it")
+        elif not path.exists() and glob.has_magic(word):
+            yield from _found(
+                sorted(glob.glob(word, recursive=True)), f"no file fits the pattern {word}"
+            )
+        else:
+            yield word
+
+
+def _found(files: Sequence[str], otherwise: str) -> Sequence[str]:
+    if not files:
+        raise NPTError(f"{otherwise}: name others")
+    return files
+
+
+def _inside(folder: Path) -> list[str]:
+    """The image files in a folder and its folders, without hidden ones, in order."""
+    from npt.datasets.listing import SUFFIXES
+
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        images = (n for n in files if n.lower().endswith(SUFFIXES) and not n.startswith("."))
+        found += [os.path.join(place, name) for name in sorted(images)]
+    return found
+
+
+def rows(
+    classifier: Classifier,
+    files: Sequence[str],
+    top: int,
+    threshold: float | None,
+    streams: bool = False,
+) -> Iterator[Row | NPTError]:
+    """What the classifier says of each file, in order; an error for one that cannot be read.
+
+    streams: whether the rows are printed while others are still computed
+    """
+    import torch
+    from tqdm import tqdm
+
+    both = sys.stdout.isatty() and sys.stderr.isatty()  # then a bar would be between the lines
+    bar = tqdm(total=len(files), unit=" images", disable=True if both and streams else None)
+    with bar, ThreadPool(os.cpu_count()) as pool:
+        for batch in _decoded(pool, files, classifier):
+            good = [image for _, image in batch if not isinstance(image, NPTError)]
+            found = iter(classifier.predict_batch(torch.stack(good), top) if good else ())
+            bar.update(len(batch))
+            for file, image in batch:
+                if isinstance(image, NPTError):
+                    yield image
+                else:
+                    said = next(found)
+                    fits = None if threshold is None else said.probabilities[0] >= threshold
+                    yield Row(file, said.classes, said.probabilities, fits)
+
+
+def _decoded(
+    pool: ThreadPool, files: Sequence[str], classifier: Classifier
+) -> Iterator[list[tuple[str, Tensor | NPTError]]]:
+    """Batches of files, each with its preprocessed image or the error of reading it.
+
+    The next batch is decoded while the caller works on this one: never more, which would be many
+    gigabytes of a large folder.
+    """
+
+    def tried(file: str) -> tuple[str, Tensor | NPTError]:
+        try:
+            return file, classifier.preprocess(file)[0]
+        except Exception as error:  # of the many image libraries
+            words = sentence(error)
+            if words is None:
+                raise
+            return file, NPTError(words)
+
+    size = classifier.batch_size
+    ahead = pool.map_async(tried, files[:size])
+    for start in range(size, len(files) + size, size):
+        batch = ahead.get()
+        ahead = pool.map_async(tried, files[start : start + size])
+        yield batch
+
+
+# --------------------------------------------------------------------------- output
+def write_table(found: Iterable[Row], out: TextIO) -> None:
+    """One line an image; also of those that were classified when the program was interrupted."""
+    from tabulate import tabulate
+
+    lines: list[list[str]] = []
+    try:
+        for row in found:
+            pairs = zip(row.classes, row.probabilities, strict=True)
+            cells = [f"{name} {100 * p:.1f}%" for name, p in pairs]
+            cells[0] = f"{NONE} {cells[0]}" if row.fits is False else cells[0]
+            lines.append([row.image, *cells])
+    finally:
+        width = max(map(len, lines), default=0)
+        headers = ["image", *(str(rank) for rank in range(1, width))]
+        if lines:
+            print(tabulate(lines, headers=headers, disable_numparse=True), file=out)
+
+
+def write_csv(found: Iterable[Row], out: TextIO) -> None:
+    """One line an image: image, class, probability, class_2, probability_2, ..., fits."""
+    writer = csv.writer(out, lineterminator="\n")
+    for number, row in enumerate(found):
+        fits = [] if row.fits is None else ["yes" if row.fits else "no"]
+        if not number:
+            ranks = range(1, len(row.classes) + 1)
+            names = [f"{name}_{k}" if k > 1 else name for k in ranks for name in COLUMNS]
+            writer.writerow(["image", *names, *(["fits"] if fits else [])])
+        pairs = zip(row.classes, row.probabilities, strict=True)
+        cells = [cell for name, p in pairs for cell in (name, f"{p:.6g}")]
+        writer.writerow([row.image, *cells, *fits])
+        out.flush()
+
+
+COLUMNS = ("class", "probability")
+
+
+def write_json(found: Iterable[Row], out: TextIO) -> None:
+    """One JSON object a line: image, classes, probabilities, and with a threshold fits."""
+    for row in found:
+        entry = {name: value for name, value in row._asdict().items() if value is not None}
+        print(json.dumps(entry), file=out, flush=True)
+
+
+WRITERS: dict[str, Callable[[Iterable[Row], TextIO], None]] = {
+    "table": write_table,
+    "csv": write_csv,
+    "jsonl": write_json,
+}
+
+
+# --------------------------------------------------------------------------- program
+def run(args: argparse.Namespace) -> int:
+    if args.top < 1:
+        raise NPTError(f"--top {args.top}: ask for at least one class")
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise NPTError(f"--threshold {args.threshold}: a probability is from 0 to 1")
+    names = _class_names(args.classes) if args.classes else None
+    files = list(named(args.images, sys.stdin))
+    from npt.classifier import load
+
+    classifier = load(args.run, backbone=args.backbone)
+    if names:
+        classifier = classifier.with_classes(names)
+    failed = 0
+
+    def good() -> Iterator[Row]:
+        nonlocal failed
+        streams = args.format != "table"
+        for row in rows(classifier, files, args.top, args.threshold, streams):
+            if isinstance(row, NPTError):
+                failed += 1
+                print(f"error: {row}", file=sys.stderr)
+            else:
+                yield row
+
+    WRITERS[args.format](good(), sys.stdout)
+    if failed:
+        print(f"{failed} of {len(files)} images could not be read", file=sys.stderr)
+    return EXIT_UNREADABLE if failed else 0
+
+
+def _class_names(file: str) -> list[str]:
+    """The lines of a file, without empty ones. NPTError if there are none."""
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise NPTError(f"{file} (--classes) cannot be read as a text in UTF-8: {error}") from error
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise NPTError(f"{file} (--classes) has no class name: write one on each line")
+    return names
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names of any bytes
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            return run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return report(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
