@@ -49,8 +49,10 @@ def _interval(kinds: tuple[type, ...], name: str, low: float, high: float, ends:
 
 
 def one_of(*allowed: str) -> Check:
+    words = ", ".join(allowed)
     return Check(
-        lambda value: isinstance(value, str) and value in allowed, "one of " + ", ".join(allowed)
+        lambda value: isinstance(value, str) and value in allowed,
+        f"one of {words}" if len(allowed) > 1 else words,
     )
 
 

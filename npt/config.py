@@ -34,10 +34,12 @@ from npt.yaml_file import read_yaml
 class Key(NamedTuple):
     """A config key. Without a check, any value of the default's type is good.
 
+    meaning: one plain sentence, for docs/config.md
     acts_with: another key, and the values of it without which this key has no effect
     """
 
     default: Any
+    meaning: str = ""
     check: Check | None = None
     acts_with: tuple[str, Check] | None = None
 
@@ -63,29 +65,62 @@ EACH_ONCE = Check(
 )
 
 KEYS: dict[str, Key] = {
-    "TRAINER.NPT.E_W": Key(1.0, LENGTH),  # squared length of text features
-    "TRAINER.NPT.E_H": Key(1.0, LENGTH),  # squared length of image features
-    # how the sums of Eqs. 5 and 6 are taken: see npt.losses
-    "TRAINER.NPT.REDUCTION": Key("mean", one_of(*REDUCTIONS)),
-    "TRAINER.NPT.BASE": Key(""),  # the trainer that the trainer `NPT` wraps
-    # classes that a training step takes at a time; 0: as many as memory allows
-    "MODEL.CLASS_CHUNK": Key(0, whole(0)),
-    "MODEL.PLAIN_ENCODERS": Key(False),  # the usual 77-token computation, to compare with
-    "MODEL.ACCELERATE": Key(False),  # compute a host's text encoder as npt.accelerate does
-    "DATASET.SUBSAMPLE_CLASSES": Key("all", one_of("all", "base", "new")),
-    # tau: images of the rarest class over those of the largest
-    "DATASET.IMBALANCE_RATIO": Key(1.0, RATIO),
-    "DATASET.IMBALANCE_ORDER": Key("label", one_of(*ORDERS)),  # which classes are the rare ones
-    "DATASET.IMBALANCE_TYPE": Key("exp", one_of(*TYPES)),  # images by rank: see npt.imbalance
-    # ClassBalancedSampler: a class of n images is drawn in proportion to n^(1 - power)
-    "DATALOADER.TRAIN_X.BALANCE_POWER": Key(
-        1.0, number(0, 1), ("DATALOADER.TRAIN_X.SAMPLER", one_of("ClassBalancedSampler"))
+    "TRAINER.NPT.E_W": Key(1.0, "squared length of text features in L_LC and L_MI", LENGTH),
+    "TRAINER.NPT.E_H": Key(1.0, "squared length of image features in L_MI", LENGTH),
+    "TRAINER.NPT.REDUCTION": Key(
+        "mean",
+        "of the sums of L_LC and L_MI: means, for L_LC the mean over classes of sums over the "
+        "others, or sums as printed (docs/reduction.md)",
+        one_of(*REDUCTIONS),
     ),
-    # a key of the engine, whose other samplers repeat images or leave some out
-    "DATALOADER.TEST.SAMPLER": Key("SequentialSampler", EACH_ONCE),
-    # keys of the engine, with what our trainers take of them
-    "INPUT.NO_TRANSFORM": Key(False, Check(lambda v: v is False, "False: CLIP takes tensors")),
-    "DATALOADER.K_TRANSFORMS": Key(1, Check(lambda v: v == 1, "1: CLIP takes one version")),
+    "TRAINER.NPT.BASE": Key("", "the trainer that `--trainer NPT` wraps"),
+    "MODEL.CLASS_CHUNK": Key(
+        0, "classes that a training step takes at a time; 0: as many as memory allows", whole(0)
+    ),
+    "MODEL.PLAIN_ENCODERS": Key(
+        False, "encoders compute all 77 tokens of every text, as usual, to compare with"
+    ),
+    "MODEL.ACCELERATE": Key(
+        False, "NPT trainers of a host: compute the host's own encoders faster, to the same values"
+    ),
+    "DATASET.SUBSAMPLE_CLASSES": Key(
+        "all",
+        "the classes of the run: all, the first half (rounded up), or the others",
+        one_of("all", "base", "new"),
+    ),
+    "DATASET.IMBALANCE_RATIO": Key(
+        1.0, "tau: training images of the rarest class over those of the largest", RATIO
+    ),
+    "DATASET.IMBALANCE_ORDER": Key(
+        "label",
+        "which classes are the rare ones: those of high labels, random ones by the seed, or those "
+        "with few images in the data set",
+        one_of(*ORDERS),
+    ),
+    "DATASET.IMBALANCE_TYPE": Key(
+        "exp",
+        "how the images fall from class to class: exponentially, in one step, as in the data set, "
+        "or not at all with as many images in total as exp keeps (docs/datasets.md)",
+        one_of(*TYPES),
+    ),
+    "DATALOADER.TRAIN_X.BALANCE_POWER": Key(
+        1.0,
+        "ClassBalancedSampler: a class of n images is drawn in proportion to n^(1 - power)",
+        number(0, 1),
+        ("DATALOADER.TRAIN_X.SAMPLER", one_of("ClassBalancedSampler")),
+    ),
+    # Keys of the engine, with what our trainers take of them.
+    "DATALOADER.TEST.SAMPLER": Key("SequentialSampler", "the order of test images", EACH_ONCE),
+    "INPUT.NO_TRANSFORM": Key(
+        False,
+        "images as they are in their files",
+        Check(lambda v: v is False, "False: CLIP takes tensors"),
+    ),
+    "DATALOADER.K_TRANSFORMS": Key(
+        1,
+        "versions of each training image",
+        Check(lambda v: v == 1, "1: CLIP takes one version"),
+    ),
 }
 # What a host's own node TRAINER.NPT must have: the keys of the paper's loss.
 PAPER_KEYS = tuple(f"TRAINER.NPT.{name}" for name in ("W1", "W2", "E_W", "E_H", "REDUCTION"))
@@ -158,7 +193,13 @@ def check_engine(cfg: CfgNode) -> None:
     from dassl.utils.errors import InvalidValue
 
     for path, row in engine_keys.items():
-        _check_value(cfg, path, Key(row.default, like(*row)), InvalidValue)
+        _check_value(cfg, path, of_engine(row), InvalidValue)
+
+
+def of_engine(row: Any) -> Key:
+    """A row of the embedded engine's table as a Key."""
+    default, meaning, *bounds, _ = row
+    return Key(default, meaning, like(default, *bounds))
 
 
 def _check_value(cfg: CfgNode, path: str, key: Key, error: type[Exception] = BadValue) -> None:

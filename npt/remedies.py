@@ -52,6 +52,7 @@ class Remedy:
     """A change of the cross-entropy, by one of three functions of the settings TRAINER.NPT.
 
     key: it is on if TRAINER.NPT.<key> differs from `off`
+    meaning: of that key
     heading: of its column in `npt data show`
     shift: (settings, counts) -> what is added to the logit of each class
     weight: (settings, counts) -> the factor of the loss of each class
@@ -60,6 +61,7 @@ class Remedy:
 
     key: str
     off: Any
+    meaning: str
     check: Check
     heading: str = ""
     shift: Callable[[Any, Counts], list[float]] | None = None
@@ -115,21 +117,37 @@ def _focal(settings: Any, log_p: Tensor) -> Tensor:
 REMEDIES = {
     row.key: row
     for row in (
-        Remedy("LOGIT_ADJUST", 0.0, number(0, 1000), "logit adjustment", shift=_logit_adjustment),
+        Remedy(
+            "LOGIT_ADJUST",
+            0.0,
+            "logit adjustment: log class priors, times this, on the logits of the loss; 1 is usual",
+            number(0, 1000),
+            "logit adjustment",
+            shift=_logit_adjustment,
+        ),
         Remedy(
             "CLASS_WEIGHT",
             "none",
+            "weights of the classes in the loss: by inverse counts, or by the effective number of "
+            "images",
             one_of("none", "balanced", "effective"),
             "class weight",
             weight=_class_weight,
         ),
-        Remedy("FOCAL_GAMMA", 0.0, number(0, 50), factor=_focal),
+        Remedy(
+            "FOCAL_GAMMA",
+            0.0,
+            "focal loss: images count less the surer the model is of their class; 2 is usual",
+            number(0, 50),
+            factor=_focal,
+        ),
     )
 }
 for _row in REMEDIES.values():
-    config.add(f"{NODE}.{_row.key}", Key(_row.off, _row.check))
+    config.add(f"{NODE}.{_row.key}", Key(_row.off, _row.meaning, _row.check))
 EFFECTIVE = (f"{NODE}.CLASS_WEIGHT", one_of("effective"))
-config.add(f"{NODE}.EFFECTIVE_BETA", Key(0.999, number(0, 1, "[)"), EFFECTIVE))
+BETA = "by the effective number of images: 0 is no weights, towards 1 inverse counts"
+config.add(f"{NODE}.EFFECTIVE_BETA", Key(0.999, BETA, number(0, 1, "[)"), EFFECTIVE))
 
 
 # --------------------------------------------------------------------------- counts and columns

@@ -153,6 +153,7 @@ class Term:
     symbol: for the study of gradients
     heading: of its column in tables (its mean over the last epoch); "" for none
     reduces: whether it depends on TRAINER.NPT.REDUCTION
+    meaning: what it does, for docs/config.md, where its weight is described
     """
 
     name: str
@@ -162,6 +163,7 @@ class Term:
     symbol: str = ""
     heading: str = ""
     reduces: bool = False
+    meaning: str = ""
 
     def __post_init__(self) -> None:
         _check_name("term", self.name)
@@ -261,7 +263,8 @@ def register(row: Term | Measure) -> None:
     if before is not None and before.weight != row.weight:
         raise NPTError(f"The weight of {row.name} is {NODE}.{before.weight}: keep that name.")
     TERMS[row.name] = row
-    config.add(path, config.Key(float(row.default), config.WEIGHT))
+    meaning = row.meaning and f"weight of {row.symbol or row.name}: {row.meaning}"
+    config.add(path, config.Key(float(row.default), meaning, config.WEIGHT))
 
 
 # --------------------------------------------------------------------------- the paper's terms
@@ -278,8 +281,10 @@ def _mi(batch: Batch) -> Tensor:
 
 
 # No columns in tables: LCD and MID show the same there.
-register(Term("loss_lc", "W1", _lc, default=0.3, symbol="L_LC", reduces=True))  # Eq. 5
-register(Term("loss_mi", "W2", _mi, default=0.8, symbol="L_MI", reduces=True))  # Eq. 6
+LC = "class texts apart from each other, evenly: towards a simplex ETF (Eq. 5)"
+MI = "images onto the text of their class (Eq. 6)"
+register(Term("loss_lc", "W1", _lc, default=0.3, symbol="L_LC", reduces=True, meaning=LC))
+register(Term("loss_mi", "W2", _mi, default=0.8, symbol="L_MI", reduces=True, meaning=MI))
 
 
 # --------------------------------------------------------------------------- beyond the paper
@@ -300,14 +305,25 @@ def _anchor(batch: Batch) -> Tensor:
     return anchor_loss(batch.text, batch.run.frozen_text, kind)
 
 
-register(Term("loss_cluster", "W_CLUSTER", _clustered, symbol="L_cluster", reduces=True))
-register(Term("loss_balanced", "W_BALANCED", _balanced, symbol="L_balanced"))
-register(Term("loss_anchor", "W_ANCHOR", _anchor, symbol="L_anchor"))
+CLUSTER = "L_LC within clusters of classes with similar names (docs/terms.md)"
+BALANCED = "L_MI in which every class counts the same (docs/terms.md)"
+AWAY = "distance of class texts from those of the frozen CLIP (docs/terms.md)"
+register(
+    Term("loss_cluster", "W_CLUSTER", _clustered, symbol="L_cluster", reduces=True, meaning=CLUSTER)
+)
+register(Term("loss_balanced", "W_BALANCED", _balanced, symbol="L_balanced", meaning=BALANCED))
+register(Term("loss_anchor", "W_ANCHOR", _anchor, symbol="L_anchor", meaning=AWAY))
 ON = number(0, LARGEST, "(]")  # weights with which a term is computed
-# the most classes of a cluster
-config.add(f"{NODE}.CLUSTER_SIZE", config.Key(8, whole(2), (f"{NODE}.W_CLUSTER", ON)))
-# the distance that W_ANCHOR weights
-config.add(f"{NODE}.ANCHOR", config.Key("l1", one_of(*ANCHORS), (f"{NODE}.W_ANCHOR", ON)))
+config.add(
+    f"{NODE}.CLUSTER_SIZE",
+    config.Key(8, "the most classes of a cluster", whole(2), (f"{NODE}.W_CLUSTER", ON)),
+)
+config.add(
+    f"{NODE}.ANCHOR",
+    config.Key(
+        "l1", "the distance: absolute or squared", one_of(*ANCHORS), (f"{NODE}.W_ANCHOR", ON)
+    ),
+)
 
 
 # --------------------------------------------------------------------------- the measures

@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "CoCoOp", "CoOp", "MaPLe", "ZeroshotCLIP", "add_to_registry"]
 
-PREC = Key("fp16", one_of("fp16", "fp32", "amp"))  # precision of the frozen CLIP
-CONTEXT = whole(1, 75)  # tokens: CLIP takes 77, with two of its own
+PREC = Key(
+    "fp16",
+    "precision of the frozen CLIP; fp16 needs a GPU, amp is mixed precision",
+    one_of("fp16", "fp32", "amp"),
+)
+TOKENS = whole(1, 75)  # tokens: CLIP takes 77, with two of its own
 DEPTH = whole(1, 12)
+CONTEXT = "number of learned tokens before the class name, where CTX_INIT is empty"
+INIT = "words that the learned tokens begin as, one for each; empty: random"
 
 
 @dataclass(frozen=True)
@@ -44,24 +50,39 @@ METHODS = {
         "coop",
         "COOP",
         {
-            "N_CTX": Key(16, CONTEXT),  # context tokens
-            "CSC": Key(False),  # class-specific contexts: context vectors for each class
-            "CTX_INIT": Key(""),  # words that initialise the context vectors; "": random
+            "N_CTX": Key(16, CONTEXT, TOKENS),
+            "CSC": Key(False, "context tokens of its own for each class"),
+            "CTX_INIT": Key("", INIT),
             "PREC": PREC,
-            "CLASS_TOKEN_POSITION": Key("end", one_of("end", "middle", "front")),
+            "CLASS_TOKEN_POSITION": Key(
+                "end",
+                "where the class name is among the context tokens",
+                one_of("end", "middle", "front"),
+            ),
         },
     ),
     "CoCoOp": Method(
-        "cocoop", "COCOOP", {"N_CTX": Key(16, CONTEXT), "CTX_INIT": Key(""), "PREC": PREC}
+        "cocoop",
+        "COCOOP",
+        {"N_CTX": Key(16, CONTEXT, TOKENS), "CTX_INIT": Key("", INIT), "PREC": PREC},
     ),
     "MaPLe": Method(
         "maple",
         "MAPLE",
         {
-            "N_CTX": Key(2, CONTEXT),
-            "CTX_INIT": Key("a photo of a"),
+            "N_CTX": Key(
+                2,
+                "number of learned tokens in each of the layers; above 4: random at first",
+                TOKENS,
+            ),
+            "CTX_INIT": Key(
+                "a photo of a",
+                "words before the class name, the first N_CTX of which are learned; empty: random",
+            ),
             "PREC": PREC,
-            "PROMPT_DEPTH": Key(9, DEPTH),  # number of layers with prompts
+            "PROMPT_DEPTH": Key(
+                9, "number of layers, of text and image encoder, that have learned tokens", DEPTH
+            ),
         },
     ),
 }
