@@ -83,18 +83,20 @@ def write_json(obj: Any, fpath: str) -> None:
         json.dump(obj, f, indent=4, separators=(",", ": "))
 
 
-def read_image(path: str) -> Image.Image:
-    """Read an image in RGB. MissingFile or UnreadableFile (OSErrors) if that is not possible."""
-    if not osp.isfile(path):
-        raise MissingFile(f'There is no image at "{path}": check DATASET.ROOT')
+def read_image(path: str, upright: bool = False) -> Image.Image:
+    """Read an image in RGB, as `npt.pictures.read_picture` does.
+
+    upright: apply the rotation that its EXIF data note
+    MissingFile or UnreadableFile (OSErrors) if that is not possible.
+    """
+    from npt.pictures import MissingPicture, UnreadablePicture, read_picture  # npt imports dassl
+
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
-        reason = str(err).rstrip(".")
-        raise UnreadableFile(
-            f'The image "{path}" cannot be read ({reason}): replace it or remove it from the data'
-        ) from err
+        return read_picture(path, upright)
+    except MissingPicture as err:
+        raise MissingFile(f"{err}: check DATASET.ROOT") from err
+    except UnreadablePicture as err:
+        raise UnreadableFile(str(err)) from err
 
 
 def set_random_seed(seed: int) -> None:
