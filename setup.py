@@ -12,6 +12,7 @@ from pathlib import Path
 from setuptools import find_namespace_packages, setup
 
 HERE = Path(__file__).parent
+PAGES = ("pages", "experiments/report", "view")  # with templates
 LINKED = {"npt.trainers": "trainers", "npt.datasets": "datasets", "npt.configs": "configs"}
 
 
@@ -55,7 +56,7 @@ setup(
     packages=packages(),
     package_dir={"npt": "npt", **LINKED},
     package_data={
-        "npt": ["py.typed", "encoders/*.npz", "experiments/report/templates/*"],
+        "npt": ["py.typed", "encoders/*.npz", *(f"{x}/templates/*" for x in PAGES)],
         "npt.configs": ["*/*.yaml", "*/*/*.yaml", "*/*/*/*.yaml"],
     },
     entry_points={"console_scripts": ["npt = npt.__main__:main"]},

@@ -39,7 +39,7 @@ def test_it_has_what_it_needs_and_nothing_else(wheel, repository):
             for file in (repository / part).rglob(suffix):
                 name = file.relative_to(repository).as_posix()
                 needed.add(name if part == "npt" else f"npt/{name}")
-    for file in (repository / "npt/experiments/report/templates").iterdir():
+    for file in (repository / "npt").rglob("templates/*"):
         needed.add(file.relative_to(repository).as_posix())
     names = [name for name in wheel.namelist() if ".dist-info/" not in name]
     assert len(names) == len(set(names)) and set(names) == needed

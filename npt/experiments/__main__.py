@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,8 @@ from npt.errors import NPTError, report
 from npt.experiments.arguments import OF_JOBS, build_parser
 from npt.experiments.running.stopping import Preempted, exit_code
 from npt.files import atomic_write
+from npt.pages.extra import report_extra
 from npt.stopping import preempted, run_program
-
-PACKAGES_OF_REPORTS = {  # module -> package
-    **{name: name for name in ("jinja2", "matplotlib", "pandas", "scipy")},
-    "sklearn": "scikit-learn",
-}
 
 
 def _executor(args: argparse.Namespace, out: Path, costs: Any = None) -> Any:
@@ -70,7 +65,7 @@ def reproduce_command(args: argparse.Namespace) -> int:
     from npt.experiments.reading import Selection
     from npt.experiments.reproduce import folder_of, reproduce
 
-    with _report_extra():
+    with report_extra():
         from npt.experiments.report import page
 
     pairs = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
@@ -105,7 +100,7 @@ def status_command(args: argparse.Namespace) -> int:
 
 
 def report_command(args: argparse.Namespace) -> int:
-    with _report_extra():
+    with report_extra():
         from npt.experiments.report import html, page
     report_ = page.gather(args.folder)
     print(f"Report in {page.write(args.folder, report_)}")
@@ -115,7 +110,7 @@ def report_command(args: argparse.Namespace) -> int:
 
 
 def collect_command(args: argparse.Namespace) -> int:
-    with _report_extra():
+    with report_extra():
         from npt.experiments import collect
     frame = collect.collect(args.folder)
     _write_csv(frame, args.csv or args.folder / "runs.csv", "--csv")
@@ -133,7 +128,7 @@ def _write_csv(frame: Any, path: Path, option: str) -> None:
 
 
 def table_command(args: argparse.Namespace) -> int:
-    with _report_extra():
+    with report_extra():
         from npt.experiments import tables
     frame = tables.collect(args.folder)
     print(tables.render(tables.summarise(frame, args.by, args.split), args.style))
@@ -146,7 +141,7 @@ def table_command(args: argparse.Namespace) -> int:
 def grid_command(args: argparse.Namespace) -> int:
     if not 0 <= args.digits <= 20:
         raise NPTError(f"--digits must be from 0 to 20, not {args.digits}")
-    with _report_extra():
+    with report_extra():
         from npt.experiments import tables
     frame = tables.collect(args.folder)
     table = tables.grid(frame, args.value, args.rows, args.column, args.part, args.split)
@@ -155,11 +150,11 @@ def grid_command(args: argparse.Namespace) -> int:
 
 
 def figure_command(args: argparse.Namespace) -> int:
-    with _report_extra():
+    with report_extra():
         from npt.experiments import features, figures
     chosen = features.choose(args.folder, args.labels, args.dataset, args.ratio, args.seed)
     path = args.output or args.folder / "features.png"
-    with _report_extra():
+    with report_extra():
         figures.plot(chosen, path, args.classes, args.projection)
     print(f"Figure in {path}")
     return 0
@@ -183,7 +178,7 @@ def gradients_command(args: argparse.Namespace) -> int:
         rows = gradients.course(args, args.batches)
         print(gradients.render(rows, {}, args.style))
         if args.plot:
-            with _report_extra():
+            with report_extra():
                 gradients.plot(rows, args.plot)
             print(f"Figure in {args.plot}")
     elif args.plot:
@@ -191,20 +186,6 @@ def gradients_command(args: argparse.Namespace) -> int:
     else:
         print(gradients.render(*gradients.study(args, args.batches), args.style))
     return 0
-
-
-@contextmanager
-def _report_extra() -> Iterator[None]:
-    """NPTError with the command to install if pandas or matplotlib is not installed."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if name not in PACKAGES_OF_REPORTS:
-            raise
-        raise NPTError(
-            f"tables and figures need {PACKAGES_OF_REPORTS[name]}: pip install 'npt-clip[report]'"
-        ) from error
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -1,65 +1,41 @@
 """The page of a report: OUT/report/index.html, one file that needs nothing else.
 
 Tables and figures are those of the Markdown report (`page.gather`); beside them are the course of
-the trainings, the accuracy of single classes, and where each run was made. Figures are matplotlib's
-SVG, whose black is the colour of the text, so that they fit a dark page; the template's style and
-script are written into the page.
+the trainings, the accuracy of single classes, and where each run was made.
 """
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
-from jinja2 import Environment
-from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from npt.experiments import state
-from npt.experiments.figures import styled
 from npt.experiments.report import course
 from npt.experiments.report.page import ALONE, Report, Section
 from npt.experiments.report.table import MISSING, NAMES, Cell, Row, Table, fraction, signed
 from npt.experiments.report.tables import NPT
-from npt.files import atomic_write
+from npt.pages import html
 from npt.results import RESULT
 
 NAME = "index.html"
-TEMPLATES = resources.files("npt.experiments.report") / "templates"
 SPLIT = "test"
-# What matplotlib writes -> what follows the scheme of the page.
-COLOURS = {"#000000": "currentColor", "#666666": "var(--muted)", "#b0b0b0": "var(--line)"}
-UNUSED = re.compile(
-    r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"'
-)
 
 
 def write(report: Report, folder: Path) -> Path:
     """Write the page into `folder`; returns it."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"svg": svg, "row": shown_row, "named": lambda x: NAMES.get(x, x)}
-    page = environment.from_string(_text("page.html.j2")).render(
+    return html.write(
+        folder / NAME,
+        "npt.experiments.report",
+        {"row": shown_row, "named": lambda x: NAMES.get(x, x)},
         report=report,
         sections=[_section(section) for section in report.sections],
         runs=list(_runs(report)),
-        style=Markup(_text("style.css")),
-        script=Markup(_text("page.js")),
     )
-    with atomic_write(folder / NAME) as file:
-        file.write(page)
-    return folder / NAME
-
-
-def _text(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _section(section: Section) -> dict[str, Any]:
@@ -72,27 +48,6 @@ def _section(section: Section) -> dict[str, Any]:
         "more": [drawing for drawing in drawn if drawing is not None],
         "classes": [] if alone else _classes(frame),
     }
-
-
-# --------------------------------------------------------------------------- figures
-@styled()
-def svg(figure: Figure, name: str) -> Markup:
-    """A figure as SVG to be put into a page; the same figure gives the same bytes.
-
-    name: what tells its ids apart from those of the page's other figures
-    """
-    file = io.StringIO()
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name}
-    look: Any = {"transparent": True, "bbox_inches": "tight", "metadata": {"Date": None}}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        # The browser has the glyphs that matplotlib's font lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(file, format="svg", **look)
-    text = file.getvalue()
-    text = UNUSED.sub("", text[text.index("<svg") :])
-    for colour, variable in COLOURS.items():
-        text = text.replace(colour, variable)
-    return Markup(text)
 
 
 # --------------------------------------------------------------------------- tables

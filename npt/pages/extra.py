@@ -1,0 +1,27 @@
+"""The packages of the extra `report`, which pages, tables and figures need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from npt.errors import NPTError
+
+PACKAGES = {  # module -> package
+    **{name: name for name in ("jinja2", "matplotlib", "pandas", "scipy")},
+    "sklearn": "scikit-learn",
+}
+
+
+@contextmanager
+def report_extra() -> Iterator[None]:
+    """NPTError with the command to install if one of them is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in PACKAGES:
+            raise
+        raise NPTError(
+            f"tables and figures need {PACKAGES[name]}: pip install 'npt-clip[report]'"
+        ) from error
