@@ -49,15 +49,35 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS)
 
 def error_of_confidences(confidence: Tensor, hits: Tensor, bins: int = BINS) -> float:
     """`expected_calibration_error` of confidences (N,), and of whether the prediction is right."""
-    if bins < 1:
-        raise InvalidArgument(f"bins must be at least 1, but it is {bins}.")
-    confidence = confidence.double()
+    confidence, place = confidence.double(), _intervals(confidence, bins)
     if not bool(confidence.isfinite().all()):
         return math.nan
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
-    place = torch.bucketize(confidence, edges[1:-1])  # an edge belongs to the interval below it
     gaps = torch.bincount(place, weights=confidence - hits.double(), minlength=bins)
     return 100 * float(gaps.abs().sum()) / len(confidence)
+
+
+class Reliability(NamedTuple):
+    """Of each interval of confidences, (bins,): its images, and their means; NaN without images."""
+
+    images: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+
+
+def reliability(confidence: Tensor, hits: Tensor, bins: int = BINS) -> Reliability:
+    """The intervals that `error_of_confidences` is a mean over; both of finite values (N,)."""
+    confidence, place = confidence.double(), _intervals(confidence, bins)
+    images = torch.bincount(place, minlength=bins)
+    sums = (torch.bincount(place, weights=x, minlength=bins) for x in (confidence, hits.double()))
+    return Reliability(images, *(x / images for x in sums))
+
+
+def _intervals(confidence: Tensor, bins: int) -> Tensor:
+    """The number of the interval of each confidence, (N,)."""
+    if bins < 1:
+        raise InvalidArgument(f"bins must be at least 1, but it is {bins}.")
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
+    return torch.bucketize(confidence.double(), edges[1:-1])  # an edge belongs to the one below it
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -330,9 +330,11 @@ class Measured(TrainerX):
         return self._measure_knowledge
 
     def _frozen_text(self, device: torch.device) -> Tensor:
+        from npt.trainers.prompts import Classes
         from npt.trainers.zsclip import frozen_text_features
 
-        return frozen_text_features(self.cfg.MODEL.BACKBONE.NAME, self.dm.dataset, device)
+        classes = Classes.of(self.dm.dataset)
+        return frozen_text_features(self.cfg.MODEL.BACKBONE.NAME, classes, device)
 
     @contextmanager
     def _measure_recording(

@@ -99,16 +99,18 @@ class PromptedCLIP(nn.Module):
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W); in training mode with labels (B,) their loss."""
         images = self.encode_images(image)
-        texts = self.encode_texts(images)
-        with torch.autocast(images.device.type, enabled=False):
-            images = self.logit_scale.exp().to(images.dtype) * images
-            if texts.dim() == 2:
-                logits = images @ texts.t()
-            else:
-                logits = torch.bmm(texts, images.unsqueeze(-1)).squeeze(-1)
+        logits = self.classify(images, self.encode_texts(images))
         if label is not None and self.prompt_learner.training:
             return F.cross_entropy(logits, label)
         return logits
+
+    def classify(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Logits (B, K) of features of length 1: images (B, E), texts (K, E) or (B, K, E)."""
+        with torch.autocast(images.device.type, enabled=False):
+            images = self.logit_scale.exp().to(images.dtype) * images
+            if texts.dim() == 2:
+                return images @ texts.t()
+            return torch.bmm(texts, images.unsqueeze(-1)).squeeze(-1)
 
 
 def readable(name: str) -> str:

@@ -22,13 +22,13 @@ def hand_written_prompts(classes: Classes) -> ClassPrompts:
     return ClassPrompts(tokenize(texts, classes.names))
 
 
-def frozen_text_features(backbone: str, dataset: Any, device: torch.device) -> Tensor:
-    """Text features (K, E), of length 1, of a data set's hand-written prompts in a frozen CLIP.
+def frozen_text_features(backbone: str, classes: Classes, device: torch.device) -> Tensor:
+    """Text features (K, E), of length 1, of the classes' hand-written prompts in a frozen CLIP.
 
     backbone: see `load_clip`. The CLIP is loaded for this call only. NPTError if it cannot be
     loaded.
     """
-    prompts = hand_written_prompts(Classes.of(dataset))
+    prompts = hand_written_prompts(classes)
     # It may be called in the middle of a training step, which must not notice.
     with (
         torch.random.fork_rng(devices=[]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,14 @@ class Prediction:
     @property
     def best(self) -> str:
         return self.classes[0]
+
+
+class Encoded(NamedTuple):
+    """What a model makes of N images; float32, on the CPU."""
+
+    images: Tensor  # (N, E) features, of length 1
+    texts: Tensor  # (K, E) features, of length 1; (N, K, E) if each image has its own
+    logits: Tensor  # (N, K)
 
 
 def load(
@@ -106,6 +114,14 @@ class Classifier:
         with torch.no_grad():
             logits = self._model(batch.to(self.device)).float().cpu()
         return self._best((logits / self.temperature).softmax(-1), k)
+
+    @torch.no_grad()
+    def encode_batch(self, batch: Tensor) -> Encoded:
+        """Features and logits of images (N, 3, H, W) that `preprocess` has made, in one pass."""
+        images = self._model.encode_images(batch.to(self.device))
+        texts = self._model.encode_texts(images)
+        logits = self._model.classify(images, texts)
+        return Encoded(*(x.float().cpu() for x in (images, texts, logits)))
 
     def _best(self, probabilities: Tensor, k: int) -> list[Prediction]:
         if k < 1:

@@ -10,16 +10,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from npt.errors import NPTError, report, sentence
+from npt.errors import NPTError, report
 from npt.flags import Parser
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from npt.classifier import Classifier
 
 EXIT_UNREADABLE = 1
@@ -120,10 +117,12 @@ def rows(
     import torch
     from tqdm import tqdm
 
+    from npt.classifier.decoding import decoded
+
     both = sys.stdout.isatty() and sys.stderr.isatty()  # then a bar would be between the lines
     bar = tqdm(total=len(files), unit=" images", disable=True if both and streams else None)
-    with bar, ThreadPool(os.cpu_count()) as pool:
-        for batch in _decoded(pool, files, classifier):
+    with bar:
+        for batch in decoded(files, classifier):
             good = [image for _, image in batch if not isinstance(image, NPTError)]
             found = iter(classifier.predict_batch(torch.stack(good), top) if good else ())
             bar.update(len(batch))
@@ -134,32 +133,6 @@ def rows(
                     said = next(found)
                     fits = None if threshold is None else said.probabilities[0] >= threshold
                     yield Row(file, said.classes, said.probabilities, fits)
-
-
-def _decoded(
-    pool: ThreadPool, files: Sequence[str], classifier: Classifier
-) -> Iterator[list[tuple[str, Tensor | NPTError]]]:
-    """Batches of files, each with its preprocessed image or the error of reading it.
-
-    The next batch is decoded while the caller works on this one: never more, which would be many
-    gigabytes of a large folder.
-    """
-
-    def tried(file: str) -> tuple[str, Tensor | NPTError]:
-        try:
-            return file, classifier.preprocess(file)[0]
-        except Exception as error:  # of the many image libraries
-            words = sentence(error)
-            if words is None:
-                raise
-            return file, NPTError(words)
-
-    size = classifier.batch_size
-    ahead = pool.map_async(tried, files[:size])
-    for start in range(size, len(files) + size, size):
-        batch = ahead.get()
-        ahead = pool.map_async(tried, files[start : start + size])
-        yield batch
 
 
 # --------------------------------------------------------------------------- output

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch
 from npt.encoders import kept, load_clip, loading
 from npt.encoders.kept import clip_kept
 from npt.errors import NPTError
+from npt.trainers.prompts import Classes
 from npt.trainers.zsclip import frozen_text_features
 
 
@@ -96,7 +96,7 @@ def test_nothing_is_kept_elsewhere(loads, reference_file):
 
 def test_frozen_texts_are_those_of_one_load(loads, reference_file):
     """They are asked for in the middle of a training, in any random state."""
-    data, cpu = SimpleNamespace(classnames=["cat", "dog"]), torch.device("cpu")
+    data, cpu = Classes(["cat", "dog"]), torch.device("cpu")
     right = frozen_text_features(reference_file, data, cpu)
     with clip_kept():
         for seed in (1, 2, 3):

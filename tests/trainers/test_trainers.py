@@ -17,7 +17,7 @@ from npt.datasets.catalog import CATALOG
 from npt.encoders import load_clip
 from npt.errors import NPTError
 from npt.losses import unit_rows
-from npt.trainers.prompts import class_prompts, template_of
+from npt.trainers.prompts import Classes, class_prompts, template_of
 from npt.trainers.zsclip import frozen_text_features
 
 NAMES = ["red_circle", "blue square", "sea or lake", "2012 Tesla Model S", "cat"]
@@ -125,7 +125,7 @@ def test_a_host_s_data_set_without_a_template_has_that_of_its_name():
 @pytest.mark.parametrize("template", [None, "a sketch of {}."])
 def test_frozen_text_features_are_those_of_zero_shot_clip(template):
     trainer = build(config("ZeroshotCLIP", "tiny"), NAMES, template=template)
-    features = frozen_text_features("tiny", trainer.dm.dataset, torch.device("cpu"))
+    features = frozen_text_features("tiny", Classes.of(trainer.dm.dataset), torch.device("cpu"))
     assert features.shape[0] == len(NAMES) and not features.requires_grad
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(len(NAMES)))
     torch.testing.assert_close(features, unit_rows(trainer.model.text_encoder()))
