@@ -14,6 +14,7 @@ VERBS = {  # verb -> (module with main(argv) -> exit code, what it does)
     "test": ("npt.commands.test", "test a run's model again, also on other images"),
     "predict": ("npt.commands.predict", "classify images by the model of a run"),
     "compare": ("npt.commands.compare", "the figures of runs side by side"),
+    "completion": ("npt.commands.completion", "print the script for a shell's completion"),
     "data": ("npt.data.__main__", "check, download and show data sets"),
     "experiments": ("npt.experiments.__main__", "run experiments, make tables and figures"),
     "run": ("npt.host.run", "run the train.py of another repository with NPT"),

@@ -187,11 +187,16 @@ class Classifier:
         NPTError for no names, for a name that CLIP cannot read, and for class-specific contexts
         (CoOp with CSC), which were learned for the classes of the training alone.
         """
-        if isinstance(names, str):
-            raise NPTError(f"the class names are one text, {names!r}: give a list of names")
         from npt.trainers.prompts import Classes
 
+        if isinstance(names, str):
+            raise NPTError(f"the class names are one text, {names!r}: give a list of names")
         classes = Classes(list(names), self._template)
+        if not classes.names:
+            raise NPTError("there is no class name in the list: give one at least")
+        for number, name in enumerate(classes.names):
+            if not isinstance(name, str) or not name.strip():
+                raise NPTError(f"class name {number} is {name!r}: it must be a text, not empty")
         return Classifier(self.run, self._clip, classes, self.device)
 
     def preprocess(self, images: Any) -> Tensor:

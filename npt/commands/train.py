@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("root", metavar="ROOT", help="folder of your images")
     parser.add_argument(
-        "--method", default="maple-npt", help=f"{', '.join(METHODS)} (default: %(default)s)"
+        "--method", choices=METHODS, default="maple-npt", help="default: %(default)s"
     )
     parser.add_argument("--name", help="name of the run: output/NAME (default: folder-method)")
     add_flags(parser, but=("--root", *OF_TESTS), pairs="*")
@@ -75,10 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def command(args: argparse.Namespace) -> list[str]:
-    """The words of train.py's command line. NPTError if the method or the data are unknown."""
-    method = METHODS.get(args.method)
-    if method is None:
-        raise NPTError(f"there is no method {args.method}: choose one of {', '.join(METHODS)}")
+    """The words of train.py's command line. NPTError if the data cannot be used."""
+    method = METHODS[args.method]
     if args.name and Path(args.name).name != args.name:
         raise NPTError(f"--name {args.name} is a path: give a name, or the path as --output-dir")
     tiny = args.backbone == "tiny"

@@ -28,6 +28,7 @@ from npt.files import atomic_write
 if TYPE_CHECKING:
     from clip.model import CLIP
 
+CACHE = Path("~/.cache/clip")
 TINY_FILE = Path(__file__).with_name("tiny_clip.npz")
 VOCABULARY = 49408
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first number in files of torch before 1.6
@@ -73,12 +74,22 @@ def fetch_openai(name: str) -> Path:
     An interrupted download is continued. (clip's own download would start from the beginning.)
     """
     sha256, file_name = MODELS[name]
-    file, checksum = Path("~/.cache/clip").expanduser() / file_name, f"sha256:{sha256}"
+    file = cached()[name]
     if file.is_file():
-        if has_checksum(file, checksum):
+        if is_whole(name):
             return file
         file.unlink()
-    return fetch(f"{ADDRESS}/{sha256}/{file_name}", file, checksum)
+    return fetch(f"{ADDRESS}/{sha256}/{file_name}", file, f"sha256:{sha256}")
+
+
+def cached() -> dict[str, Path]:
+    """The place of each of OpenAI's models in the cache of the package clip, by name."""
+    return {name: CACHE.expanduser() / file_name for name, (_, file_name) in MODELS.items()}
+
+
+def is_whole(name: str) -> bool:
+    """Whether the file of that name in the cache has the published checksum."""
+    return has_checksum(cached()[name], f"sha256:{MODELS[name][0]}")
 
 
 def download(name: str) -> Path:

@@ -12,6 +12,7 @@ import importlib.metadata
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -111,6 +112,56 @@ def check_device() -> str:
     return ", ".join(f"cuda:{i} {name}" for i, name in enumerate(names))
 
 
+def check_weights(backbone: str) -> str:
+    """The CLIP `backbone` loaded; without one, the checksums of OpenAI's models that are here."""
+    from npt.encoders import load_clip, loading
+    from npt.errors import NPTError
+
+    if backbone:
+        try:
+            size = load_clip(backbone).visual.input_resolution
+        except NPTError as err:
+            raise Fault(str(err)) from err
+        return f"{backbone} takes images of {size} x {size} pixels"
+    here = {name: path for name, path in loading.cached().items() if path.is_file()}
+    for name, path in here.items():
+        if not loading.is_whole(name):
+            raise Fault(f"{path} is damaged: delete it, and it is downloaded again")
+    folder = loading.CACHE.expanduser()
+    found = f"{', '.join(here)} in {folder}" if here else f"no CLIP of OpenAI's in {folder} yet"
+    return f"{found}; others are downloaded when they are named; tiny comes with npt"
+
+
+def check_data(root: str) -> str:
+    """The data sets in the folder `root`, or the images of one's own."""
+    if not root:
+        return "no --root is given: the mini suite is made when it is needed"
+    from npt.data.check import survey
+    from npt.datasets import CustomFolder
+    from npt.datasets.base import check_classes, data_root
+    from npt.datasets.catalog import CATALOG
+    from npt.errors import NPTError
+
+    try:
+        folder = data_root(root)
+        if not folder.is_dir():
+            raise Fault(f"--root {root} is not a folder: give the folder of the data")
+        reports = [survey(row, folder) for row in CATALOG.values()]
+        found = [report for report in reports if report.found]
+        bad = [report.row.name for report in found if not report.usable]
+        if bad:
+            how = f"python -m npt.data check {' '.join(bad)} --root {root}"
+            raise Fault(f"{', '.join(bad)} cannot be used: `{how}` says why")
+        if found:
+            return f"{', '.join(report.row.name for report in found)} in {folder}"
+        lists = CustomFolder.lists(folder)
+        classes = len(check_classes(lists, folder))
+    except NPTError as err:
+        raise Fault(str(err)) from err
+    numbers = ", ".join(f"{len(images):,} for {part}" for part, images in lists.items())
+    return f"{classes} classes of your own images in {folder}: {numbers}"
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "engine": check_engine,
     "torch": check_torch,
@@ -120,21 +171,35 @@ CHECKS: dict[str, Callable[[], str]] = {
 }
 
 
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="npt doctor",
+        description="Report what is installed and whether it works: engine, torch, clip, GPU, "
+        "weights and data.",
+        epilog="Exit code 0 if everything works, else 1. Example: npt doctor --root my_images "
+        "--backbone ViT-B/16",
+    )
+    parser.add_argument("--root", default="", help="folder of the data sets, or of your images")
+    parser.add_argument("--backbone", default="", help="a CLIP to load")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line for each check. Returns 0 if everything works, else 1."""
-    Parser(
-        prog="npt doctor",
-        description="Report what is installed and whether it works.",
-        epilog="Exit code 0 if everything works, else 1.",
-    ).parse_args(argv)
+    args = build_parser().parse_args(argv)
+    checks: dict[str, Callable[[], str]] = {
+        **CHECKS,
+        "weights": partial(check_weights, args.backbone),
+        "data": partial(check_data, args.root),
+    }
     faults = 0
-    for name, check in CHECKS.items():
+    for name, check in checks.items():
         try:
             print(f"{name}: {check()}: fine")
         except Fault as fault:
             faults += 1
             print(f"{name}: NOT FINE: {fault}")
-    print("Everything is fine." if not faults else f"Not fine: {faults} of {len(CHECKS)}.")
+    print("Everything is fine." if not faults else f"Not fine: {faults} of {len(checks)}.")
     return 1 if faults else 0
 
 

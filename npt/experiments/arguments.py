@@ -9,12 +9,30 @@ from typing import Any
 
 from npt.flags import Parser, add_flags
 
+EXAMPLES = {  # what follows the name of each command
+    "run": "configs/experiments/mini/all_methods.yaml --out output/methods --jobs 2",
+    "reproduce": "table1 --suite mini --seeds 1",
+    "status": "output/mini",
+    "report": "output/mini --html",
+    "collect": "output --csv runs.csv",
+    "estimate": "configs/experiments/mini/all_methods.yaml --out output/methods",
+    "table": "output/methods --style github",
+    "grid": "output/reduction --rows TRAINER.NPT.W1 --column TRAINER.NPT.W2",
+    "figure": "output/methods --projection tsne",
+    "features": "output/methods",
+    "gradients": "--trainer MaPLeNPT --seed 1 --config-file configs/trainers/MaPLe/tiny.yaml "
+    "--dataset-config-file configs/datasets/mini_flowers.yaml DATASET.NUM_SHOTS 4",
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m npt.experiments", description="Run and report experiments.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    run = commands.add_parser(
+    def command(name: str, **how: Any) -> argparse.ArgumentParser:
+        return commands.add_parser(name, example=f"{parser.prog} {name} {EXAMPLES[name]}", **how)
+
+    run = command(
         "run",
         help="execute an experiment; completed runs are not repeated",
         usage="%(prog)s EXPERIMENT --out DIR [--jobs N] [--slurm PARTITION ...] [KEY VALUE ...]",
@@ -25,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", required=True, type=_folder, help="folder of its runs")
     _add_executor(run)
 
-    reproduce = commands.add_parser(
+    reproduce = command(
         "reproduce",
         help="tables and figures of the paper; completed runs are not repeated",
         usage="%(prog)s NAME [--suite paper|mini] [--root DATA] [--out DIR] "
@@ -66,20 +84,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="list the runs, with state, time and disk")
     _add_executor(reproduce)
 
-    status = commands.add_parser("status", help="what the runs of a folder are doing")
+    status = command("status", help="what the runs of a folder are doing")
     status.add_argument("folder", type=Path, help="the --out folder of `run` or `reproduce`")
 
-    report_ = commands.add_parser("report", help="tables and figures of what `reproduce` has run")
+    report_ = command("report", help="tables and figures of what `reproduce` has run")
     report_.add_argument("folder", type=Path, help="the --out folder")
     report_.add_argument(
         "--html", action="store_true", help="also one page for a browser, that needs nothing else"
     )
 
-    collect = commands.add_parser("collect", help="one row of a CSV file for each run in a folder")
+    collect = command("collect", help="one row of a CSV file for each run in a folder")
     collect.add_argument("folder", type=Path, help="an output folder, of this package or of CoOp")
     collect.add_argument("--csv", type=Path, help="the file (default: FOLDER/runs.csv)")
 
-    estimate = commands.add_parser(
+    estimate = command(
         "estimate",
         help="estimate the time of the remaining runs from a few steps of each",
         usage="%(prog)s EXPERIMENT --out DIR [KEY VALUE ...]",
@@ -87,14 +105,14 @@ def build_parser() -> argparse.ArgumentParser:
     estimate.add_argument("experiment", help="yaml of the experiment, see configs/experiments")
     estimate.add_argument("--out", required=True, type=_folder, help="folder of its runs")
 
-    table = commands.add_parser("table", help="mean and standard deviation over seeds")
+    table = command("table", help="mean and standard deviation over seeds")
     table.add_argument("folder", type=Path, help="folder of the runs")
     table.add_argument("--by", nargs="+", default=["label"], help="columns that identify a row")
     table.add_argument("--split", default="test", help="split of the results: test or val")
     table.add_argument("--style", default="simple", help="style of tabulate: simple, github, ...")
     table.add_argument("--csv", type=Path, help="also write the results of every run to this file")
 
-    grid = commands.add_parser("grid", help="one result for every setting of a grid")
+    grid = command("grid", help="one result for every setting of a grid")
     grid.add_argument("folder", type=Path, help="folder of the runs")
     grid.add_argument("--value", default="accuracy", help="result in result.json to show")
     grid.add_argument("--rows", nargs="+", required=True, help="keys of the grid for the rows")
@@ -104,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     grid.add_argument("--style", default="simple", help="style of tabulate: simple, github, ...")
     grid.add_argument("--digits", type=int, default=2, help="digits after the decimal point")
 
-    figure = commands.add_parser("figure", help="text and image features in two dimensions")
+    figure = command("figure", help="text and image features in two dimensions")
     _add_selection(figure)
     figure.add_argument("--classes", type=int, default=8, help="number of classes to show")
     figure.add_argument(
@@ -115,13 +133,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     figure.add_argument("--output", type=Path, help="output file (default: FOLDER/features.png)")
 
-    features = commands.add_parser(
+    features = command(
         "features", help="text and image features as .npz and for TensorBoard's projector"
     )
     _add_selection(features)
     features.add_argument("--output", type=Path, help="folder (default: FOLDER/features)")
 
-    gradients = commands.add_parser("gradients", help="gradient norm of each term of the loss")
+    gradients = command("gradients", help="gradient norm of each term of the loss")
     gradients.add_argument(
         "--course", action="store_true", help="before training and after each epoch"
     )
