@@ -40,10 +40,10 @@ def __getattr__(name: str) -> Any:
 
 
 def put_in_place() -> None:
-    """Add keys, names, thinning and sampling to the engine; repeating it changes nothing."""
+    """Add keys, names, thinning, sampling and reading to the engine; repeating changes nothing."""
     import dassl  # noqa: F401  selects the engine, if it is the first import
     from npt import config, remedies, terms  # noqa: F401  the last two add keys
-    from npt.host import naming, registry, sampling, thinning
+    from npt.host import naming, reading, registry, sampling, thinning
 
     config.add_keys_to_defaults()
     registry.extend_registry()
@@ -51,6 +51,7 @@ def put_in_place() -> None:
     naming.wrap_clean_cfg()
     thinning.wrap_build_dataset()
     sampling.wrap_build_sampler()
+    reading.wrap_reading()
 
 
 engine.when_imported(put_in_place)

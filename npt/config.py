@@ -109,6 +109,11 @@ KEYS: dict[str, Key] = {
         number(0, 1),
         ("DATALOADER.TRAIN_X.SAMPLER", one_of("ClassBalancedSampler")),
     ),
+    "INPUT.EXIF_ROTATE": Key(
+        False,
+        "turn images as their cameras noted in EXIF; on in custom_folder.yaml, and off for the "
+        "papers' data sets, whose published figures are of images as they are stored",
+    ),
     # Keys of the engine, with what our trainers take of them.
     "DATALOADER.TEST.SAMPLER": Key("SequentialSampler", "the order of test images", EACH_ONCE),
     "INPUT.NO_TRANSFORM": Key(
@@ -128,7 +133,7 @@ RULES: list[Callable[[CfgNode], None]] = []  # further checks of a config that i
 # Only these are checked for every trainer. The others belong to our own trainers, which check
 # them: a host may give the same name another meaning.
 OF_ANY_TRAINER = (
-    *("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE"),
+    *("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE", "INPUT.EXIF_ROTATE"),
     *("DATALOADER.TRAIN_X.", "DATALOADER.TEST."),
 )
 MISSING = object()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from PIL import Image
 
 from dassl.data.data_manager import DatasetWrapper
-from dassl.utils import read_image
 from npt.encoders.memory import free_bytes
 
+UPRIGHT, ON_ITS_SIDE = 1, 2  # ... as stored; with width and height of the file exchanged
 MAX_IMAGES = 20_000  # more are not few-shot data, and reading their sizes alone would take long
 
 
@@ -30,7 +31,8 @@ class KeptImages(DatasetWrapper):
         self._cache = Decoded(list(paths)) if cached else None
 
     def read(self, path: str) -> Image.Image:
-        return read_image(path) if self._cache is None else self._cache.read(path)
+        read = super().read
+        return read(path) if self._cache is None else self._cache.read(path, read)
 
 
 class Decoded:
@@ -43,7 +45,7 @@ class Decoded:
         room = free_bytes(torch.device("cpu")) / 4
         self._places: dict[str, tuple[int, int, int, int]] = {}  # path -> number, start, w, h
         self._memory: mmap.mmap | None = None
-        end = len(paths)  # the first bytes are flags: 1 where an image is stored
+        end = len(paths)  # the first bytes say whether an image is stored, and its orientation
         for number, path in enumerate(paths):
             try:
                 with Image.open(path) as image:
@@ -57,20 +59,22 @@ class Decoded:
         if self._places:
             self._memory = mmap.mmap(-1, end)
 
-    def read(self, path: str) -> Image.Image:
-        """The image as RGB; raises what `read_image` raises."""
+    def read(self, path: str, decode: Callable[[str], Image.Image]) -> Image.Image:
+        """What `decode` makes of the file at `path`, an image in RGB; raises what that raises."""
         if self._memory is None or path not in self._places:
-            return read_image(path)
+            return decode(path)
         number, start, width, height = self._places[path]
         end = start + 3 * width * height
         if not self._memory[number]:
-            image = read_image(path)
-            if image.size != (width, height):
+            image = decode(path)
+            if sorted(image.size) != sorted((width, height)):
                 return image  # the file has changed
             self._memory[start:end] = image.tobytes()
-            self._memory[number] = 1  # after the pixels: other workers read concurrently
+            # After the pixels: other workers read concurrently.
+            self._memory[number] = UPRIGHT if image.size == (width, height) else ON_ITS_SIDE
         pixels: Any = memoryview(self._memory)[start:end]
-        return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+        size = (width, height) if self._memory[number] == UPRIGHT else (height, width)
+        return Image.frombuffer("RGB", size, pixels, "raw", "RGB", 0, 1)
 
     def __getstate__(self) -> dict[str, Any]:
         """An empty cache, for workers that are not forked: shared memory cannot be pickled."""

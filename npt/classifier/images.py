@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from npt.errors import InvalidArgument, NPTError
+from npt.errors import InvalidArgument
+from npt.pictures import read_picture
 
 
 def is_one(images: Any) -> bool:
@@ -43,26 +44,24 @@ def listed(images: Any) -> Iterable[Any]:
     return images
 
 
-def tensors(images: Iterable[Any], transform: Callable[[Any], Tensor]) -> Iterator[Tensor]:
-    """The preprocessed images, (3, H, W) each. NPTError, naming it, for one that is no image."""
+def tensors(
+    images: Iterable[Any], transform: Callable[[Any], Tensor], upright: bool = False
+) -> Iterator[Tensor]:
+    """The preprocessed images, (3, H, W) each. NPTError, naming it, for one that is no image.
+
+    upright: turn files and PIL images as their cameras noted in EXIF
+    """
     for number, image in enumerate(images):
         try:
-            yield transform(as_picture(image))
+            yield transform(as_picture(image, upright))
         except InvalidArgument as error:
             raise InvalidArgument(f"image {number}: {error}") from error
 
 
-def as_picture(image: Any) -> Image.Image:
+def as_picture(image: Any, upright: bool = False) -> Image.Image:
     """An image as a PIL image in RGB. NPTError if it cannot be read or is no image."""
-    if isinstance(image, (str, os.PathLike)):
-        from dassl.utils import read_image
-
-        try:
-            return read_image(os.fspath(image))
-        except OSError as error:
-            raise NPTError(str(error)) from error
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
+    if isinstance(image, (str, os.PathLike, Image.Image)):
+        return read_picture(image, upright)
     if isinstance(image, Tensor):
         image = image.detach().cpu()
         array = (image.float() if image.dtype == torch.bfloat16 else image).numpy()

@@ -201,7 +201,11 @@ class Classifier:
 
     def preprocess(self, images: Any) -> Tensor:
         """Images as the encoder takes them, (N, 3, H, W) of float32: `predict` does it itself."""
-        return torch.stack(list(tensors(listed(images), self._transform)))
+        return torch.stack(list(self._tensors(images)))
+
+    def _tensors(self, images: Any) -> Iterator[Tensor]:
+        upright = self.run.cfg.INPUT.get("EXIF_ROTATE", False)
+        return tensors(listed(images), self._transform, upright)
 
     @torch.no_grad()
     def _of_batches(
@@ -210,7 +214,7 @@ class Classifier:
         """`function` of batches of preprocessed images, in one tensor; `shape` is that of a row."""
         found = [
             function(batch.to(self.device)).float().cpu()
-            for batch in _batches(tensors(listed(images), self._transform), self.batch_size)
+            for batch in _batches(self._tensors(images), self.batch_size)
         ]
         return torch.cat(found) if found else torch.empty(0, *shape)
 

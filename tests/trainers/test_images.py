@@ -2,18 +2,20 @@
 
 import os
 import pickle
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import npt  # noqa: F401  makes dassl importable
 from dassl.config import get_cfg_default
 from dassl.data.data_manager import DatasetWrapper, build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
+from npt.engine import EMBEDDED
 from npt.trainers import images
 from npt.trainers.images import KeptImages
 
@@ -78,6 +80,56 @@ def test_images_that_do_not_fit_are_read_every_time(items, monkeypatch):
     assert wrapper[0]["img"].tobytes() == pixels[0]
     with pytest.raises(FileNotFoundError):
         wrapper[len(items) - 1]
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_images_turned_as_their_cameras_noted(tmp_path, rotate):
+    cfg, items = config(), []
+    cfg.INPUT.EXIF_ROTATE = rotate
+    for turn in range(1, 9):
+        exif, path = Image.Exif(), tmp_path / f"{turn}.jpg"
+        exif[0x0112] = turn
+        pixels = np.random.default_rng(turn).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path, exif=exif)
+        items.append(Datum(str(path), label=0))
+    kept = KeptImages(cfg, items, is_train=True)
+    for _ in range(2):  # decoded, and from the cache
+        for i, item in enumerate(items):
+            with Image.open(item.impath) as image:
+                expected = (ImageOps.exif_transpose(image) if rotate else image).copy()
+            for wrapper in (kept, DatasetWrapper(cfg, items)):
+                found = wrapper[i]["img"]
+                assert found.size == expected.size and found.tobytes() == expected.tobytes()
+
+
+def test_an_installed_dassl_reads_images_as_the_embedded_engine(python, tmp_path):
+    """A Dassl with the reading of Dassl 0.6: the embedded engine at another place."""
+    shutil.copytree(EMBEDDED / "dassl", tmp_path / "dassl")
+    for name in ("data_manager", "tools"):
+        (file,) = (tmp_path / "dassl").glob(f"*/{name}.py")
+        text = file.read_text()
+        text = re.sub(r"read_image\(path, upright=.*\)", "read_image(path)", text)
+        old = "def read_image(path):\n    return Image.open(path).convert('RGB')\n\n\n"
+        text = re.sub(r"def read_image.*?(?=def set)", old, text, flags=re.DOTALL)
+        file.write_text(text)
+    Image.fromarray(np.full((4, 6), 30_000, np.uint16)).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "phone.jpg", exif=exif)
+    code = (
+        "import npt.engine, npt\n"
+        "from dassl.config import get_cfg_default\n"
+        "from dassl.data.data_manager import DatasetWrapper\n"
+        "from dassl.data.datasets import Datum\n"
+        "from dassl.utils import read_image\n"
+        "cfg = get_cfg_default(); cfg.INPUT.EXIF_ROTATE = True\n"
+        "data = DatasetWrapper(cfg, [Datum('deep.png'), Datum('phone.jpg')])\n"
+        "print(npt.engine.describe().name, *read_image('deep.png').getpixel((0, 0)))\n"
+        "print(*data[0]['img'].getpixel((0, 0)), *data[1]['img'].size)\n"
+    )
+    done = python("-W", "ignore", "-c", code, cwd=tmp_path, NPT_ENGINE="installed")
+    lines = done.stdout.splitlines()
+    assert lines == ["installed 255 255 255", "117 117 117 4 6"], done.stdout + done.stderr
 
 
 def test_only_training_images_are_cached(items):

@@ -175,7 +175,8 @@ class FrozenLoader:
                 images.append((os.path.abspath(item.impath), status.st_size, status.st_mtime_ns))
         except OSError:  # the test says which
             return None
-        reading = (type(data).__qualname__, repr(data.transform), self.loader.batch_size)
+        rotates = data.cfg.INPUT.get("EXIF_ROTATE", False)
+        reading = (type(data).__qualname__, repr(data.transform), self.loader.batch_size, rotates)
         return _digest([asdict(self.settings), reading, images])
 
     def _described(self, features: Tensor) -> Iterator[dict[str, Any]]:

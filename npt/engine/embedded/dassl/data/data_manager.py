@@ -113,8 +113,8 @@ class DatasetWrapper(Dataset):
         }
 
     def read(self, path: str) -> Any:
-        """The image at `path`, in RGB."""
-        return read_image(path)
+        """The image at `path`, in RGB, turned as INPUT.EXIF_ROTATE says."""
+        return read_image(path, upright=self.cfg.INPUT.get("EXIF_ROTATE", False))
 
     def _transform_image(self, transform: Callable, image) -> Any:
         """The transformed image, or a list of K_TRANSFORMS versions if that is above 1."""
