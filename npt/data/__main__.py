@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 EXIT_INCOMPLETE = 1
 EXIT_INTERRUPTED = 130
 RATIOS = [0.05, 0.01]  # which `show` shows if none is asked for
+NAMES_HELP = "data sets (default: all), or, without --root, one folder of your own images"
+DEEP_HELP = "decode every image, and find copies of an image in two parts or two classes"
 RATIOS_HELP = "imbalance ratios (default: that of the config, else 0.05 and 0.01)"
 
 
@@ -28,9 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     check = commands.add_parser("check", help="what is there, what is missing, where it comes from")
-    check.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all)")
-    check.add_argument("--root", required=True, help="folder of the data sets")
-    check.add_argument("--deep", action="store_true", help="decode every image")
+    check.add_argument("names", nargs="*", metavar="NAME", help=NAMES_HELP)
+    check.add_argument("--root", help="folder of the data sets; of CustomFolder: its own folder")
+    check.add_argument("--deep", action="store_true", help=DEEP_HELP)
     check.set_defaults(do=check_command)
 
     prepare = commands.add_parser("prepare", help="download, verify and unpack data sets")
@@ -68,17 +70,34 @@ def check_command(args: argparse.Namespace) -> int:
     from npt.datasets.base import data_root
     from npt.datasets.catalog import CATALOG
 
-    root = data_root(args.root)
+    names, folder = args.names, args.root
+    if folder is None and len(names) == 1:
+        names, folder = [check.OWN.name], names[0]
+    if folder is None:
+        raise NPTError(
+            "check needs --root: the folder of the data sets; or one folder of your own images"
+        )
+    root = data_root(folder)
     if not root.is_dir():
-        raise NPTError(f"--root {args.root} is not a folder: give the folder of the data sets")
-    rows = [find_row(name) for name in args.names] or list(CATALOG.values())
+        raise NPTError(
+            f"{folder} is not a folder: give --root and the folder of the data sets, or the folder "
+            "of your own images"
+        )
+    rows = [_row_to_check(name) for name in names] or list(CATALOG.values())
     reports = [check.survey(row, root, args.deep) for row in rows]
     print(check.table(reports, args.deep))
     for found in reports:
-        lines = check.explain(found, Path(args.root))
+        lines = check.explain(found, Path(folder))
         if lines:
             print("\n" + "\n".join(lines))
     return 0 if all(found.complete for found in reports) else EXIT_INCOMPLETE
+
+
+def _row_to_check(name: str) -> Row:
+    from npt.data.check import OWN
+
+    own = name.casefold() in (OWN.name.casefold(), OWN.config)
+    return OWN if own else find_row(name)
 
 
 def prepare_command(args: argparse.Namespace) -> int:

@@ -5,19 +5,30 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass, field
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from PIL import Image
 from tabulate import tabulate
-from tqdm import tqdm
 
+from npt.data.deep import Place, examine_all, remarks
 from npt.data.sources import Piece, pieces
 from npt.datasets.base import PARTS, check_classes
 from npt.datasets.catalog import Row
 from npt.errors import NPTError
 
-THREADS = 2 * (os.cpu_count() or 1)  # Pillow releases the GIL while decoding
+OWN_KIND = "own"
+OWN = Row(  # a folder of one's own images, which is the root itself
+    name="CustomFolder",
+    config="custom_folder",
+    template="a photo of a {}.",
+    folder="",
+    images="",
+    kind=OWN_KIND,
+    made_from="",
+    classes=0,
+    counts=(0, 0, 0),
+    sources=(),
+)
+LISTED = 10  # unreadable images that are named
 
 
 @dataclass
@@ -26,7 +37,8 @@ class Report:
 
     found: whether its folder exists
     images: numbers of listed images in train, val, test; None if there are no valid lists
-    missing, unreadable: paths of listed images that do not exist, or cannot be decoded
+    missing: paths of listed images that do not exist
+    unreadable: of each listed image that cannot be decoded, the sentence that says why
     missing_pieces: downloads (see `sources`) with files that do not exist
     problem: why the data set cannot be loaded; "" if it can
     notes: further remarks for the user
@@ -59,7 +71,7 @@ class Report:
 
 
 def survey(row: Row, root: Path, deep: bool = False) -> Report:
-    """Check the folder of a data set; `deep` decodes every image.
+    """Check the folder of a data set, or of one's own images (OWN); `deep` decodes every image.
 
     Writes nothing except the cached list of ImageNet's images.
     """
@@ -83,11 +95,14 @@ def survey(row: Row, root: Path, deep: bool = False) -> Report:
         )
     present = _listed(report, folder, tree)
     if deep:
-        report.unreadable = unreadable(present, row.name)
+        upright = row.kind == OWN_KIND  # as configs/datasets/custom_folder.yaml says
+        facts = examine_all(present, row.name, upright)
+        report.unreadable = [found.error for found in facts.values() if found.error]
+        report.notes += remarks(present, facts, upright)
     return report
 
 
-def _listed(report: Report, folder: Path, tree: Path) -> list[str]:
+def _listed(report: Report, folder: Path, tree: Path) -> dict[str, Place]:
     """Load the lists and add what they contain to the report; return the existing images."""
     from dassl.data.datasets import DATASET_REGISTRY
 
@@ -99,44 +114,32 @@ def _listed(report: Report, folder: Path, tree: Path) -> list[str]:
             check_classes(lists, folder / row.split)
         except NPTError as error:
             report.problem = str(error).rstrip(".")
-            return []
+            return {}
     report.notes += [str(w.message) for w in caught if w.category is UserWarning]
+    own = row.kind == OWN_KIND
     train, val, test = (
-        len(lists[part]) if published else 0  # the training images of a variant are its test images
+        len(lists[part]) if published or own else 0  # a variant trains on its test images
         for part, published in zip(PARTS, row.counts, strict=True)
     )
     report.images = train, val, test
-    images = {image.path: image for part in PARTS for image in lists[part]}
-    report.classes = len({image.label for image in images.values()})
-    paths = [os.path.join(tree, path) for path in images]
+    report.classes = len({image.label for part in PARTS for image in lists[part]})
+    places: dict[str, Place] = {}
+    for part in PARTS:
+        for image in lists[part]:  # one that is listed twice has the first of its places
+            places.setdefault(os.path.join(tree, image.path), Place(part, image.classname))
     if row.kind == "split":
-        exists = {path: os.path.isfile(path) for path in paths}
-        report.missing = [path for path in paths if not exists[path]]
-        paths = [path for path in paths if exists[path]]
+        report.missing = [path for path in places if not os.path.isfile(path)]
+        for path in report.missing:
+            del places[path]
+    if own:
+        return places
     if report.images != row.counts and report.has_split:
         expected = f"the published numbers are {', '.join(f'{n:,}' for n in row.counts)}"
         if row.kind == "split":
             report.notes.append(f"this is not the published split: {expected}")
         else:  # there is no list of the images, so another number means that files are missing
             report.problem = f"the number of images is wrong: {expected}"
-    return paths
-
-
-def unreadable(paths: list[str], name: str) -> list[str]:
-    """The images of `paths` that cannot be decoded completely."""
-    with ThreadPool(THREADS) as pool:
-        results = pool.imap(_decodes, paths, chunksize=32)
-        bar = tqdm(results, desc=name, total=len(paths), unit=" images", disable=None)
-        return [path for path, good in zip(paths, bar, strict=True) if not good]
-
-
-def _decodes(path: str) -> bool:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception:  # Pillow raises many types on broken files
-        return False
-    return True
+    return places
 
 
 def table(reports: list[Report], deep: bool = False) -> str:
@@ -161,10 +164,12 @@ def table(reports: list[Report], deep: bool = False) -> str:
 def explain(report: Report, root: Path) -> list[str]:
     """Lines that describe the problems, and the source and target of each missing piece."""
     lines = [report.problem] if report.problem else []
-    for paths, what in ((report.missing, "missing"), (report.unreadable, "unreadable")):
-        if paths:
-            others = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
-            lines.append(f"{what}: {paths[0]}{others}")
+    if report.missing:
+        others = f" and {len(report.missing) - 1:,} more" if len(report.missing) > 1 else ""
+        lines.append(f"missing: {report.missing[0]}{others}")
+    lines += report.unreadable[:LISTED]
+    if len(report.unreadable) > LISTED:
+        lines.append(f"and {len(report.unreadable) - LISTED:,} more that cannot be read")
     lines += report.notes
     for piece in report.missing_pieces:
         if _is_split(report.row, piece) or not report.usable:

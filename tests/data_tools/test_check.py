@@ -1,8 +1,11 @@
 """`python -m npt.data check` on small copies of the layouts."""
 
 import json
+import re
+import shutil
 
 import layouts
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -120,7 +123,107 @@ def test_deep_finds_unreadable_images(check, root):
     code, out = check("--deep", "eurosat")
     assert code == 1
     assert row(out, "EuroSAT")[-1] == "3"
-    assert "unreadable: " in out and "Forest/0.jpg and 2 more" in out
+    assert re.search(r'Forest/0.jpg" cannot be read \(.*truncated', out)
+    assert 'Forest/1.jpg" cannot be read (it is empty)' in out
+    assert 'Forest/2.jpg" cannot be read (it is no image' in out
+
+
+def saved(folder, name, seed=0, **options):
+    """A picture of 40 x 40 pixels that depends on the seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / name, **options)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder of one's own: two classes of 4 images in train and 3 in test."""
+    for i in range(14):
+        part, name = ("train" if i < 8 else "test"), ("ant", "bee")[i % 2]
+        saved(tmp_path / "mine" / part / name, f"{i}.png", i)
+    return tmp_path / "mine"
+
+
+def checked(capsys, *arguments):
+    code = main(["check", *map(str, arguments)])
+    return code, capsys.readouterr().out
+
+
+def test_a_folder_of_ones_own_images(mine, capsys):
+    for arguments in ([mine], ["CustomFolder", "--root", mine], ["--root", mine, "custom_folder"]):
+        code, out = checked(capsys, *arguments)
+        assert code == 0
+        assert row(out, "CustomFolder")[1:6] == ["yes", "8", "0", "6", "2"]
+    code, out = checked(capsys, mine, "--deep")
+    assert code == 0 and row(out, "CustomFolder")[-1] == "0"
+    assert "CustomFolder:" not in out  # nothing to remark
+
+
+def test_class_folders_alone_are_split(mine, capsys):
+    code, out = checked(capsys, mine / "train", "--deep")
+    assert code == 0
+    assert sum(map(int, row(out, "CustomFolder")[2:5])) == 8
+
+
+def test_what_is_passed_over_is_said(mine, capsys):
+    (mine / "train" / "ant" / "notes.txt").write_text("")
+    code, out = checked(capsys, mine)
+    assert code == 0 and "notes.txt" in out
+
+
+def test_a_folder_that_cannot_be_used(mine, capsys):
+    (mine / "train" / "wasp").mkdir()
+    code, out = checked(capsys, mine)
+    assert code == 1 and "wasp" in out
+
+
+def test_deep_names_images_that_cannot_be_read(mine, capsys):
+    (mine / "test" / "bee" / "9.png").write_bytes(b"<html>404</html>")
+    dark = np.full((40, 40), 900, np.uint16)
+    Image.fromarray(dark).save(mine / "train" / "ant" / "0.png")
+    code, out = checked(capsys, mine, "--deep")
+    assert code == 1 and row(out, "CustomFolder")[-1] == "2"
+    assert re.search(r'bee/9.png" cannot be read \(it is a web page\)', out)
+    assert re.search(r'ant/0.png" cannot be read \(its largest value is 900 of 65535', out)
+
+
+def test_deep_says_which_images_are_scaled_turned_or_tiny(mine, capsys):
+    Image.fromarray(np.full((40, 40), 30_000, np.uint16)).save(mine / "train" / "ant" / "deep.png")
+    Image.new("RGB", (1, 1)).save(mine / "train" / "ant" / "dot.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    saved(mine / "train" / "ant", "phone.jpg", 50, exif=exif)
+    code, out = checked(capsys, mine, "--deep")
+    assert code == 0
+    assert re.search(r"1 image with more than 8 bits a channel, which are scaled: .*deep.png", out)
+    assert re.search(r"1 image with a rotation in EXIF; rotations are applied: .*phone", out)
+    assert re.search(r"1 image of fewer than 32 pixels in width or height: .*dot.png", out)
+
+
+def test_deep_finds_a_picture_in_two_parts(mine, capsys):
+    shutil.copy(mine / "train" / "ant" / "0.png", mine / "test" / "ant" / "again.png")
+    saved(mine / "test" / "bee", "saved again.tif", 1)  # as train/bee/1.png, in another format
+    code, out = checked(capsys, mine, "--deep")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if "pictures in both" in line]
+    assert "2 pictures in both train and test" in line and "several classes" not in out
+    for name in ("ant/0.png", "ant/again.png", "bee/1.png", "bee/saved again.tif"):
+        assert name in line
+
+
+def test_deep_finds_a_picture_in_two_classes(mine, capsys):
+    saved(mine / "train" / "bee", "copy.png", 0)  # as train/ant/0.png
+    saved(mine / "train" / "ant", "harmless.png", 2)  # as train/ant/2.png, the same class
+    code, out = checked(capsys, mine, "--deep")
+    assert code == 0 and "in both" not in out
+    assert re.search(r"1 picture in several classes: .*ant/0.png = .*bee/copy.png", out)
+
+
+def test_val_in_place_of_a_missing_test_is_no_copy(mine, capsys):
+    (mine / "test").rename(mine / "val")
+    code, out = checked(capsys, mine, "--deep")
+    assert code == 0 and "in both" not in out
+    assert row(out, "CustomFolder")[2:5] == ["8", "6", "6"]
 
 
 def test_too_few_images_without_a_list(check, root):
@@ -152,6 +255,9 @@ def test_too_few_images_without_a_list(check, root):
             ["check", "--root", ".", "Mnist"],
             "there is no data set Mnist; the data sets are ImageNet",
         ),
+        (["check"], "check needs --root"),
+        (["check", "eurosat"], "eurosat is not a folder: give --root"),
+        (["check", "a", "b"], "check needs --root"),
         (["prepare", "EuroSAT"], "EuroSAT needs --root"),
         (["show", "Mnist"], "there is no data set Mnist"),
         (["show", "MiniShapes", "--ratios", "2"], "--ratios must be above 0"),
