@@ -43,6 +43,19 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mirror:
+    """A copy of a whole data set: a zip archive that contains its folder, as in `Row`.
+
+    checksum: "sha256:..."; "" if it is looked up in `listing`
+    listing: the address of the host's list of its files, with checksums
+    """
+
+    url: str
+    checksum: str = ""
+    listing: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """A data set. All paths are relative to `folder`.
 
@@ -61,6 +74,7 @@ class Row:
     needs: files (other than images) that are required to make the lists
     renamed: class folder -> class name, where they differ, for lists made from folders
     ignored: folders that are not classes, for lists made from folders
+    mirror: where there is a copy, for files that the hosts in `sources` do not give
     """
 
     name: str
@@ -77,6 +91,7 @@ class Row:
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     sources: tuple[Source, ...]
+    mirror: Mirror | None = None
 
 
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
@@ -84,6 +99,20 @@ _CARS = "http://ai.stanford.edu/~jkrause/car196/"
 _SUN = "http://vision.princeton.edu/projects/2010/SUN/"
 _BERKELEY = "https://people.eecs.berkeley.edu/~hendrycks/"
 _HUGGING_FACE = "https://huggingface.co/datasets/"
+
+# The copies of the authors of PromptKD, in one fixed version. The checksums are those that the host
+# shows for that version; those that are not here, `listing` has.
+_COPIES = "zhengli97/prompt_learning_dataset"
+_VERSION = "ceb3112337fb6e1bf71534e355ca5569b63f19a6"
+
+
+def _mirror(file: str, sha256: str = "") -> Mirror:
+    return Mirror(
+        url=f"https://huggingface.co/{_COPIES}/resolve/{_VERSION}/{file}",
+        checksum=sha256 and f"sha256:{sha256}",
+        listing=f"https://huggingface.co/api/models/{_COPIES}/tree/{_VERSION}",
+    )
+
 
 _IMAGENET_CLASSNAMES = Source(
     address=f"{DRIVE}1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF",
@@ -155,6 +184,9 @@ _ROWS = (
                 place="split_zhou_Caltech101.json",
             ),
         ),
+        mirror=_mirror(
+            "caltech-101.zip", "ef7dced0802c60cf962273331dafb6b247059f22569edc87c3190d39f29c6f1c"
+        ),
     ),
     Row(
         name="OxfordPets",
@@ -184,6 +216,7 @@ _ROWS = (
                 place="split_zhou_OxfordPets.json",
             ),
         ),
+        mirror=_mirror("oxford_pets.zip"),
     ),
     Row(
         name="StanfordCars",
@@ -227,6 +260,7 @@ _ROWS = (
                 place="split_zhou_StanfordCars.json",
             ),
         ),
+        mirror=_mirror("stanford_cars.zip"),
     ),
     Row(
         name="OxfordFlowers",
@@ -260,6 +294,9 @@ _ROWS = (
                 place="split_zhou_OxfordFlowers.json",
             ),
         ),
+        mirror=_mirror(
+            "oxford_flowers.zip", "bd8d090f0f28581458243cfe4d4a7b1cd5f3a3a8840096adb8bb7ad80020907e"
+        ),
     ),
     Row(
         name="Food101",
@@ -283,6 +320,9 @@ _ROWS = (
                 address=f"{DRIVE}1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl",
                 place="split_zhou_Food101.json",
             ),
+        ),
+        mirror=_mirror(
+            "food101.zip", "b9f59577fcc4f85183b7a102b6f84eecf338fde6453fa486309dc2951efeb254"
         ),
     ),
     Row(
@@ -314,6 +354,7 @@ _ROWS = (
                 checksum="md5:d4acdd33327262359767eeaa97a4f732",
             ),
         ),
+        mirror=_mirror("fgvc_aircraft.zip"),
     ),
     Row(
         name="SUN397",
@@ -347,6 +388,9 @@ _ROWS = (
                 place="split_zhou_SUN397.json",
             ),
         ),
+        mirror=_mirror(
+            "sun397.zip", "ce6dee6685c9f1d592c8297e193dde885aa9c50d008fd998a38ccc57a3dda722"
+        ),
     ),
     Row(
         name="DescribableTextures",
@@ -369,6 +413,9 @@ _ROWS = (
                 address=f"{DRIVE}1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x",
                 place="split_zhou_DescribableTextures.json",
             ),
+        ),
+        mirror=_mirror(
+            "dtd.zip", "5ba4d3000e60f5541ba15a082033ca0696eee68125e9c28edff3dbe22f04313b"
         ),
     ),
     Row(
@@ -405,6 +452,9 @@ _ROWS = (
                 place="split_zhou_EuroSAT.json",
             ),
         ),
+        mirror=_mirror(
+            "eurosat.zip", "cedceda1690cad47bc3b41eb6bf2d0a134ec7413558128409928829f06c74613"
+        ),
     ),
     Row(
         name="UCF101",
@@ -432,6 +482,7 @@ _ROWS = (
                 place="split_zhou_UCF101.json",
             ),
         ),
+        mirror=_mirror("ucf101.zip"),
     ),
     Row(
         name="ImageNetV2",

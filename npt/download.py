@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import time
@@ -27,6 +28,10 @@ ATTEMPTS = 4  # consecutive attempts without data
 PAUSE = 1.0  # seconds before the second attempt; doubled before each further one
 CHUNK = 1 << 20
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # HTTP status codes worth another attempt
+
+
+class Unavailable(NPTError):
+    """The host cannot be reached, does not have the file, or sends another one."""
 
 
 class Interrupted(Exception):
@@ -67,7 +72,8 @@ def fetch(url: str, file: Path, checksum: str = "") -> Path:
 
     checksum: "md5:..." or "sha256:..."; "" if none is known, then only the length that the host
     reports is verified. If `file` exists, it is only verified.
-    NPTError if the host cannot be reached, does not have the file, or sends a different file.
+    Unavailable if the host cannot be reached, does not have the file, or sends a different file;
+    NPTError if the file cannot be written, or is there already and a different one.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise NPTError(f"{url} cannot be downloaded: only http and https addresses are allowed.")
@@ -83,7 +89,7 @@ def fetch(url: str, file: Path, checksum: str = "") -> Path:
         _discard(part)
         if resumed:  # the parts may be of two versions: download again from the beginning
             return fetch(url, file, checksum)
-        raise NPTError(
+        raise Unavailable(
             f"the {file.name} sent by {urlsplit(url).netloc} does not have the checksum {checksum} "
             f"and was deleted: try again later, or get the file elsewhere, put it at {file} and "
             "run the same command."
@@ -91,6 +97,60 @@ def fetch(url: str, file: Path, checksum: str = "") -> Path:
     os.replace(part, file)
     _version(part).unlink(missing_ok=True)
     return file
+
+
+def read(url: str) -> bytes:
+    """What the host sends for `url`. Unavailable if it sends nothing."""
+    with _requested(url, {}) as response:
+        return response.read()
+
+
+class RemoteFile(io.RawIOBase):
+    """A file of a host, opened for reading; only the bytes that are read are downloaded.
+
+    Unavailable if the host cannot be reached, or sends only whole files.
+    """
+
+    def __init__(self, url: str):
+        self.url, self.place = url, 0
+        with _requested(url, {"Range": "bytes=0-0"}) as response:
+            total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        if not total.isdigit():
+            raise Unavailable(f"{urlsplit(url).netloc} does not send parts of {url}.")
+        self.size = int(total)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        self.place = max(0, start + offset)
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self.place + len(buffer), self.size)
+        if self.place >= end:
+            return 0
+        with _requested(self.url, {"Range": f"bytes={self.place}-{end - 1}"}) as response:
+            content = response.read(end - self.place)
+        buffer[: len(content)] = content
+        self.place += len(content)
+        return len(content)
+
+
+def _requested(url: str, headers: dict[str, str]) -> Any:
+    """The response of the host. Unavailable if there is none."""
+    request = urllib.request.Request(url, headers={"User-Agent": "npt-clip", **headers})
+    try:
+        return _opener().open(request, timeout=TIMEOUT)
+    except (http.client.HTTPException, OSError) as error:
+        raise Unavailable(f"{url} cannot be read ({error}): try again later.") from error
 
 
 def has_checksum(file: Path, checksum: str) -> bool:
@@ -143,13 +203,13 @@ def _attempt(url: str, part: Path, checked: bool) -> None:
             raise Interrupted("the host has a file of another length") from error
         if error.code in TEMPORARY:
             raise Interrupted(f"{error.code} {error.reason}") from error
-        raise NPTError(
+        raise Unavailable(
             f"{urlsplit(url).netloc} answers {error.code} {error.reason} for {url}: the file may "
             "have moved; `python -m npt.data check` lists the sources of the data sets."
         ) from error
     with response:
         if response.headers.get_content_type() == "text/html":
-            raise NPTError(
+            raise Unavailable(
                 f"{url} is a web page instead of the file: open it in a browser and put the file "
                 f"at {part.with_suffix('')}."
             )
@@ -235,10 +295,10 @@ def _disk_error(error: BaseException, part: Path) -> BaseException:
     return error
 
 
-def _unreachable(url: str, part: Path, error: BaseException) -> NPTError:
+def _unreachable(url: str, part: Path, error: BaseException) -> Unavailable:
     reason = getattr(error, "reason", error)
     resumes = " and continues where it stopped" if _size(part) else ""
-    return NPTError(
+    return Unavailable(
         f"{urlsplit(url).netloc} cannot be reached or the connection keeps failing ({reason}): "
         f"check the network; the same command tries again{resumes}. If you download {url} by other "
         f"means, put the file at {part.with_suffix('')}."

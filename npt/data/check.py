@@ -176,7 +176,7 @@ def explain(report: Report, root: Path) -> list[str]:
             places = ", ".join(str(root / place) for place in piece.places.values())
             why = f": {piece.by_hand}" if piece.by_hand else ""
             lines.append(f"{places}\n      comes from {piece.url}{why}")
-    if any(not piece.by_hand for piece in report.missing_pieces):
+    if any(report.row.mirror or not piece.by_hand for piece in report.missing_pieces):
         lines.append(f"python -m npt.data prepare {report.row.name} --root {root}")
     return [f"{report.row.name}:", *(f"    {line}" for line in lines)] if lines else []
 

@@ -55,18 +55,20 @@ def serving() -> Iterator[Host]:
                 return self.send_error(404)
             content, etag = host.files[path], host.etags.get(path, "")
             same = self.headers.get("If-Range") in (None, etag)
-            start = int(wanted[6:-1]) if wanted and same and path not in host.no_ranges else 0
+            partly = bool(wanted) and same and path not in host.no_ranges
+            first, _, last = wanted[6:].partition("-") if partly else ("0", "", "")
+            start, end = int(first), int(last) + 1 if last else len(content)
             if start >= len(content) > 0:
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(content)}")
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
-            body = content[start:]
-            self.send_response(206 if start else 200)
+            body = content[start:end]
+            self.send_response(206 if partly else 200)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Content-Type", host.types.get(path, "application/octet-stream"))
-            if start:
-                place = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            if partly:
+                place = f"bytes {start}-{start + len(body) - 1}/{len(content)}"
                 self.send_header("Content-Range", place)
             if etag:
                 self.send_header("ETag", etag)

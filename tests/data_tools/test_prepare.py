@@ -19,7 +19,8 @@ from PIL import Image
 from npt import download
 from npt.data.__main__ import main
 from npt.data.sources import pieces
-from npt.datasets.catalog import CATALOG, DRIVE, Row
+from npt.datasets.catalog import CATALOG, DRIVE, Mirror, Row
+from npt.files import read_record
 
 CLASSES = ("AnnualCrop", "River")
 SPLIT = "eurosat/split_zhou_EuroSAT.json"
@@ -35,7 +36,7 @@ download.PAUSE = 0.01
 row = CATALOG["EuroSAT"]
 changed = zip(row.sources, json.loads(sys.argv[1]), strict=True)
 sources = tuple(replace(source, **changes) for source, changes in changed)
-CATALOG["EuroSAT"] = replace(row, sources=sources)
+CATALOG["EuroSAT"] = replace(row, sources=sources, mirror=None)
 exec(sys.argv[2])
 sys.exit(main(sys.argv[3:]))
 """
@@ -102,11 +103,13 @@ def command(host, tmp_path):
 def prepare(host, tmp_path, monkeypatch, capsys):
     """The same in this process, for any data set: exit code, output, errors."""
 
-    def run(name: str = "EuroSAT", sources=None, **changes: object) -> tuple[int, str, str]:
+    def run(
+        name: str = "EuroSAT", sources=None, mirror=None, **changes: object
+    ) -> tuple[int, str, str]:
         row = CATALOG[name]
         pairs = zip(row.sources, sources or eurosat(host, **changes), strict=True)
         changed = tuple(replace(source, **values) for source, values in pairs)
-        monkeypatch.setitem(CATALOG, name, replace(row, sources=changed))
+        monkeypatch.setitem(CATALOG, name, replace(row, sources=changed, mirror=mirror))
         code = main(["prepare", name, "--root", str(tmp_path / "data")])
         return code, *capsys.readouterr()
 
@@ -333,6 +336,128 @@ def test_an_archive_in_an_archive(host, prepare, tmp_path):
     prepare("Caltech101", [archive, {"url": host.url("absent.json")}])
     place = tmp_path / "data" / "caltech-101"
     assert tree(place) == {"101_ObjectCategories/ant/image_0001.jpg", "prepared.json"}
+
+
+# --------------------------------------------------------------------------- the mirror
+@pytest.fixture
+def copy(host):
+    """EuroSAT as the mirror has it: one archive with its folder."""
+    files = {f"eurosat/{name}": content for name, content in images().items()}
+    host.files["mirror/eurosat.zip"] = zipped({**files, SPLIT: split(), "eurosat/more.txt": b""})
+    checksum = hashlib.sha256(host.files["mirror/eurosat.zip"]).hexdigest()
+    entry = {"path": "eurosat.zip", "lfs": {"oid": checksum}}
+    others = [{"path": "README.md", "size": 3}, {"path": "dtd.zip", "lfs": {"oid": "0" * 64}}]
+    host.files["listing"] = json.dumps([*others, entry]).encode()
+    url, listing = host.url("mirror/eurosat.zip"), host.url("listing")
+    return Mirror(url=url, checksum=f"sha256:{checksum}", listing=listing)
+
+
+def absent(host) -> list[dict[str, object]]:
+    """The sources of EuroSAT at a host that has them no more."""
+    return [{"url": host.url("gone.zip"), "checksum": ""}, {"url": host.url("gone.json")}]
+
+
+@pytest.mark.parametrize("checksum", ["known", "listed"])
+def test_what_no_host_has_comes_from_the_mirror(host, prepare, copy, tmp_path, checksum):
+    mirror = copy if checksum == "known" else replace(copy, checksum="")
+    code, out, err = prepare(sources=absent(host), mirror=mirror)
+    assert code == 0, err
+    assert "eurosat/2750" in out and f"from the mirror {copy.url}" in out
+    assert tree(tmp_path / "data") == WHOLE  # and not more.txt
+    record = read_record(tmp_path / "data" / "eurosat" / "prepared.json")
+    entry = record["eurosat/2750"]
+    assert entry["address"] == copy.url and entry["checksum"].endswith(copy.checksum)
+
+
+def test_the_mirror_is_not_asked_while_the_hosts_answer(host, prepare, copy):
+    assert prepare(mirror=copy)[0] == 0
+    assert not [path for path, _ in host.asked if path.startswith(("mirror", "listing"))]
+
+
+def test_what_is_there_already_is_not_taken_from_the_mirror(host, prepare, copy, tmp_path):
+    (tmp_path / "data" / "eurosat" / "2750" / "mine").mkdir(parents=True)
+    prepare(sources=absent(host), mirror=copy)
+    assert not list((tmp_path / "data" / "eurosat" / "2750").rglob("*.jpg"))
+    assert (tmp_path / "data" / SPLIT).is_file()
+
+
+def test_a_split_file_is_read_out_of_the_mirror_s_archive(host, prepare, copy, tmp_path):
+    content = zipped({"eurosat/large": bytes(3_000_000), SPLIT: split()})
+    host.files["mirror/eurosat.zip"] = content
+    sources = [eurosat(host)[0], absent(host)[1]]
+    code, _, err = prepare(sources=sources, mirror=copy)
+    assert code == 0, err
+    assert tree(tmp_path / "data") == WHOLE
+    ranges = [wanted for path, wanted in host.asked if path == "mirror/eurosat.zip"]
+    assert ranges and all(ranges)  # never the whole archive
+
+
+def test_a_mirror_that_sends_no_parts(host, prepare, copy):
+    host.no_ranges.add("mirror/eurosat.zip")
+    code, out, err = prepare(sources=[eurosat(host)[0], absent(host)[1]], mirror=copy)
+    assert code == 0 and "does not send parts" in out  # the images are there, and a warning
+    assert "warning: " in err
+
+
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("checksum", "does not have the checksum sha256:"),
+        ("gone", "404"),
+        ("listing", "lists no checksum of eurosat.zip"),
+        ("html", "lists no checksum of eurosat.zip"),
+        ("no listing", "cannot be read"),
+    ],
+)
+def test_a_mirror_that_fails_is_named(host, prepare, copy, tmp_path, fault, words):
+    mirror = copy if fault in ("checksum", "gone") else replace(copy, checksum="")
+    if fault == "checksum":
+        host.files["mirror/eurosat.zip"] += b"more"
+    elif fault == "gone":
+        del host.files["mirror/eurosat.zip"]
+    elif fault == "no listing":
+        del host.files["listing"]
+    else:
+        host.files["listing"] = {"listing": b'[{"path": "dtd.zip"}, 3]', "html": b"<html>"}[fault]
+    code, out, err = prepare(sources=absent(host), mirror=mirror)
+    assert code == 2 and words in out and "gone.zip" in err
+    assert not (tmp_path / "data" / "eurosat" / "2750").exists()
+
+
+def test_what_had_to_be_downloaded_by_hand_comes_from_the_mirror(host, prepare, tmp_path):
+    files = {f"stanford_cars/{part}/1.jpg": jpeg(0) for part in ("cars_train", "cars_test")}
+    files |= {
+        "stanford_cars/devkit/cars_meta.mat": b"",
+        "stanford_cars/split_zhou_StanfordCars.json": split(),
+    }
+    files["stanford_cars/cars_test_annos_withlabels.mat"] = b""
+    host.files["cars.zip"] = zipped(files)
+    checksum = hashlib.sha256(host.files["cars.zip"]).hexdigest()
+    mirror = Mirror(url=host.url("cars.zip"), checksum=f"sha256:{checksum}")
+    prepare("StanfordCars", [{}, {}, {}, {}, {"url": host.url("gone.json")}], mirror)
+    assert tree(tmp_path / "data") == {*files, "stanford_cars/prepared.json"}
+
+
+def test_a_file_of_the_mirror_must_have_the_checksum_of_its_own_host(host, prepare, tmp_path):
+    host.files["flowers.zip"] = zipped({"oxford_flowers/imagelabels.mat": b"changed"})
+    host.files["jpg.zip"] = zipped({"jpg/1.jpg": jpeg(0)})
+    host.files["names.json"] = b"{}"
+    sources = [
+        {"url": host.url("jpg.zip"), "checksum": ""},
+        {"url": host.url("gone.mat")},
+        {"url": host.url("names.json")},
+        {"url": host.url("names.json")},
+    ]
+    out = prepare("OxfordFlowers", sources, Mirror(url=host.url("flowers.zip")))[1]
+    assert "the imagelabels.mat in" in out and "does not have the md5:" in out
+    assert not (tmp_path / "data" / "oxford_flowers" / "imagelabels.mat").exists()
+
+
+def test_ten_data_sets_have_a_mirror():
+    with_one = [row for row in CATALOG.values() if row.mirror]
+    assert len(with_one) == 10 and not any(row.name.startswith("ImageNet") for row in with_one)
+    for row in with_one:
+        assert row.mirror.checksum or row.mirror.listing
 
 
 # --------------------------------------------------------------------------- the sources
