@@ -44,6 +44,10 @@ class Course:
         """The entries of all epochs, the last one as far as it has come."""
         return [*self._closed, *([self._open.entry()] if self._open else ())]
 
+    def so_far(self) -> dict[str, float]:
+        """The means over the steps of the epoch that is open."""
+        return self._open.means() if self._open else {}
+
     def means(self) -> Results:
         """The means over the steps of the last epoch."""
         apart = {"epoch", *(measure.name for measure in measures_of("split"))}
@@ -90,8 +94,10 @@ class _Epoch:
         self.labels.append(batch.labels)
 
     def entry(self) -> Entry:
-        means = {name: float(total) / self.steps for name, total in self.sums.items()}
-        return {"epoch": self.number + 1, **_finite(means), **_finite(self._collapse())}
+        return {"epoch": self.number + 1, **_finite(self.means()), **_finite(self._collapse())}
+
+    def means(self) -> dict[str, float]:
+        return {name: float(total) / self.steps for name, total in self.sums.items()}
 
     def _collapse(self) -> dict[str, float]:
         """The measures of a split; none if a step had no features, or those of other classes."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from npt import engine, identity, results
+from npt import bars, engine, identity, results
 from npt.calibration import Scaling
 from npt.course import Course, Entry
 from npt.errors import NPTError, OtherRun, sentence
@@ -158,6 +158,10 @@ class Measured(TrainerX):
         self._measure_seconds_before = float(state.get("seconds", 0.0))
         self._measure_course.load_state(state.get("course", {}))
 
+    def figures_so_far(self) -> dict[str, float]:
+        """As the engine's, with LCD and MID where the trainer does not report them itself."""
+        return {**super().figures_so_far(), **self._measure_course.so_far()}
+
     @property
     def _measure_folder(self) -> Path:
         return Path(self.cfg.OUTPUT_DIR)
@@ -252,8 +256,9 @@ class Measured(TrainerX):
         assert loader is not None
         self.set_model_mode("eval")
         # A loader draws a seed from the global random state, which training must find unchanged.
-        with random_state_kept(), recorder.recording():
-            for batch in loader:
+        shown = bars.batches(loader, name)
+        with random_state_kept(), recorder.recording(), shown as batches:
+            for batch in batches:
                 inputs, labels, *_ = self.parse_batch_test(batch)
                 recorder.add(self.model_inference(inputs), labels, batch)
         return recorder, time.perf_counter() - start

@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
+from npt import bars
+
 EXIT_STOPPED = 75  # EX_TEMPFAIL, a temporary failure: the same command goes on
 EXIT_INTERRUPTED = 130
 _NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2")  # the last is what submitit asks SLURM to send
@@ -96,7 +98,8 @@ class Deferred:
         self.signal, self._first = signal.Signals(number).name, now
         # print() cannot be used here: the signal may have interrupted another print().
         with suppress(OSError):
-            os.write(2, f"{self.signal}: the run stops after this step.\n".encode())
+            line = f"{bars.line_start()}{self.signal}: the run stops after this step.\n"
+            os.write(2, line.encode())
 
     @property
     def exit_code(self) -> int:

@@ -58,6 +58,7 @@ class TrainerBase:
         self._last_save = 0.0  # time of the last save of the progress
         self._all_batches_done = False  # of this epoch, by the run_epoch of TrainerX or TrainerXU
         self._stop: Any = None  # npt.stopping.Deferred, while the epochs are trained
+        self._bars: Any = None  # npt.bars.Training, meanwhile, if there is a terminal
 
     # ------------------------------------------------------------------------------- models
 
@@ -300,7 +301,8 @@ class TrainerBase:
         SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C end the run after the current step, when its state is
         saved.
         """
-        from npt.stopping import Deferred  # not at the top: npt imports dassl
+        from npt import bars  # not at the top: npt imports dassl
+        from npt.stopping import Deferred
 
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
@@ -313,10 +315,10 @@ class TrainerBase:
             self.epoch = max(self.start_epoch - 1, 0)  # if no epoch is left to train
             self._frozen = {name: resume.frozen_sums(m) for name, m in self._models.items()}
             self._last_save = time.monotonic()
-            with Deferred() as self._stop:
+            with Deferred() as self._stop, bars.training(self) as self._bars:
                 for epoch in range(self.start_epoch, self.max_epoch):
                     self._train_epoch(epoch)
-            self._stop = None
+            self._stop = self._bars = None
             self.after_train()
 
     def _train_epoch(self, epoch: int) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
@@ -193,6 +192,8 @@ class SimpleTrainer(TrainerBase):
 
         Without validation images, "val" means "test".
         """
+        from npt import bars  # not at the top: npt imports dassl
+
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = self.cfg.TEST.SPLIT if split is None else split
@@ -202,12 +203,13 @@ class SimpleTrainer(TrainerBase):
             split = "test"
             data_loader = self.test_loader
         print(f"Evaluate on the *{split}* set")
-        for batch in tqdm(data_loader, disable=None):  # None: show a bar only on a terminal
-            input, label = self.parse_batch_test(batch)
-            self.evaluator.process(self.model_inference(input), label)
-            if self.stop_requested and self._all_batches_done:  # the next process tests again
-                self.save_progress(self.epoch, self.num_batches)
-                self.stop_if_requested()
+        with bars.batches(data_loader, split) as batches:
+            for batch in batches:
+                input, label = self.parse_batch_test(batch)
+                self.evaluator.process(self.model_inference(input), label)
+                if self.stop_requested and self._all_batches_done:  # the next process tests again
+                    self.save_progress(self.epoch, self.num_batches)
+                    self.stop_if_requested()
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
@@ -227,12 +229,22 @@ class SimpleTrainer(TrainerBase):
 
     # ------------------------------------------------------ shared by TrainerX and TrainerXU
 
-    def _resume_meters(self, losses: MetricMeter) -> None:
-        """Make `losses` the averages of this epoch, with the part that an earlier process did."""
+    def _begin_epoch(self, losses: MetricMeter, *loaders: Any) -> None:
+        """Make `losses` the averages of this epoch, with the part that an earlier process did.
+
+        loaders: each gives a batch to every step
+        """
         for name, (total, count) in self._meters_before.items():
             losses.meters[name].sum, losses.meters[name].count = total, count
         self._meters_before = {}
         self._meters = losses
+        if self._bars is not None:
+            self._bars.begin_epoch(sum(getattr(x, "batch_size", None) or 0 for x in loaders))
+
+    def figures_so_far(self) -> dict[str, float]:
+        """The averages of this epoch by name, for the bars of the training."""
+        meters = {} if self._meters is None else self._meters.meters
+        return {name: meter.avg for name, meter in meters.items()}
 
     def progress_state(self) -> dict[str, Any]:
         meters = {} if self._meters is None else self._meters.meters
@@ -261,6 +273,8 @@ class SimpleTrainer(TrainerBase):
     def _end_epoch(self) -> None:
         self._check_last_step()
         self._all_batches_done = True
+        if self._bars is not None:
+            self._bars.end_epoch()
 
     def save_progress(self, epoch: int, batch: int = 0) -> None:
         self._check_last_step()
@@ -269,7 +283,10 @@ class SimpleTrainer(TrainerBase):
     def _report(
         self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
     ) -> None:
-        """Print the progress every PRINT_FREQ batches, and write the averages to TensorBoard."""
+        """Print the progress every PRINT_FREQ batches, and write the averages to TensorBoard.
+
+        With bars on a terminal, the lines are for the log file only.
+        """
         freq = self.cfg.TRAIN.PRINT_FREQ
         done = self.batch_idx + 1
         has_rate = any(optim is not None for optim in self._optims.values())
@@ -285,7 +302,10 @@ class SimpleTrainer(TrainerBase):
                 f"lr {self.get_current_lr():.4e}" if has_rate else "",
                 f"eta {eta}",
             ]
-            print(" ".join(part for part in parts if part))
+            tell = print if self._bars is None else self._bars.log
+            tell(" ".join(part for part in parts if part))
+        if self._bars is not None:
+            self._bars.step()
         step = self.epoch * self.num_batches + self.batch_idx
         for name, meter in losses.meters.items():
             self.write_scalar(f"train/{name}", meter.avg, step)
@@ -303,7 +323,7 @@ class TrainerX(SimpleTrainer):
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
-        self._resume_meters(losses)
+        self._begin_epoch(losses, self.train_loader_x)
         end = time.time()
         # A run that was stopped after the last batch has none left.
         batches = islice(self.train_loader_x, self.num_batches - self.first_batch)
@@ -348,7 +368,7 @@ class TrainerXU(SimpleTrainer):
             )
         self.num_batches = lengths[self.cfg.TRAIN.COUNT_ITER]
         batches_x, batches_u = _endless(self.train_loader_x), _endless(self.train_loader_u)
-        self._resume_meters(losses)
+        self._begin_epoch(losses, self.train_loader_x, self.train_loader_u)
         end = time.time()
         for batch_idx in range(self.first_batch, self.num_batches):
             self.batch_idx = batch_idx
