@@ -256,7 +256,7 @@ def test_a_training_on_a_terminal_has_the_log_and_the_figures_of_one_in_a_pipe(t
     assert log.count("epoch [") == 6 and log in done.stdout
     session = Session(command(on_terminal, "CoOp"))
     assert session.end() == 0, session.output
-    for words in ("images/s", "lcd 0.", "mid -0.", "acc ", "test 4/4 |", "epoch 2/2 ("):
+    for words in ("images/s", "lcd 0.", "mid -0.", "acc ", "test 0/4 |", "epoch 2/2 ("):
         assert words in session.output, words
     assert not any("left" in line or "epoch [" in line for line in session.screen.lines)
     terminal_log = (on_terminal / "log.txt").read_text()
