@@ -23,7 +23,7 @@ from npt.names import trainer_name
 OF_A_RUN = re.compile(  # the names of files that a run writes
     r"result\.json|result-.+-[0-9a-f]{8}\.json|log\.txt(-[-0-9]+)?"
     r"|model-best\.pth\.tar|model\.pth\.tar-\d+|checkpoint"
-    r"|epoch\d+-batch\d+\.pth\.tar|events\.out\.tfevents\..*"
+    r"|epoch\d+-batch\d+\.pth\.tar|events\.out\.tfevents\..*|view\.html"
 )
 
 
@@ -151,14 +151,23 @@ def build(cfg: CfgNode) -> Any:
 
 def training_counts(cfg: CfgNode) -> list[int]:
     """The training images of each class that a run with this config has, by label."""
-    from dassl.data import data_manager
     from npt.host.thinning import class_counts
+
+    return class_counts(dataset_of(cfg))
+
+
+def dataset_of(cfg: CfgNode) -> Any:
+    """The data set that a run with this config has. Nothing is printed."""
+    from dassl.data import data_manager
+    from dassl.utils import set_random_seed
     from npt.randomness import random_state_kept
 
     check_names(cfg)
     with silent(), random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself says them
-        return class_counts(data_manager.build_dataset(cfg))
+        if cfg.SEED >= 0:
+            set_random_seed(cfg.SEED)
+        return data_manager.build_dataset(cfg)
 
 
 @contextmanager

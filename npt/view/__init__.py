@@ -1,0 +1,1 @@
+"""The page of a run, `npt view`: what its record says, and what its model does with its images."""
