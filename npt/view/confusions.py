@@ -12,7 +12,7 @@ from npt.view.names import shortened
 MOST = 60  # classes in a drawing
 PAIRS = 20
 OTHERS = "others"
-LETTER = 6.2  # pixels of a letter of a label, about
+LETTER, AXES = 6.6, 18  # pixels: of a letter of a label, about; of the line above the labels
 NAME = 22  # letters of a label
 
 
@@ -36,7 +36,8 @@ class Matrix:
     columns: list[str]
     cells: list[Cell]
     square: int
-    margin: int  # for the labels, at the left and above
+    margin: int  # for the labels at the left
+    top: int  # for those above, and the words of the axes
     left_out: int  # classes
 
     @property
@@ -45,7 +46,7 @@ class Matrix:
 
     @property
     def height(self) -> int:
-        return self.margin + self.square * len(self.rows) + 4
+        return self.top + self.square * len(self.rows) + 4
 
     @property
     def numbered(self) -> bool:
@@ -72,10 +73,10 @@ def matrix(pairs: Sequence[tuple[int, int, int]], per_class: Sequence[dict[str, 
         row = place[label]
         taken = per_class[shown[column]]["class"] if column < len(shown) else OTHERS
         words = f"{per_class[label]['class']} → {taken}: {count} ({100 * share:.0f} %)"
-        spot = (margin + square * column, margin + square * row)
+        spot = (margin + square * column, margin + AXES + square * row)
         cells.append(Cell(*spot, count, share, column == row, words))
     columns = [*labels, OTHERS] if any(c == len(shown) for _, c in images) else labels
-    return Matrix(labels, columns, cells, square, margin, left_out)
+    return Matrix(labels, columns, cells, square, margin, margin + AXES, left_out)
 
 
 def confused(

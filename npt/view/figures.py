@@ -95,7 +95,7 @@ def cosines(texts: Mapping[str, Tensor]) -> Drawing | None:
     every = np.concatenate([*pairs.values(), [etf]])
     bins = np.linspace(every.min() - 0.01, every.max() + 0.01, 50)
     figure, ax = _figure(WIDE)
-    looks = ({"color": BLUE, "alpha": 0.6}, {"color": ORANGE, "histtype": "step"})
+    looks: Any = ({"color": BLUE, "alpha": 0.6}, {"color": ORANGE, "histtype": "step"})
     for (words, values), look in zip(pairs.items(), looks, strict=False):
         ax.hist(values, bins, label=f"{words}: mean {values.mean():.3f}", **look)
     ax.axvline(etf, color="black", linestyle="--", linewidth=1, label=f"ETF: {etf:.3f}")
@@ -178,7 +178,7 @@ def _points(split: SplitFeatures, projection: str) -> Figure:
     beside = figure.axes[0].get_legend()
     if beside is not None:
         labels = [label.get_text() for label in beside.get_texts()]
-        handles = beside.legend_handles
+        handles = [handle for handle in beside.legend_handles if handle is not None]
         beside.remove()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
     figure.set_size_inches(4.6, 6.0)

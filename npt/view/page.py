@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from npt.commands.compare import half_width
+from npt.identity import flat
 from npt.pages import html
 from npt.results import RESULT
 from npt.view import confusions, figures, names, settings
@@ -39,10 +40,11 @@ def write(view: View, path: Path) -> Path:
     """Write the page; returns its path."""
     record, per_class = view.record, view.per_class
     pictures: dict[str, list[dict[str, Any]]] = {}
+    upright = bool(flat(record.get("config") or {}).get("INPUT.EXIF_ROTATE"))
     if view.tested is not None:
         for kind in ("mistakes", "uncertain"):
             chosen = getattr(view.tested, kind)(MOST_PICTURES)
-            pictures[kind] = thumbnails(view.tested, view.names, chosen)
+            pictures[kind] = thumbnails(view.tested, view.names, chosen, upright)
     temperature = view.figures.get("temperature") or 1.0
     pairs = view.confusion
     made = datetime.fromtimestamp((view.folder / RESULT).stat().st_mtime)

@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from npt.classifier.images import as_picture
 from npt.errors import sentence
+from npt.pictures import read_picture
 from npt.view import names
 from npt.view.tested import Tested
 
@@ -17,15 +17,18 @@ QUALITY = 75  # of a JPEG; such a picture has about 4 kB
 
 
 def thumbnails(
-    tested: Tested, classnames: Sequence[str], places: Sequence[int]
+    tested: Tested, classnames: Sequence[str], places: Sequence[int], upright: bool
 ) -> list[dict[str, Any]]:
-    """For each of these images its picture (None if it is gone), classes, probability and file."""
+    """For each of these images its picture (None if it is gone), classes, probability and file.
+
+    upright: whether the model saw photos turned upright (INPUT.EXIF_ROTATE)
+    """
     files = names.files(tested.files)
     found = []
     for place in places:
         found.append(
             {
-                "picture": picture(tested.files[place]),
+                "picture": picture(tested.files[place], upright),
                 "file": files[place],
                 "label": classnames[int(tested.labels[place])],
                 "predicted": [
@@ -41,10 +44,10 @@ def thumbnails(
     return found
 
 
-def picture(file: str) -> str | None:
+def picture(file: str, upright: bool) -> str | None:
     """A data URI of an image file as the model sees it before its crop; None if it is gone."""
     try:
-        image = as_picture(file)
+        image = read_picture(file, upright)
     except Exception as error:
         if sentence(error) is None:
             raise
