@@ -30,13 +30,18 @@ from npt.errors import InvalidArgument
 
 
 def language_collapse_loss(
-    text_features: Tensor, e_w: float = 1.0, reduction: str = "mean"
+    text_features: Tensor,
+    e_w: float = 1.0,
+    reduction: str = "mean",
+    same: Tensor | None = None,
 ) -> Tensor:
     """L_LC (Eq. 5): zero if the class texts form a simplex ETF.
 
     `text_features` is (K, D), or (B, K, D) if each image has its own; any length, any float
-    dtype. Returns a scalar of float32 (float64 for float64 input). ValueError for K < 2, another
-    shape, `e_w` that is not positive, or an unknown reduction.
+    dtype. `same` (P, 2) are the pairs (i, j), each in both orders, of classes that have the same
+    prompt: their texts are equal whatever is learned, so these pairs are left out of the sum and
+    of the mean. Returns a scalar of float32 (float64 for float64 input). ValueError for K < 2,
+    another shape, `e_w` that is not positive, or an unknown reduction.
     """
     check_text(text_features)
     _check_energy("e_w", e_w)
@@ -44,9 +49,13 @@ def language_collapse_loss(
     num_classes = text_features.shape[-2]
     with without_autocast(text_features.device):
         gap = cosine_gaps(text_features)  # (..., K, K)
+        left_out = 0
+        if same is not None and len(same):
+            gap[..., same[:, 0], same[:, 1]] = 0
+            left_out = len(same)
         total = e_w**2 * gap.square().sum((-2, -1)).mean()
-    pairs = {"mean": num_classes * (num_classes - 1), "class": num_classes, "sum": 1}
-    return total / pairs[reduction]
+    pairs = num_classes * (num_classes - 1) - left_out
+    return total / {"mean": max(pairs, 1), "class": num_classes, "sum": 1}[reduction]
 
 
 def multimodal_isomorphism_loss(
@@ -89,17 +98,19 @@ def clustered_collapse_loss(
     clusters: Sequence[Tensor],
     e_w: float = 1.0,
     reduction: str = "mean",
+    same: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """L_LC within each cluster, averaged over clusters: an ETF of each cluster's own classes.
 
     `text_features` (K, D) or (B, K, D); `clusters` are tensors of class labels, each with mu of
     its own size. Clusters of one class have no pair and do not count; without any other the loss
-    is zero. `reduction` as in `language_collapse_loss`; CPT (CVPR 2026, by a secondary
-    description) sums over the pairs of a cluster. One cluster of all classes gives L_LC.
+    is zero. `same` has an entry for each cluster, in its own numbering. It and `reduction` are as
+    in `language_collapse_loss`; CPT (CVPR 2026, by a secondary description) sums over the pairs of
+    a cluster. One cluster of all classes gives L_LC.
     """
     losses = [
-        language_collapse_loss(text_features[..., members, :], e_w, reduction)
-        for members in clusters
+        language_collapse_loss(text_features[..., members, :], e_w, reduction, pairs)
+        for members, pairs in zip(clusters, same or [None] * len(clusters), strict=True)
         if len(members) > 1
     ]
     return torch.stack(losses).mean() if losses else 0.0 * text_features.float().sum()

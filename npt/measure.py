@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from npt import bars, engine, identity, results
 from npt.calibration import Scaling
+from npt.class_names import check_names, warn_of_one_prompt
 from npt.course import Course, Entry
+from npt.encoders.openai import openai_clip
 from npt.errors import NPTError, OtherRun, sentence
 from npt.host.features import Adapter, FeatureTap, unwrap
 from npt.host.steps import arguments_of
@@ -97,6 +99,20 @@ class Measured(TrainerX):
         self._measure_course = Course()
         results.reset_peak_memory()
         super().__init__(*args, **kwargs)
+        self._measure_check_names()
+
+    def _measure_classnames(self) -> list[str]:
+        dataset = getattr(getattr(self, "dm", None), "dataset", None)
+        return list(getattr(dataset, "classnames", ()))
+
+    def _measure_check_names(self) -> None:
+        """NPTError for a class name that would be cut; a warning for two with one prompt."""
+        try:
+            openai_clip()
+        except NPTError:  # a host without OpenAI's tokenizer
+            return
+        check_names(self._measure_classnames())
+        warn_of_one_prompt(self._measure_classnames())
 
     def host_s(self, method: str) -> Callable[..., Any]:
         """A method as the host's own class has it, bound to this trainer."""
@@ -331,6 +347,7 @@ class Measured(TrainerX):
                 None if counts is None else torch.tensor(counts, device=device),
                 lambda: self._frozen_text(device),
                 None if counts is None else drawn_counts(counts, self.cfg),
+                self._measure_classnames(),
             )
         return self._measure_knowledge
 

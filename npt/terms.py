@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from npt import config
 from npt.checks import LARGEST, number, one_of, whole
+from npt.class_names import of_one_prompt
 from npt.clusters import clusters_of
 from npt.errors import NPTError
 from npt.geometry import (
@@ -67,6 +69,7 @@ class Run:
     settings: the config node TRAINER.NPT
     class_counts: (K,) images of each class in the training data of this process, or None
     drawn_counts: how often an epoch draws each class, the same unless a sampler balances them
+    classnames: the class names, if they are known
     """
 
     def __init__(
@@ -76,9 +79,11 @@ class Run:
         class_counts: Tensor | None = None,
         encode_frozen: Callable[[], Tensor] | None = None,
         drawn_counts: Sequence[float] | None = None,
+        classnames: Sequence[str] = (),
     ):
         self.settings, self.model, self.class_counts = settings, model, class_counts
-        self.drawn_counts = drawn_counts
+        self.drawn_counts, self.classnames = drawn_counts, list(classnames)
+        self._same: dict[Any, Tensor | None] = {}
         self._encode_frozen = encode_frozen
 
     @property
@@ -105,6 +110,30 @@ class Run:
         device = self.frozen_text.device
         size = config.setting(self.settings, "CLUSTER_SIZE")
         return [members.to(device) for members in clusters_of(self.frozen_text, size)]
+
+    def same_prompts(self, text: Tensor, cluster: int | None = None) -> Tensor | None:
+        """The pairs (P, 2), in both orders, of classes with the same prompt; None for none.
+
+        text: class features (..., K, D); nothing is known if K is not the number of class names
+        cluster: only the pairs in this one of `clusters`, numbered as there
+        """
+        if not self._of_one_prompt or text.shape[-2] != len(self.classnames):
+            return None
+        key = (cluster, text.device)
+        if key not in self._same:  # made once: a copy to the device would wait for it in every step
+            labels = range(text.shape[-2]) if cluster is None else self.clusters[cluster].tolist()
+            place = {label: k for k, label in enumerate(labels)}
+            groups = [[place[k] for k in group if k in place] for group in self._of_one_prompt]
+            pairs = [pair for group in groups for pair in permutations(group, 2)]
+            self._same[key] = torch.tensor(pairs, device=text.device) if pairs else None
+        return self._same[key]
+
+    @cached_property
+    def _of_one_prompt(self) -> list[list[int]]:
+        try:
+            return of_one_prompt(self.classnames)
+        except NPTError:  # a host without OpenAI's tokenizer
+            return []
 
     @cached_property
     def class_weights(self) -> Tensor:
@@ -269,8 +298,8 @@ def register(row: Term | Measure) -> None:
 
 # --------------------------------------------------------------------------- the paper's terms
 def _lc(batch: Batch) -> Tensor:
-    settings = batch.run.settings
-    return language_collapse_loss(batch.text, settings.E_W, settings.REDUCTION)
+    settings, same = batch.run.settings, batch.run.same_prompts(batch.text)
+    return language_collapse_loss(batch.text, settings.E_W, settings.REDUCTION, same)
 
 
 def _mi(batch: Batch) -> Tensor:
@@ -290,7 +319,8 @@ register(Term("loss_mi", "W2", _mi, default=0.8, symbol="L_MI", reduces=True, me
 # --------------------------------------------------------------------------- beyond the paper
 def _clustered(batch: Batch) -> Tensor:
     run, s = batch.run, batch.run.settings
-    return clustered_collapse_loss(batch.text, run.clusters, s.E_W, s.REDUCTION)
+    same = [run.same_prompts(batch.text, k) for k in range(len(run.clusters))]
+    return clustered_collapse_loss(batch.text, run.clusters, s.E_W, s.REDUCTION, same)
 
 
 def _balanced(batch: Batch) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dassl.metrics import compute_accuracy
+from npt.class_names import tokens_of
 from npt.encoders import ClassPrompts
 from npt.encoders.packing import place_context
 from npt.trainers.base import PromptTrainer
@@ -18,7 +19,6 @@ from npt.trainers.prompts import (
     announce,
     class_prompts,
     context_width,
-    name_length,
     random_context,
     written_context,
 )
@@ -60,7 +60,7 @@ class CoOp(PromptTrainer):
         else:
             ctx, prefix = random_context(node.N_CTX, width)
         announce(prefix, ctx.shape[-2])
-        lengths = [name_length(name) for name in classes.names]
+        lengths = [len(tokens_of(name)) for name in classes.names]
         tokens = class_prompts(prefix, classes.names)
         where = node.CLASS_TOKEN_POSITION
         return Context(ctx), place_context(tokens, ctx.shape[-2], where, lengths, specific)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from npt.class_names import check_names, readable
 from npt.encoders.openai import is_vit, openai_clip
 from npt.errors import NPTError
 from npt.losses import unit_rows
@@ -113,22 +114,12 @@ class PromptedCLIP(nn.Module):
             return torch.bmm(texts, images.unsqueeze(-1)).squeeze(-1)
 
 
-def readable(name: str) -> str:
-    """A class name as it is written in a prompt."""
-    return name.replace("_", " ")
-
-
-def name_length(name: str) -> int:
-    """The number of tokens of a class name."""
-    return len(_tokenizer().encode(readable(name)))
-
-
-def _tokenizer() -> Any:
-    return openai_clip().clip._tokenizer  # that of its `tokenize`
-
-
 def tokenize(texts: list[str], classnames: list[str]) -> Tensor:
-    """Token ids (K, 77) of the prompt texts of the classes; NPTError if a text is too long."""
+    """Token ids (K, 77) of the prompt texts of the classes.
+
+    NPTError if a text is too long, or a class name cannot be in a prompt (`check_names`).
+    """
+    check_names(classnames)
     rows = []
     for text, name in zip(texts, classnames, strict=True):
         try:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from npt.class_names import readable
 from npt.encoders import ClassPrompts, TextEncoder, load_clip
 from npt.losses import unit_rows, without_autocast
 from npt.trainers.base import PromptTrainer
-from npt.trainers.prompts import Classes, PromptLearner, readable, tokenize
+from npt.trainers.prompts import Classes, PromptLearner, tokenize
 
 if TYPE_CHECKING:
     from clip.model import CLIP

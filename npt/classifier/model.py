@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from npt.class_names import warn_of_one_prompt
 from npt.classifier.images import is_one, listed, tensors
 from npt.classifier.saved import SavedRun
 from npt.encoders import load_clip
@@ -197,6 +198,7 @@ class Classifier:
         for number, name in enumerate(classes.names):
             if not isinstance(name, str) or not name.strip():
                 raise NPTError(f"class name {number} is {name!r}: it must be a text, not empty")
+        warn_of_one_prompt(classes.names)
         return Classifier(self.run, self._clip, classes, self.device)
 
     def preprocess(self, images: Any) -> Tensor:
