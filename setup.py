@@ -83,6 +83,7 @@ setup(
             "scipy",
             "tensorboard",
         ],
+        "export": ["onnx>=1.14", "onnxruntime>=1.16", "safetensors"],  # npt export
         "mat": ["scipy"],  # to make a split of StanfordCars or OxfordFlowers, from MATLAB files
         "cluster": ["submitit>=1.5"],  # python -m npt.experiments ... --slurm
         "test": [
@@ -91,6 +92,8 @@ setup(
             "hypothesis>=6.80",
             "ruff>=0.5",
             "mypy>=1.10",
+            "onnx>=1.14",
+            "onnxruntime>=1.16",
             "playwright",
             "safetensors",
             "scikit-learn",

@@ -14,6 +14,7 @@ VERBS = {  # verb -> (module with main(argv) -> exit code, what it does)
     "test": ("npt.commands.test", "test a run's model again, also on other images"),
     "predict": ("npt.commands.predict", "classify images by the model of a run"),
     "view": ("npt.commands.view", "a page of a run: classes, confusions, mistakes, features"),
+    "export": ("npt.commands.export", "write the model of a run for other programs (ONNX, ...)"),
     "compare": ("npt.commands.compare", "the figures of runs side by side"),
     "completion": ("npt.commands.completion", "print the script for a shell's completion"),
     "data": ("npt.data.__main__", "check, download and show data sets"),

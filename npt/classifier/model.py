@@ -88,6 +88,8 @@ class Classifier:
     classes: the class names, in the order of the labels
     temperature: by which logits are divided before the softmax, see `SavedRun.temperature`; 1 for
         other classes than those of the run
+    model: the frozen CLIP with the prompts; `clip_model` is that CLIP
+    template: of prompts that are written by hand
 
     Images are paths, PIL images, arrays or tensors, one or a list of them; see
     `npt.classifier.images`. Results are float32 tensors on the CPU.
@@ -97,8 +99,8 @@ class Classifier:
         self.run, self.device = run, device
         self.classes = list(classes.names)
         self.temperature = run.temperature if self.classes == run.classes.names else 1.0
-        self._clip, self._template = clip_model, classes.template
-        self._model = _prompted(run, clip_model, classes).to(device).eval()
+        self.clip_model, self.template = clip_model, classes.template
+        self.model = _prompted(run, clip_model, classes).to(device).eval()
         self._transform = _transform(run.cfg)
 
     def predict(self, images: Any, k: int = 3) -> Any:
@@ -113,15 +115,15 @@ class Classifier:
     def predict_batch(self, batch: Tensor, k: int = 3) -> list[Prediction]:
         """As `predict`, of images (N, 3, H, W) that `preprocess` has made, in one pass."""
         with torch.no_grad():
-            logits = self._model(batch.to(self.device)).float().cpu()
+            logits = self.model(batch.to(self.device)).float().cpu()
         return self._best((logits / self.temperature).softmax(-1), k)
 
     @torch.no_grad()
     def encode_batch(self, batch: Tensor) -> Encoded:
         """Features and logits of images (N, 3, H, W) that `preprocess` has made, in one pass."""
-        images = self._model.encode_images(batch.to(self.device))
-        texts = self._model.encode_texts(images)
-        logits = self._model.classify(images, texts)
+        images = self.model.encode_images(batch.to(self.device))
+        texts = self.model.encode_texts(images)
+        logits = self.model.classify(images, texts)
         return Encoded(*(x.float().cpu() for x in (images, texts, logits)))
 
     def _best(self, probabilities: Tensor, k: int) -> list[Prediction]:
@@ -139,12 +141,12 @@ class Classifier:
 
     def logits(self, images: Any) -> Tensor:
         """CLIP's logits (N, K) of N images: cosines times its scale, about 100."""
-        return self._of_batches(images, self._model, (len(self.classes),))
+        return self._of_batches(images, self.model, (len(self.classes),))
 
     def image_features(self, images: Any) -> Tensor:
         """Image features (N, E), of length 1, of N images."""
-        width = int(self._clip.visual.output_dim)
-        return self._of_batches(images, self._model.encode_images, (width,))
+        width = int(self.clip_model.visual.output_dim)
+        return self._of_batches(images, self.model.encode_images, (width,))
 
     @property
     def text_features(self) -> Tensor:
@@ -162,10 +164,10 @@ class Classifier:
 
     def texts_of(self, images: Any) -> Tensor:
         """Class features (N, K, E), of length 1, as they are for each of N images."""
-        width = int(self._clip.visual.output_dim)
+        width = int(self.clip_model.visual.output_dim)
 
         def texts(batch: Tensor) -> Tensor:
-            found = self._model.encode_texts(self._model.encode_images(batch))
+            found = self.model.encode_texts(self.model.encode_images(batch))
             return found if found.dim() == 3 else found.expand(len(batch), *found.shape)
 
         return self._of_batches(images, texts, (len(self.classes), width))
@@ -178,8 +180,8 @@ class Classifier:
     @torch.no_grad()
     def _texts_without_image(self) -> Tensor:
         """Class features (K, E), or (1, K, E) where an image, here none, has a part in them."""
-        width = int(self._clip.visual.output_dim)
-        return self._model.encode_texts(torch.zeros(1, width, device=self.device))
+        width = int(self.clip_model.visual.output_dim)
+        return self.model.encode_texts(torch.zeros(1, width, device=self.device))
 
     def with_classes(self, names: Sequence[str]) -> Classifier:
         """A classifier of other classes, by the same prompts and the same CLIP.
@@ -192,14 +194,14 @@ class Classifier:
 
         if isinstance(names, str):
             raise NPTError(f"the class names are one text, {names!r}: give a list of names")
-        classes = Classes(list(names), self._template)
+        classes = Classes(list(names), self.template)
         if not classes.names:
             raise NPTError("there is no class name in the list: give one at least")
         for number, name in enumerate(classes.names):
             if not isinstance(name, str) or not name.strip():
                 raise NPTError(f"class name {number} is {name!r}: it must be a text, not empty")
         warn_of_one_prompt(classes.names)
-        return Classifier(self.run, self._clip, classes, self.device)
+        return Classifier(self.run, self.clip_model, classes, self.device)
 
     def preprocess(self, images: Any) -> Tensor:
         """Images as the encoder takes them, (N, 3, H, W) of float32: `predict` does it itself."""

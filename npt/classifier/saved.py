@@ -84,7 +84,7 @@ class SavedRun:
 
     def checkpoint(self) -> tuple[dict[str, Any], str]:
         """The checkpoint and its path: the best one, else the newest. NPTError if there is none."""
-        from npt.trainers.checkpoints import checkpoint_file, read
+        from npt.trainers.checkpoints import read
 
         if self.is_training and self.record.get("finished") is False:
             warnings.warn(
@@ -92,14 +92,20 @@ class SavedRun:
                 "its command again to finish it",
                 stacklevel=2,
             )
+        path = self.checkpoint_file()
+        return read(path), path
+
+    def checkpoint_file(self) -> str:
+        """The path of the best checkpoint, else of the newest. NPTError if there is none."""
+        from npt.trainers.checkpoints import checkpoint_file
+
         try:
-            path = checkpoint_file(str(self.model / self.method.model_name))
+            return checkpoint_file(str(self.model / self.method.model_name))
         except NPTError as error:
             raise NPTError(
                 f"{self.model} has no model in {self.method.model_name}/: it was deleted or not "
                 "copied, or its training has not come to a first checkpoint"
             ) from error
-        return read(path), path
 
 
 def _method(record: dict[str, Any]) -> type[PromptTrainer]:

@@ -192,7 +192,7 @@ def run(args: argparse.Namespace) -> int:
         raise NPTError(f"--top {args.top}: ask for at least one class")
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise NPTError(f"--threshold {args.threshold}: a probability is from 0 to 1")
-    names = _class_names(args.classes) if args.classes else None
+    names = class_names(args.classes) if args.classes else None
     files = list(named(args.images, sys.stdin))
     from npt.classifier import load
 
@@ -217,7 +217,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_UNREADABLE if failed else 0
 
 
-def _class_names(file: str) -> list[str]:
+def class_names(file: str) -> list[str]:
     """The lines of a file, without empty ones. NPTError if there are none."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")

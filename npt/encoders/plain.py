@@ -112,11 +112,11 @@ def image_features(
     x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(dtype)
     tokens = x.shape[1]
     if ctx is not None:
-        x = torch.cat([x, ctx.type(dtype).expand(len(x), -1, -1)], dim=1)
+        x = torch.cat([x, ctx.type(dtype).expand(x.shape[0], -1, -1)], dim=1)
     x = visual.ln_pre(x)
     for i, layer in enumerate(visual.transformer.resblocks):
         if 0 < i <= len(deep):
-            prompt = deep[i - 1].type(dtype).expand(len(x), -1, -1)
+            prompt = deep[i - 1].type(dtype).expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, :tokens], prompt], dim=1)
         x = layer(x.permute(1, 0, 2)).permute(1, 0, 2)
     return visual.ln_post(x[:, 0]) @ visual.proj
