@@ -2,9 +2,10 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 from npt.datasets import mini, paper
-from npt.datasets.folder import CustomFolder
+from npt.datasets.folder import CustomFolder, CustomTest
 
-DATASETS = {**paper.DATASETS, "CustomFolder": CustomFolder, **mini.DATASETS}
+OWN = {"CustomFolder": CustomFolder, "CustomTest": CustomTest}
+DATASETS = {**paper.DATASETS, **OWN, **mini.DATASETS}
 
 
 def add_to_registry() -> None:

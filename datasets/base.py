@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import reprlib
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,7 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from dassl.data.datasets import DatasetBase, Datum
+from npt.datasets.spelling import Spelling
 from npt.errors import NPTError
+from npt.text_file import read_text
 
 PARTS = ("train", "val", "test")
 CHECKSUM = "sha256"  # entry of a split file made by NPT
@@ -33,23 +37,35 @@ Lists = dict[str, list[Image]]  # by part
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file. ValueError if it is none or nested too deep, OSError."""
+    """The content of a JSON file. OSError; ValueError if it is none, nested too deep, or names a
+    key twice.
+    """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(read_text(file), object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON file. ValueError if it has a key twice, of which JSON keeps the last."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"it has the key {reprlib.repr(twice)} twice")
+    return values
 
 
 def read_split(file: Path) -> Lists:
     """Read a split file {"train" | "val" | "test": [[path, label, class name], ...]}.
 
-    Raises NPTError if the file is missing, has another form, or has an empty list, or was made by
-    NPT (see `splits.save`) and then changed. Warns if it contains a note that it is not the
-    published split.
+    `val` may be empty or missing: there are no validation images. Paths may have the backslashes
+    of Windows, except in a file that was made here. Raises NPTError if the file is missing, has
+    another form, has no images for training or testing, or was made by NPT (see `splits.save`)
+    and then changed. Warns if it contains a note that it is not the published split.
     """
     try:
         listed = read_json(file)
-        lists = {part: _images(listed[part]) for part in PARTS}
+        lists = {part: _images(_list(listed, part)) for part in PARTS}
     except FileNotFoundError as error:
         raise NPTError(
             f"{file} is missing: DATASET.ROOT must be the folder that contains the data sets."
@@ -59,9 +75,12 @@ def read_split(file: Path) -> Lists:
             f"{file} is not a split file ({error}): it must contain lists train, val and test of "
             "[path, label, class name]; download it again."
         ) from error
-    for part in PARTS:
+    for part in ("train", "test"):
         if not lists[part]:
-            raise NPTError(f"{file} lists no images under {part}; download it again.")
+            raise NPTError(
+                f"{file} lists no images under {part}: add some (only val may be empty), or "
+                "download it again."
+            )
     if CHECKSUM in listed and listed[CHECKSUM] != checksum(lists):
         raise NPTError(
             f"{file} was changed after NPT had made it: delete it, and it is made again, or delete "
@@ -69,7 +88,33 @@ def read_split(file: Path) -> Lists:
         )
     if listed.get("note"):
         warnings.warn(readable(f"{file}: {listed['note']}"), stacklevel=2)
-    return lists
+    if CHECKSUM in listed:
+        return lists
+    return {
+        part: [image._replace(path=_portable(image.path)) for image in items]
+        for part, items in lists.items()
+    }
+
+
+def _portable(path: str) -> str:
+    """A path with the slashes of all systems, without "./" at its start."""
+    path = path.replace("\\", "/")
+    while path.startswith("./"):
+        path = path[2:].lstrip("/")
+    return path
+
+
+def _list(listed: Any, part: str) -> Any:
+    """The list of a part; an empty one for a val that is missing or null. ValueError for others."""
+    if not isinstance(listed, dict):
+        raise ValueError(f"{reprlib.repr(listed)} is not an object")
+    if part in listed:
+        return [] if listed[part] is None else listed[part]
+    other = next((key for key in listed if key not in PARTS and isinstance(listed[key], list)), "")
+    if part != "val" or other:
+        instead = f", but a list {reprlib.repr(other)}" if other else ""
+        raise ValueError(f'it has no list "{part}"{instead}')
+    return []
 
 
 def _images(rows: Any) -> list[Image]:
@@ -93,8 +138,13 @@ def _image(row: Any) -> Image:
 
 def whole(value: Any) -> int:
     """A label as an integer. ValueError, TypeError or OverflowError if it is no whole number."""
+    text = isinstance(value, str)
+    number_like = text or hasattr(value, "__int__")  # numbers of JSON, and of MATLAB files
+    written = not text or re.fullmatch(r"\s*-?[0-9]+\s*", value)
+    if isinstance(value, bool) or not number_like or not written:
+        raise ValueError(f"the label {reprlib.repr(value)} is not a whole number")
     number = int(value)
-    if isinstance(value, bool) or (not isinstance(value, str) and number != value):
+    if not text and number != value:
         raise ValueError(f"the label {value!r} is not a whole number")
     if abs(number) >= LARGEST:
         raise ValueError(f"the label {reprlib.repr(number)} is too large")
@@ -136,12 +186,17 @@ def check_classes(lists: Lists, where: Path) -> Counter[int]:
     if any(image.label < 0 for part in PARTS for image in lists[part]):
         raise NPTError(f"A label in {where} is below 0: labels must be 0, 1, 2, ... without gaps.")
     for label, name in {(image.label, image.classname) for part in PARTS for image in lists[part]}:
-        if not name.strip():
+        if not name.replace("_", " ").strip():  # as it is written in a prompt
             raise NPTError(f"Label {label} has no class name in {where}: add one.")
         if readable(name) != name:
             raise NPTError(
                 f"The name {readable(name)} of label {label} in {where} is not a text that CLIP "
                 "can read: rename the class."
+            )
+        if any(unicodedata.category(c) == "Cc" and c != "\t" for c in name):
+            raise NPTError(
+                f"The name {reprlib.repr(name)} of label {label} in {where} contains a control "
+                "character, which CLIP does not read: rename the class."
             )
         if names.setdefault(label, name) != name:
             both = " and ".join(sorted(f'"{n}"' for n in (name, names[label])))
@@ -174,16 +229,43 @@ def warn_of_duplicates(lists: Lists, where: Path) -> None:
             )
 
 
+def why_missing(path: str, listed: str, where: str) -> str:
+    """Why there is no image at `path`, which `where` lists as `listed`, in a sentence."""
+    what = readable(path)
+    if re.match(r"[A-Za-z]:|[\\/]", listed):
+        return (
+            f"{where} lists {readable(listed)}, a full path, but there is no such file here: list "
+            "paths below the folder of the images."
+        )
+    if os.path.isdir(path):
+        return f"{where} lists {what}, which is a folder and not an image: rename it."
+    if os.path.islink(path):
+        return (
+            f"{what} is a link to {readable(os.path.realpath(path))}, where there is no image: "
+            "mend or remove the link."
+        )
+    return (
+        f"{what} is missing, although {where} lists it: unpack its images again "
+        "(`python -m npt.data check` finds all missing images)."
+    )
+
+
 def class_numbers(labels: Iterable[int], which: str) -> dict[int, int]:
     """Old label -> new label of the selected classes, which are numbered from 0.
 
     which: "base" (first half of the labels, rounded up), "new" (the rest), or "all" (unchanged).
     This is the protocol of base-to-new generalisation (Zhou et al. 2022, CoCoOp, section 4.1).
+    NPTError for the new half of one class, which is empty.
     """
     ordered = sorted(set(labels))
     if which == "all":
         return {label: label for label in ordered}
     half = math.ceil(len(ordered) / 2)
+    if which == "new" and half == len(ordered):
+        raise NPTError(
+            f"DATASET.SUBSAMPLE_CLASSES is new, the second half of the classes, but there is only "
+            f"{len(ordered)} class, which is in the first half: use all or base, or add classes."
+        )
     print(f"SUBSAMPLE {which.upper()} CLASSES!")
     return {
         label: k for k, label in enumerate(ordered[:half] if which == "base" else ordered[half:])
@@ -219,7 +301,9 @@ class ListedDataset(DatasetBase):
                 lists[part] = draw(lists[part], num_shots=min(cfg.DATASET.NUM_SHOTS, limit))
         numbers = class_numbers(frequency, cfg.DATASET.SUBSAMPLE_CLASSES)
         distinct = {id(items): items for items in lists.values()}  # two parts may share a list
-        data = {key: self._data(items, numbers) for key, items in distinct.items()}
+        spelling = Spelling(folder / self.images)
+        data = {key: self._data(items, numbers, spelling) for key, items in distinct.items()}
+        spelling.warn()
         train_x, val, test = (data[id(lists[part])] for part in PARTS)
         super().__init__(train_x=train_x, val=val or None, test=test)
         self.class_frequency = {new: frequency[old] for old, new in numbers.items()}
@@ -229,7 +313,9 @@ class ListedDataset(DatasetBase):
         """All images in `folder`, by part. NPTError if files are missing or invalid."""
         raise NotImplementedError(f"{cls.__name__} does not define lists().")
 
-    def _data(self, items: Iterable[Image], numbers: Mapping[int, int]) -> list[Datum]:
+    def _data(
+        self, items: Iterable[Image], numbers: Mapping[int, int], spelling: Spelling
+    ) -> list[Datum]:
         """The images of the classes in `numbers`, under their new labels."""
         images = os.path.join(self.dataset_dir, self.images)
         data = []
@@ -238,12 +324,13 @@ class ListedDataset(DatasetBase):
                 continue
             path = os.path.join(images, item.path)
             try:
-                data.append(Datum(path, numbers[item.label], classname=item.classname))
+                datum = Datum(path, numbers[item.label], classname=item.classname)
             except (FileNotFoundError, AssertionError) as error:  # the second: upstream Dassl
-                raise NPTError(
-                    f"{readable(path)} is missing, although {type(self).__name__} lists it: unpack "
-                    "its images again (`python -m npt.data check` finds all missing images)."
-                ) from error
+                found = spelling.find(item.path)
+                if found is None:
+                    raise NPTError(why_missing(path, item.path, type(self).__name__)) from error
+                datum = Datum(str(found), numbers[item.label], classname=item.classname)
+            data.append(datum)
         return data
 
     def locate(self, cfg: Any) -> Path:

@@ -11,6 +11,7 @@ from npt.datasets.base import ListedDataset, Lists
 from npt.datasets.catalog import CLASSNAMES, Row
 from npt.datasets.listing import labelled, numbered, remembered, scan
 from npt.errors import NPTError
+from npt.text_file import read_text
 
 
 def read_classnames(file: Path) -> dict[str, str]:
@@ -25,11 +26,13 @@ def read_classnames(file: Path) -> dict[str, str]:
         )
     names: dict[str, str] = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise NPTError(f"{file} cannot be read as a text ({error}): download it again.") from error
+        lines = read_text(file).split("\n")
+    except (ValueError, OSError) as error:
+        raise NPTError(
+            f"{file} cannot be read as a text ({error}): mend or download it."
+        ) from error
     for number, line in enumerate(lines, start=1):
-        wnid, _, name = line.strip().partition(" ")
+        wnid, _, name = line.strip().replace("\t", " ").partition(" ")
         if wnid and not name.strip():
             raise NPTError(f"{file} has no class name after {wnid} in line {number}: add it.")
         if wnid:

@@ -14,7 +14,8 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ SUFFIXES = (
 )
 CLOCK_NS = 2_000_000_000  # coarsest resolution of modification times in file systems
 
+PASSED_OVER = {  # files and folders that systems and programs leave; in small letters
+    *("__macosx", ".ds_store", ".ipynb_checkpoints", "@eadir", "$recycle.bin", "lost+found"),
+    *("system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+}
+
 Tree = dict[str, list[str]]  # class folder -> its images, both sorted
 Listing = dict[str, list[Any]]  # class folder -> [modification time in ns, "image/image/..."]
 
@@ -39,26 +45,52 @@ def scan(tree: Path) -> Tree:
     """The images of each class folder; hidden files and folders are skipped.
 
     Sorted, because the few-shot draw depends on the order, and disks list files in different
-    orders. Warns about files without an image suffix. NPTError if there is no class folder.
+    orders. Warns about files without an image suffix, and images at other places than in a class
+    folder; prints what systems have left there. NPTError if there is no class folder.
     """
     others: list[str] = []
     images = {name: _images(tree / name, others) for name in class_folders(tree)}
-    _warn(others, tree)
+    remark(tree, images, others)
     return images
 
 
+def remark(tree: Path, used: Collection[str], others: Iterable[str] = ()) -> None:
+    """Say what there is in `tree` beside the folders that are used, and `others` in them."""
+    _warn([*others, *(name for name in _names(tree) if name not in used)], tree)
+
+
 def class_folders(tree: Path) -> list[str]:
-    """The names of the folders in `tree`, sorted. NPTError if there are none."""
+    """The names of the folders in `tree`, sorted, but those PASSED_OVER. NPTError without any."""
     if not tree.is_dir():
         raise NPTError(f"{tree} is missing: it must contain one folder of images for each class.")
-    try:
-        with os.scandir(tree) as entries:
-            folders = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-    except OSError as error:
-        raise _not_listed(tree, error) from error
+    folders = folders_in(tree)
     if not folders:
         raise NPTError(f"{tree} has no folders: sort the images into one folder for each class.")
     return folders
+
+
+def folders_in(place: Path) -> list[str]:
+    """As `class_folders`, but there may be none."""
+    try:
+        with os.scandir(place) as entries:
+            return sorted(e.name for e in entries if not _is_hidden(e.name) and e.is_dir())
+    except OSError as error:
+        raise _not_listed(place, error) from error
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in PASSED_OVER
+
+
+def images_below(folder: Path) -> dict[str, int]:
+    """The number of images in `folder` (".") and in each folder at any depth in it, by its path."""
+    found = {}
+    for place, inside, names in os.walk(folder):
+        inside[:] = sorted(name for name in inside if not _is_hidden(name))
+        number = sum(not _is_hidden(n) and n.lower().endswith(SUFFIXES) for n in names)
+        if number:
+            found[os.path.relpath(place, folder)] = number
+    return found
 
 
 def numbered(folders: Iterable[str]) -> dict[str, int]:
@@ -80,7 +112,7 @@ def labelled(
         if folder not in labels:
             raise NPTError(f"{where / folder} is not among the training classes: remove it.")
         if not files:
-            raise NPTError(f"{where / folder} contains no image: add some, or remove the folder.")
+            raise NPTError(_why_empty(where / folder))
     was_enabled = gc.isenabled()
     gc.disable()  # searching a million new tuples for cycles takes longer than making them
     try:
@@ -129,15 +161,30 @@ def cache_files(tree: Path, home: Path) -> list[Path]:
 
 
 def _images(folder: Path, others: list[str]) -> list[str]:
-    """The files with an image suffix in `folder`, sorted; other files are added to `others`."""
+    """The files with an image suffix in `folder`, sorted; all others are added to `others`."""
+    names = _names(folder)
+    images = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
+    if len(images) < len(names):
+        known = set(images)
+        others += [f"{folder.name}/{name}" for name in names if name not in known]
+    return images
+
+
+def _names(folder: Path) -> list[str]:
+    """All that is in a folder, sorted; of what is hidden only what is PASSED_OVER."""
     try:
-        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        return sorted(
+            name
+            for name in os.listdir(folder)
+            if not name.startswith(".") or _is_left_by_system(name)
+        )
     except OSError as error:
         raise _not_listed(folder, error) from error
-    images = [name for name in names if name.lower().endswith(SUFFIXES)]
-    if len(images) < len(names):
-        others += [f"{folder.name}/{n}" for n in names if not n.lower().endswith(SUFFIXES)]
-    return images
+
+
+def _is_left_by_system(name: str) -> bool:
+    """Whether systems leave it; ._photo.jpg has what macOS knows about photo.jpg."""
+    return name.casefold() in PASSED_OVER or name.startswith("._")
 
 
 def _not_listed(folder: Path, error: OSError) -> NPTError:
@@ -146,13 +193,60 @@ def _not_listed(folder: Path, error: OSError) -> NPTError:
     )
 
 
-def _warn(others: list[str], tree: Path) -> None:
-    if others:
-        warnings.warn(
-            f"{len(others):,} files in {tree} have no image suffix, such as "
-            f"{readable(others[0])}: they are ignored.",
-            stacklevel=3,
-        )
+def _why_empty(folder: Path) -> str:
+    """Why a class folder has no image, in a sentence."""
+    deeper = images_below(folder)
+    if not deeper:
+        return f"{folder} contains no image: add some, or remove the folder."
+    inner, number = next(iter(deeper.items()))
+    return (
+        f"{folder} contains no image itself, but folders in it do, such as {readable(inner)} with "
+        f"{number:,}: move the images up into {folder.name}, or, if the folders in it are the "
+        f"classes, set --root to {folder}."
+    )
+
+
+SENTENCES = {  # what `_kind` finds beside class folders and the images in them
+    "file": "files in {tree} have no image suffix, such as {first}: they are ignored.",
+    "loose": (
+        "images lie in {tree} itself, such as {first}: they belong to no class and are ignored; "
+        "move them into the folder of their class."
+    ),
+    "folder": (
+        "folders inside class folders of {tree} contain images, such as {first}: those are "
+        "ignored; move them up into the class folder."
+    ),
+    "link": "links in {tree} lead nowhere, such as {first}: they are ignored.",
+}
+
+
+def _kind(place: Path, inside: bool) -> str:
+    """A key of SENTENCES, "left" or "" for what needs no remark. inside: in a class folder"""
+    if _is_left_by_system(place.name):
+        return "left"
+    if place.is_dir():
+        return "folder" if images_below(place) else ""
+    if place.is_symlink() and not place.exists():
+        return "link"
+    if place.name.lower().endswith(SUFFIXES):
+        return "loose"
+    return "file" if inside else ""  # beside class folders there may be a list of their names
+
+
+def _warn(others: Iterable[str], tree: Path) -> None:
+    """Say what there is beside class folders and the images in them. `others`: below `tree`."""
+    found: dict[str, list[str]] = {}
+    for name in others:
+        found.setdefault(_kind(tree / name, "/" in name), []).append(name)
+    left = Counter(os.path.basename(name).strip() for name in found.get("left", ()))
+    if left:
+        few = [f"{name} ({number:,})" for name, number in left.most_common(3)]
+        more = [f"{len(left) - len(few):,} other names"] if len(left) > len(few) else []
+        print(f"Passed over in {tree}: {readable(', '.join(few + more))}")
+    for kind, sentence in SENTENCES.items():
+        if names := found.get(kind):
+            said = sentence.format(tree=tree, first=readable(names[0]))
+            warnings.warn(f"{len(names):,} {said}", stacklevel=3)
 
 
 def _read(file: Path) -> Listing:

@@ -34,6 +34,7 @@ from npt.datasets.catalog import Row
 from npt.datasets.listing import labelled, numbered, scan
 from npt.errors import NPTError
 from npt.files import write_json
+from npt.text_file import read_lines
 
 SEED = 1  # part of every hash
 NOTE = "this split was made by NPT; results on it are not comparable with published ones."
@@ -130,7 +131,7 @@ def _pets(row: Row, folder: Path) -> Lists:
 
     def read(name: str) -> list[Image]:
         found = []
-        for line in _lines(folder / name):
+        for line in read_lines(folder / name):
             if not line.startswith("#"):
                 stem, number, *_ = line.split()
                 breed = stem.rpartition("_")[0].lower()
@@ -169,10 +170,10 @@ def _flowers(row: Row, folder: Path) -> Lists:
 def _aircraft(row: Row, folder: Path) -> Lists:
     """Lines "<number> <class name>"; variants.txt lists the class names in label order."""
     variants, *parts = (folder / name for name in row.needs)
-    labels = {name: label for label, name in enumerate(_lines(variants))}
+    labels = {name: label for label, name in enumerate(read_lines(variants))}
 
     def read(file: Path) -> list[Image]:
-        pairs = (line.split(" ", 1) for line in _lines(file))
+        pairs = (line.split(" ", 1) for line in read_lines(file))
         return [Image(f"{number}.jpg", labels[name], name) for number, name in pairs]
 
     return dict(zip(PARTS, map(read, parts), strict=True))
@@ -181,11 +182,11 @@ def _aircraft(row: Row, folder: Path) -> Lists:
 def _sun(row: Row, folder: Path) -> Lists:
     """Lines "/a/<scene>/<kind>/<image>.jpg"; the class name is "<kind> <scene>"."""
     classes, train, test = (folder / name for name in row.needs)
-    labels = {name: label for label, name in enumerate(_lines(classes))}
+    labels = {name: label for label, name in enumerate(read_lines(classes))}
 
     def read(file: Path) -> list[Image]:
         found = []
-        for line in _lines(file):
+        for line in read_lines(file):
             scene = line.rpartition("/")[0]
             words = scene.split("/")[2:]
             found.append(Image(line[1:], labels[scene], " ".join(reversed(words))))
@@ -197,12 +198,12 @@ def _sun(row: Row, folder: Path) -> Lists:
 def _ucf(row: Row, folder: Path) -> Lists:
     """Lines "<ActionName>/<video>.avi"; the middle frame is Action_Name/<video>.jpg."""
     actions, train, test = (folder / name for name in row.needs)
-    pairs = (line.split() for line in _lines(actions))
+    pairs = (line.split() for line in read_lines(actions))
     labels = {action: whole(number) - 1 for number, action in pairs}
 
     def read(file: Path) -> list[Image]:
         found = []
-        for line in _lines(file):
+        for line in read_lines(file):
             action, video = line.split()[0].split("/")
             name = "_".join(re.findall("[A-Z][^A-Z]*", action))
             frame = video.removesuffix(".avi") + ".jpg"
@@ -210,11 +211,6 @@ def _ucf(row: Row, folder: Path) -> Lists:
         return found
 
     return held_out(read(train), read(test))
-
-
-def _lines(file: Path) -> list[str]:
-    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line]
 
 
 # In a process of its own, because scipy may crash on a damaged file.

@@ -287,6 +287,8 @@ class Measured(TrainerX):
         """
         self._measure_validation = None
         known = self._measure_knows_classes() and tests_by_inference(type(self))
+        if self.val_loader is None and known:
+            print("There are no validation images, so no temperature is fitted (no ece_scaled)")
         if self.val_loader is None or not known or not apart(self.dm.dataset):
             return None
         try:

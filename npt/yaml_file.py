@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from npt.errors import NPTError
+from npt.text_file import read_text
 
 BYTES = 100_000  # of a file
 NODES = 10_000  # of a file, each counted as often as the file refers to it
@@ -25,8 +26,8 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     if path.stat().st_size > BYTES:
         raise NPTError(f"the file {path} is larger than {BYTES:,} bytes: it has no {what}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
+        text = read_text(path)
+    except ValueError as error:
         raise NPTError(f"the file {path} is not valid yaml: {error}") from error
     values = read_value(text, f"the file {path}")
     if values is not None and not isinstance(values, dict):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from npt.errors import NPTError, report
 from npt.flags import Parser
+from npt.text_file import read_lines
 
 if TYPE_CHECKING:
     from npt.classifier import Classifier
@@ -220,10 +221,9 @@ def run(args: argparse.Namespace) -> int:
 def class_names(file: str) -> list[str]:
     """The lines of a file, without empty ones. NPTError if there are none."""
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
+        names = read_lines(Path(file))
     except (OSError, ValueError) as error:
-        raise NPTError(f"{file} (--classes) cannot be read as a text in UTF-8: {error}") from error
-    names = [line.strip() for line in text.splitlines() if line.strip()]
+        raise NPTError(f"{file} (--classes) cannot be read as a text: {error}") from error
     if not names:
         raise NPTError(f"{file} (--classes) has no class name: write one on each line")
     return names

@@ -13,6 +13,7 @@ from npt.data.deep import Place, examine_all, remarks
 from npt.data.sources import Piece, pieces
 from npt.datasets.base import PARTS, check_classes
 from npt.datasets.catalog import Row
+from npt.datasets.spelling import Spelling
 from npt.errors import NPTError
 
 OWN_KIND = "own"
@@ -128,9 +129,15 @@ def _listed(report: Report, folder: Path, tree: Path) -> dict[str, Place]:
         for image in lists[part]:  # one that is listed twice has the first of its places
             places.setdefault(os.path.join(tree, image.path), Place(part, image.classname))
     if row.kind == "split":
-        report.missing = [path for path in places if not os.path.isfile(path)]
-        for path in report.missing:
-            del places[path]
+        absent, spelling = [path for path in places if not os.path.isfile(path)], Spelling(tree)
+        for path in absent:
+            place, found = places.pop(path), spelling.find(os.path.relpath(path, tree))
+            if found is None:
+                report.missing.append(path)
+            else:
+                places.setdefault(str(found), place)
+        if spelling.note:
+            report.notes.append(spelling.note)
     if own:
         return places
     if report.images != row.counts and report.has_split:

@@ -21,6 +21,7 @@ from npt.datasets.catalog import CATALOG, Mirror, Row
 from npt.download import Unavailable, digest, fetch, has_checksum
 from npt.errors import NPTError
 from npt.files import locked, read_record, write_record
+from npt.text_file import read_lines
 
 RECORD = "prepared.json"  # addresses, sizes and checksums of the downloads of a data set
 NONE_OF_A_PART = "a part of an archive; its CRC in there and its form were checked"
@@ -202,7 +203,7 @@ def _check_form(file: Path, piece: Piece) -> None:
                 not file.name.startswith("split_") or {"train", "val", "test"} <= set(content)
             )
         else:  # ImageNet's class names
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = read_lines(file)
             valid = bool(lines) and all(re.match(r"n\d{8} \S", line) for line in lines)
     except ValueError:
         valid = False

@@ -109,7 +109,7 @@ def test_a_class_may_be_named_train(tmp_path):
     assert load(tmp_path).classnames == ["train", "tram"]
 
 
-@pytest.mark.parametrize("name", ["valid", "notes"])
+@pytest.mark.parametrize("name", ["images", "notes"])
 def test_another_folder_beside_the_parts_is_an_error(parts, name):
     put(parts / name, SIZES)
     with pytest.raises(NPTError, match=rf"/{name} is beside train/"):
@@ -240,7 +240,7 @@ def test_names_of_undecodable_bytes(tree):
 
 def test_a_folder_with_the_name_of_an_image_is_an_error(tree):
     (tree / "bus" / "x.jpg").mkdir()
-    with pytest.raises(NPTError, match=r"bus/x\.jpg is missing"):
+    with pytest.raises(NPTError, match=r"bus/x\.jpg, which is a folder"):
         load(tree)
 
 

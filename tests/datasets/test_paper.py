@@ -485,9 +485,9 @@ def _drop(rows, label):
      (lambda s: _rename(s["test"], 3, "Motorway"),
       'Label 3 has the names "Highway or Road" and "Motorway"'),
      (lambda s: s["train"].append(["x.jpg", -1, "x"]), "is below 0"),
-     (lambda s: s.pop("val"), "is not a split file"),
+     (lambda s: s.pop("test"), 'it has no list "test"'),
      (lambda s: s["train"].append([7, 1, "Forest"]), "is not a split file"),
-     (lambda s: s["val"].clear(), "lists no images under val")],
+     (lambda s: s["test"].clear(), "lists no images under test")],
 )  # fmt: skip
 def test_errors_in_a_split_file(faulty, change, message):
     with pytest.raises(NPTError, match=re.escape(message)) as error:
