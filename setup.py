@@ -86,6 +86,7 @@ setup(
         "export": ["onnx>=1.14", "onnxruntime>=1.16", "safetensors"],  # npt export
         "mat": ["scipy"],  # to make a split of StanfordCars or OxfordFlowers, from MATLAB files
         "cluster": ["submitit>=1.5"],  # python -m npt.experiments ... --slurm
+        "wandb": ["wandb>=0.17"],  # TRAIN.WANDB
         "test": [
             "pytest>=7",
             "pytest-xdist>=3",

@@ -63,6 +63,15 @@ EACH_ONCE = Check(
     lambda value: is_text(value) and value not in NOT_ONCE,
     "SequentialSampler or RandomSampler: a test sees each image once",
 )
+PROJECT = Check(
+    lambda value: (
+        is_text(value)
+        and len(value) <= 128
+        and not set(value) & set("/\\#?%:")
+        and value.lower() not in ("true", "false")
+    ),
+    r"the name of a project (128 characters, without / \ # ? % :), or empty",
+)
 
 KEYS: dict[str, Key] = {
     "TRAINER.NPT.E_W": Key(1.0, "squared length of text features in L_LC and L_MI", LENGTH),
@@ -114,6 +123,12 @@ KEYS: dict[str, Key] = {
         "turn images as their cameras noted in EXIF; on in custom_folder.yaml, and off for the "
         "papers' data sets, whose published figures are of images as they are stored",
     ),
+    "TRAIN.WANDB": Key(
+        "",
+        "project of Weights & Biases that gets the scalars and results of a training, if wandb is "
+        "installed (docs/progress.md); empty: none",
+        PROJECT,
+    ),
     # Keys of the engine, with what our trainers take of them.
     "DATALOADER.TEST.SAMPLER": Key("SequentialSampler", "the order of test images", EACH_ONCE),
     "INPUT.NO_TRANSFORM": Key(
@@ -133,7 +148,7 @@ RULES: list[Callable[[CfgNode], None]] = []  # further checks of a config that i
 # Only these are checked for every trainer. The others belong to our own trainers, which check
 # them: a host may give the same name another meaning.
 OF_ANY_TRAINER = (
-    *("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE", "INPUT.EXIF_ROTATE"),
+    *("TRAINER.NPT.", "MODEL.", "DATASET.IMBALANCE", "INPUT.EXIF_ROTATE", "TRAIN.WANDB"),
     *("DATALOADER.TRAIN_X.", "DATALOADER.TEST."),
 )
 MISSING = object()

@@ -26,6 +26,7 @@ FREE = {
     "DATALOADER.NUM_WORKERS",
     "TRAIN.CHECKPOINT_FREQ",
     "TRAIN.PRINT_FREQ",
+    "TRAIN.WANDB",
     "TEST.COMPUTE_CMAT",
     "TEST.PER_CLASS_RESULT",
     "TEST.SPLIT",  # every split has figures of its own

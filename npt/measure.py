@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from npt import bars, engine, identity, results
+from npt import bars, engine, identity, results, tracking
 from npt.calibration import Scaling
 from npt.class_names import check_names, warn_of_one_prompt
 from npt.course import Course, Entry
@@ -133,6 +133,11 @@ class Measured(TrainerX):
         self._measure_test_seconds = 0.0
         self._measure_start = time.perf_counter()
         self.write_result()  # so that the folder says from now on which run it has
+        return value
+
+    def init_writer(self, *args: Any, **kwargs: Any) -> Any:
+        value = super().init_writer(*args, **kwargs)
+        tracking.track(self)  # on an installed Dassl; the embedded engine has done it
         return value
 
     def after_epoch(self, *args: Any, **kwargs: Any) -> Any:
@@ -415,6 +420,7 @@ class Measured(TrainerX):
         self.results[name] = figures
         self._measure_per_class[name] = recorder.per_class(list(self.dm.dataset.classnames))
         self._measure_confusion[name] = recorder.confusion()
+        tracking.add_results(self, name, figures)
         if show:
             results.print_results(figures)
             nothing = (

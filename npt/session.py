@@ -21,7 +21,7 @@ from npt.files import locked, remove_leftovers
 from npt.names import trainer_name
 
 OF_A_RUN = re.compile(  # the names of files that a run writes
-    r"result\.json|result-.+-[0-9a-f]{8}\.json|log\.txt(-[-0-9]+)?"
+    r"result\.json|result-.+-[0-9a-f]{8}\.json|log\.txt(-[-0-9]+)?|wandb-id\.txt"
     r"|model-best\.pth\.tar|model\.pth\.tar-\d+|checkpoint"
     r"|epoch\d+-batch\d+\.pth\.tar|events\.out\.tfevents\..*|view\.html"
 )

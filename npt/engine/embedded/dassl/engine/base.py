@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,6 @@ class TrainerBase:
     def stop_if_requested(self) -> None:
         """Raise SystemExit if a signal has asked the run to stop; the progress must be saved."""
         if self.stop_requested:
-            self.close_writer()
             print(f"Stopped by {self._stop.signal}: the same command goes on from this point")
             raise SystemExit(self._stop.exit_code)
 
@@ -273,7 +272,9 @@ class TrainerBase:
     # ---------------------------------------------------------------------------- TensorBoard
 
     def init_writer(self, log_dir: str) -> None:
-        """Open a TensorBoard event file in `log_dir`, unless one is open."""
+        """Open a TensorBoard event file in `log_dir`, unless one is open; and TRAIN.WANDB's run."""
+        from npt import tracking  # not at the top: npt imports dassl
+
         if self._writer is not None:
             return
         writer = summary_writer()
@@ -282,6 +283,7 @@ class TrainerBase:
         else:
             print(f"Initialize tensorboard (log_dir={log_dir})")
         self._writer = writer(log_dir=log_dir)
+        tracking.track(self)
 
     def close_writer(self) -> None:
         if self._writer is not None:
@@ -289,7 +291,7 @@ class TrainerBase:
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a number to TensorBoard, if an event file is open."""
+        """Write a number to TensorBoard, if an event file is open, and to TRAIN.WANDB's run."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
@@ -306,7 +308,8 @@ class TrainerBase:
 
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
-        with self._folder_locked():
+        with self._folder_locked(), ExitStack() as at_end:
+            at_end.callback(self.close_writer)
             self.before_train()
             if self._resumed_random is not None:
                 # before_train of a subclass may have used the generators after they were restored.
