@@ -155,8 +155,10 @@ def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
             rgb = _of_deep_grey(image, stated)
         elif ";16" in raw and raw.startswith(("RGB", "LA")):
             rgb = _of_deep_colours(image, raw, stated)
-        elif max(getattr(image, "tag_v2", {}).get(BITS, (8,))) > 8 and ";16" not in raw:
+        elif raw and _bits(image) > 8 and ";16" not in raw:
             raise _Refused("Pillow reads its bytes in a wrong order", SAVE_PLAIN)
+        elif not raw and _bits(image) > 8 and stated not in (None, OF_16_BITS):
+            raise _Refused("it was loaded, which has cut its values to 8 bits", "give its path")
         else:
             rgb = image.convert("RGB")
         turn = TURNS.get(orientation(image)) if upright else None
@@ -235,6 +237,11 @@ def _stated_range(image: Image.Image) -> Range | None:
     return (0.0, 2.0**bits - 1) if 8 < bits < 16 else None
 
 
+def _bits(image: Image.Image) -> int:
+    """The bits of a channel of a TIFF; 8 for other formats."""
+    return max(getattr(image, "tag_v2", {}).get(BITS, (8,)))
+
+
 def _number(tags: Any, names: tuple[int, ...]) -> float | None:
     for name in names:
         value = tags.get(name)
@@ -290,7 +297,7 @@ def _of_deep_colours(image: Image.Image, raw: str, stated: Range | None) -> Imag
     upper = image.convert("RGB")
     extrema: Any = upper.getextrema()
     brightest = max(high for _, high in extrema)
-    if stated is None and brightest >= 256 // DARK:
+    if stated in (None, OF_16_BITS) and brightest >= 256 // DARK:
         return upper
     values = np.asarray(upper).astype(np.uint16) << 8 | _lower_bytes(image, raw)
     stated = _range(image, values, stated)
@@ -356,7 +363,8 @@ def _to_8_bits(values: Any, stated: Range | None, usual: Range, advice: str) -> 
     least, most = float(values.min()), float(values.max())
     if not np.isfinite([least, most]).all():
         raise _Refused("it has values that are infinite or no numbers", advice)
-    if not low <= least <= most <= high:
+    margin = (high - low) / 510  # half a level of 8 bits: what resizing makes of 1 is 1.0001
+    if not low - margin <= least <= most <= high + margin:
         raise _Refused(
             f"its values go from {least:g} to {most:g}, where {low:g} is black and {high:g} white",
             advice,

@@ -141,7 +141,7 @@ BAD = {
     "12-bit colours": (colours(of_bits(12)), {"photometric": 2}, "largest value is 4095"),
     "10-bit colours": (colours(of_bits(8)), {"photometric": 2}, "largest value is 255"),
     "16 bits in 32": (of_bits(16).astype(np.uint32), {"bits": 32}, "largest value is 65535"),
-    "negative": (of_bits(15).astype(np.int16) - 9, {"sample_format": 2}, "go from -9 to"),
+    "negative": (of_bits(15).astype(np.int16) - 900, {"sample_format": 2}, "go from -900 to"),
     "beyond": (of_bits(12), {"_341": (3, (1000,))}, "to 4095, where 0 is black and 1000 white"),
     "no range": (of_bits(16), {"_341": (3, (0,))}, "states a range from 0 to 0"),
     "HDR": (RAMP.astype(np.float32) * 7.5, {"bits": 32, "sample_format": 3}, "from 0 to 7.5"),
@@ -251,6 +251,7 @@ def test_damaged_exif_does_not_make_an_image_unreadable(tmp_path, content):
         RAMP,
         colours(RAMP.astype(np.float32)),
         np.asfortranarray(colours(RAMP.astype(np.float32))),
+        RAMP * 1.0002 - 0.0001,
     ],
 )
 def test_arrays(array):
@@ -278,6 +279,25 @@ def test_an_array_of_bool_is_black_and_white():
 def test_an_array_that_does_not_say_what_is_white_is_refused(array, reason):
     with pytest.raises(UnreadablePicture, match=reason):
         read_picture(array)
+
+
+def test_a_tiff_that_states_all_of_its_16_bits_has_the_pixels_that_pillow_gives(tmp_path):
+    values = colours(of_bits(16))
+    file = write_tiff(tmp_path / "a.tif", values, photometric=2, _281=(3, (65535,) * 3))
+    np.testing.assert_array_equal(np.asarray(read_picture(file)), values >> 8)
+
+
+def test_a_tiff_that_the_caller_has_loaded(tmp_path):
+    plain = write_tiff(tmp_path / "a.tif", colours(of_bits(16)), photometric=2)
+    twelve = colours(of_bits(12))
+    stated = write_tiff(tmp_path / "b.tif", twelve, photometric=2, _281=(3, (4095,) * 3))
+    with Image.open(plain) as image:
+        image.load()
+        assert_is_the_ramp(image)
+    with Image.open(stated) as image:
+        assert_is_the_ramp(image)  # loads it
+        with pytest.raises(UnreadablePicture, match=r"b\.tif.*give its path"):
+            read_picture(image)
 
 
 def test_a_deep_pil_image_in_memory():
