@@ -166,7 +166,10 @@ def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """The orientation that EXIF notes, 1 (upright) to 8; 1 if there is none or it is damaged."""
+    """The orientation that EXIF notes, 1 (upright) to 8; 1 if there is none or it is damaged.
+
+    It may load the image, so `to_rgb` comes first.
+    """
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # Pillow raises many types on damaged EXIF

@@ -49,8 +49,9 @@ def examine(path: str, upright: bool) -> Facts:
     """Decode an image. upright: turn it by its EXIF data."""
     try:
         with open_picture(path) as image:
-            deep, turned = is_deep(image), orientation(image) != 1
+            deep = is_deep(image)
             rgb = to_rgb(image, upright)
+            turned = orientation(image) != 1  # last: it may load the image
     except UnreadablePicture as error:
         return Facts(str(error))
     digest = hashlib.blake2b(repr(rgb.size).encode(), digest_size=16)

@@ -7,6 +7,7 @@ import shutil
 import layouts
 import numpy as np
 import pytest
+from image_files import write_png
 from PIL import Image
 
 from npt.data.__main__ import main
@@ -181,8 +182,10 @@ def test_deep_names_images_that_cannot_be_read(mine, capsys):
     (mine / "test" / "bee" / "9.png").write_bytes(b"<html>404</html>")
     dark = np.full((40, 40), 900, np.uint16)
     Image.fromarray(dark).save(mine / "train" / "ant" / "0.png")
+    write_png(mine / "train" / "ant" / "2.png", np.dstack([dark] * 3), 2)
     code, out = checked(capsys, mine, "--deep")
-    assert code == 1 and row(out, "CustomFolder")[-1] == "2"
+    assert code == 1 and row(out, "CustomFolder")[-1] == "3"
+    assert re.search(r'ant/2.png" cannot be read \(its largest value is 900 of 65535', out)
     assert re.search(r'bee/9.png" cannot be read \(it is a web page\)', out)
     assert re.search(r'ant/0.png" cannot be read \(its largest value is 900 of 65535', out)
 
