@@ -11,6 +11,7 @@ from PIL import Image
 
 from dassl.data.data_manager import DatasetWrapper
 from npt.encoders.memory import free_bytes
+from npt.pictures import UnreadablePicture, open_picture
 
 UPRIGHT, ON_ITS_SIDE = 1, 2  # ... as stored; with width and height of the file exchanged
 MAX_IMAGES = 20_000  # more are not few-shot data, and reading their sizes alone would take long
@@ -48,9 +49,9 @@ class Decoded:
         end = len(paths)  # the first bytes say whether an image is stored, and its orientation
         for number, path in enumerate(paths):
             try:
-                with Image.open(path) as image:
+                with open_picture(path) as image:
                     width, height = image.size
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            except UnreadablePicture:
                 continue  # `read` will raise
             if end + 3 * width * height > room:
                 break
