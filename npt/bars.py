@@ -11,6 +11,7 @@ most, because reading one waits for the device. TQDM_DISABLE=1 switches bars off
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -119,9 +120,14 @@ def _above(bars: Sequence[_Bar]) -> Iterator[None]:
     The log file of the engine's Logger gets it at once: its console is replaced, not the Logger.
     """
     logger = hasattr(sys.stdout, "console")
-    stdout: tuple[Any, str] = (sys.stdout, "console") if logger else (sys, "stdout")
+    handlers = [x for x in logging.root.handlers if getattr(x, "stream", None) is sys.stderr]
+    places: list[tuple[Any, str, re.Pattern[str]]] = [
+        (sys.stdout, "console", REDRAWN) if logger else (sys, "stdout", REDRAWN),
+        *((handler, "stream", OF_TQDM) for handler in handlers),
+        (sys, "stderr", OF_TQDM),
+    ]
     replaced = []
-    for (owner, name), passed in ((stdout, REDRAWN), ((sys, "stderr"), OF_TQDM)):
+    for owner, name, passed in places:
         stream = _Above(getattr(owner, name), bars, passed)
         setattr(owner, name, stream)
         replaced.append((owner, name, stream))

@@ -118,11 +118,16 @@ def test_no_bars_unless_both_streams_are_terminals(pipe):
 
 def test_what_is_printed_meanwhile_is_whole_and_in_order(tmp_path):
     code = """
+import logging
+
+logging.basicConfig(format="logged %(message)s")
+
 def say():
     at = f"{trainer.epoch} {trainer.batch_idx}"
     print("out", end=" "); print(at)
     print("err", at, file=sys.stderr)
     warnings.warn(f"warned {at}")
+    logging.warning(at)
     print("two\\nlines")
 
 train(trainer, say)
@@ -133,7 +138,7 @@ print("no end", end=""); sys.stdout.flush(); print()
     expected = []
     for at in (f"{e} {b}" for e in range(3) for b in range(4)):
         expected += [f"out {at}", f"err {at}", f"UserWarning: warned {at}"]
-        expected += ["two", "lines"]
+        expected += [f"logged {at}", "two", "lines"]
     lines = [re.sub(r"^<string>:\d+: ", "", line) for line in lines]
     assert lines == [*expected, "no end", "the end"]
     log = (tmp_path / "log.txt").read_text().splitlines()

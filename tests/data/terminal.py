@@ -26,9 +26,14 @@ class Screen:
         self.columns, self.row, self.column = columns, 0, 0
         self.lines: list[str] = [""]
         self.unknown: set[str] = set()  # control sequences
+        self._begun = ""  # a control sequence
 
     def feed(self, text: str) -> None:
-        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]|[^\r\n\x1b]|\x1b", text):
+        text = self._begun + text
+        cut = re.search(r"(\x1b(\[[0-9;?]*)?)?\Z", text)
+        assert cut is not None
+        text, self._begun = text[: cut.start()], cut[0]
+        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]|[^\r\n]", text):
             if part == "\r":
                 self.column = 0
             elif part == "\n":
