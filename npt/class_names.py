@@ -7,6 +7,7 @@ prompt ("Crane" and "crane" of ImageNet): their texts are equal whatever is lear
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,6 +36,11 @@ def _tokenizer() -> Any:
 def check_names(names: Sequence[str]) -> None:
     """NPTError, naming it, for a class name that a prompt cannot hold as it is."""
     for name in names:
+        if any(unicodedata.category(c) == "Cc" and not c.isspace() for c in name):
+            raise NPTError(
+                f"the class name {name!r} has a control character, which CLIP leaves out: rename "
+                "the class"
+            )
         found = tokens_of(name)
         if not found:
             raise NPTError(f"the class name {name!r} has nothing that CLIP reads: rename the class")

@@ -354,9 +354,18 @@ class Measured(TrainerX):
                 None if counts is None else torch.tensor(counts, device=device),
                 lambda: self._frozen_text(device),
                 None if counts is None else drawn_counts(counts, self.cfg),
-                self._measure_classnames(),
+                () if self._measure_contexts_differ(model) else self._measure_classnames(),
             )
         return self._measure_knowledge
+
+    def _measure_contexts_differ(self, model: Any) -> bool:
+        """Whether each class learns a context of its own, so that equal names differ as prompts."""
+        encoder = getattr(model, "text_encoder", None)
+        own = getattr(encoder, "class_specific", None)  # of our own models
+        if own is not None:
+            return bool(own)
+        nodes = [node for node in self.cfg.TRAINER.values() if isinstance(node, dict)]
+        return any(node.get("CSC", False) and not node.get("CTX_INIT", "") for node in nodes)
 
     def _frozen_text(self, device: torch.device) -> Tensor:
         from npt.trainers.prompts import Classes

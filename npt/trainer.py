@@ -59,6 +59,16 @@ class NPTMixin(Remedied):
             warn_of_sampler(cfg, f"{NODE}.W_BALANCED")
         return checked
 
+    def before_train(self, *args: Any, **kwargs: Any) -> Any:
+        names = self._measure_classnames()
+        if len(names) == 1 and any_weight(self.cfg.TRAINER.get("NPT")):
+            raise NPTError(
+                f"{type(self).__name__} cannot train on one class ({names[0]!r}), because NPT's "
+                "terms are about the angles between classes: add a class "
+                "(DATASET.SUBSAMPLE_CLASSES may have left this one), or train without NPT."
+            )
+        return super().before_train(*args, **kwargs)
+
     def build_model(self, *args: Any, **kwargs: Any) -> Any:
         built = super().build_model(*args, **kwargs)
         if self.cfg.MODEL.get("ACCELERATE", False) and isinstance(self.model, nn.Module):

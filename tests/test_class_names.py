@@ -18,12 +18,23 @@ from npt.session import silent
 from npt.trainers.prompts import class_prompts
 
 END = "<|endoftext|>"
+WITHOUT = ("", " ", "_", "a\x07")  # nothing, or a character, that CLIP reads
 
 
 # --------------------------------------------------------------------------- names that are cut
 @pytest.mark.parametrize(
     "name",
-    [f"cat {END} dog", END, "<|startoftext|>", END.upper(), "&lt;|endoftext|&gt;", "", " ", "_"],
+    [
+        f"cat {END} dog",
+        END,
+        "<|startoftext|>",
+        END.upper(),
+        "&lt;|endoftext|&gt;",
+        "",
+        " ",
+        "_",
+        "a\x07b",
+    ],
 )
 def test_a_name_that_would_be_cut_or_is_nothing_is_refused(name):
     with pytest.raises(NPTError, match="rename the class") as caught:
