@@ -15,6 +15,7 @@ from npt.calibration import (
     error_of_confidences,
     expected_calibration_error,
     fit_temperature,
+    reliability,
 )
 from npt.errors import NPTError
 
@@ -55,6 +56,16 @@ def test_ece_is_its_definition(seed, images, classes, bins):
     logits, labels = sample(seed, images, classes)
     expected = plain_ece(logits, labels, bins)
     assert expected_calibration_error(logits, labels, bins) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_error_is_the_mean_over_the_intervals_of_a_diagram():
+    logits, labels = sample(3)
+    confidence, predictions = logits.softmax(-1).max(-1)
+    found = reliability(confidence, predictions == labels, 10)
+    assert found.images.sum() == len(labels) and found.accuracy[found.images == 0].isnan().all()
+    gaps = (found.accuracy - found.confidence).abs().nan_to_num() * found.images
+    expected = error_of_confidences(confidence, predictions == labels, 10)
+    assert 100 * float(gaps.sum()) / len(labels) == pytest.approx(expected, abs=1e-9)
 
 
 def test_ece_by_hand_and_an_edge_belongs_to_the_interval_below():

@@ -10,6 +10,7 @@ from pathlib import Path
 from npt.errors import report
 from npt.flags import Parser
 from npt.pages.extra import report_extra
+from npt.stopping import EXIT_INTERRUPTED
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,19 +32,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> Path:
-    """Write the page; returns its path."""
+    """Write the page, and say what it does not show; returns its path."""
     with report_extra():
         from npt.view import page
         from npt.view.gather import gather
 
         view = gather(args.run, args.root, args.backbone)
-        return page.write(view, args.output or args.run / page.NAME)
+        path = page.write(view, args.output or args.run / page.NAME)
+    for sentence in (*view.notes, *(f"Not shown: {part}" for part in view.missing)):
+        print(sentence, file=sys.stderr)
+    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         print(f"Page in {run(args)}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except Exception as error:
         return report(error)
     return 0

@@ -135,9 +135,9 @@ def _reliability(confidence: Tensor, hits: Tensor) -> Figure:
     figure = Figure(figsize=(3.2, 3.4))
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     centres, width = (np.arange(BINS) + 0.5) / BINS, 0.9 / BINS
-    ax.bar(centres, found.accuracy.nan_to_num(), width, color=BLUE)
+    ax.bar(centres, found.accuracy.nan_to_num().numpy(), width, color=BLUE)
     ax.plot([0, 1], [0, 1], "--", color="black", linewidth=1)
-    below.bar(centres, found.images / found.images.sum(), width, color=GREY)
+    below.bar(centres, (found.images / found.images.sum()).numpy(), width, color=GREY)
     ax.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     below.set(xlabel="confidence", ylabel="images")
     return figure
@@ -165,7 +165,7 @@ def features(view: View) -> Iterator[Drawing]:
     note = f"{len(chosen)} classes"
     if len(there) > len(chosen):
         note += f" of {len(there)}, evenly from the least to the best recognised"
-    note += f"; at most {POINTS_PER_CLASS} images of each"
+    note += f"; a sample of at most {POINTS_PER_CLASS} images of each"
     for name, words in PROJECTIONS.items():
         title = f"Texts and images of classes, {words}"
         yield Drawing(f"features-{name}", title, _points(split, name), note)

@@ -22,6 +22,7 @@ from npt.session import dataset_of
 from npt.view.tested import Tested, test_images
 
 SPLIT = "test"
+COLUMNS = ("train_count", "images", "accuracy", "lcd", "mid")  # some versions had fewer
 DIFFERENT = 0.1  # percentage points between two passes that rounding does not explain
 
 
@@ -68,7 +69,7 @@ class View:
         """An entry for each class: `npt.classes.per_class`."""
         recorded = (self.record.get("per_class") or {}).get(SPLIT)
         if recorded:
-            return recorded
+            return [{**dict.fromkeys(COLUMNS), **entry} for entry in recorded]
         counts = self._counts
         if counts is None:
             none = torch.zeros(len(self.names), dtype=torch.float64)
@@ -102,7 +103,7 @@ def gather(folder: Path, root: str = "", backbone: str = "") -> View:
         classifier = load(folder, backbone=backbone)
         with _named(view, "Images, features and reliability"):
             view.tested = test_images(classifier, _items(view, classifier, root))
-            _compare(view)
+            _compare(view, view.tested)
         with _named(view, "Text cosines"):
             view.texts = _texts(view, classifier)
     return view
@@ -139,21 +140,18 @@ def _items(view: View, classifier: Classifier, root: str) -> list[Any]:
     return list(dataset.test or ())
 
 
-def _compare(view: View) -> None:
-    """Note where the pass over the images does not give the accuracy on record."""
-    tested, recorded = view.tested, view.figures.get("accuracy")
-    if tested is None or recorded is None:
-        return
-    here = 100 * float(tested.hits.double().mean())
-    if abs(here - recorded) > DIFFERENT:
-        view.notes.append(
-            f"The model recognises {here:.2f} % of the images here, and its record says "
-            f"{recorded:.2f} %: they are not the same images, weights or precision."
-        )
+def _compare(view: View, tested: Tested) -> None:
+    """Note where the pass over the images does not give what is on record."""
     if tested.unreadable:
         view.notes.append(
             f"{len(tested.unreadable)} of the test images cannot be read, the first: "
             f"{tested.unreadable[0]}"
+        )
+    here, recorded = 100 * float(tested.hits.double().mean()), view.figures.get("accuracy")
+    if recorded is not None and abs(here - recorded) > DIFFERENT:
+        view.notes.append(
+            f"The model recognises {here:.2f} % of the images here, and its record says "
+            f"{recorded:.2f} %: they are not the same images, weights or precision."
         )
 
 
@@ -163,10 +161,10 @@ def _texts(view: View, classifier: Classifier) -> dict[str, Tensor]:
 
     run = classifier.run
     backbone = run.cfg.MODEL.BACKBONE.NAME
-    by_hand = frozen_text_features(backbone, run.classes, torch.device("cpu")).float()
-    if not run.learns:
-        return {"hand-written prompts": by_hand}
+    by_hand = frozen_text_features(backbone, run.classes, classifier.device).float().cpu()
     texts = {"hand-written prompts": by_hand}
+    if not run.learns:
+        return texts
     if not classifier.depends_on_image:
         return {"learned prompts": classifier.text_features, **texts}
     if view.tested is not None:
