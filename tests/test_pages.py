@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,24 @@ def of(how: str) -> list:
 
 # --------------------------------------------------------------------------- folders to run in
 def my_images(folder: Path) -> None:
-    """Pictures as a phone, a scanner and a web page make them, in folders of three classes."""
+    """Pictures as a phone, a scanner and a web page make them, in folders of three classes.
+
+    Beside my_images: new_images (the same classes), holiday, scans, photo.jpg, classes.txt.
+    """
+    classes = {"green_leaf": (24, "green"), "brick wall": (12, "brown"), "Sea": (6, "blue")}
+    for name, (count, colour) in classes.items():
+        pictures(folder / "my_images" / name, count, colour)
+        pictures(folder / "new_images" / name, 2, colour)
+    pictures(folder / "holiday" / "at the sea", 4, "blue")
+    shutil.copy(folder / "my_images" / "Sea" / "IMG_0000.jpg", folder / "holiday" / "1.jpg")
+    shutil.copy(folder / "holiday" / "1.jpg", folder / "photo.jpg")
+    pictures(folder / "scans", 4, "green")
+    (folder / "classes.txt").write_text("a sunset\na beach\n")
+    (folder / "my_data.yaml").write_text('DATASET: {NAME: "CustomFolder", ROOT: "my_images"}\n')
+
+
+def pictures(folder: Path, count: int, colour: str) -> None:
+    """Noise with a disc of a colour, in several sizes, modes and formats."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -52,22 +70,18 @@ def my_images(folder: Path) -> None:
         ("webp", (320, 180), "RGB"),
         ("tif", (210, 297), "CMYK"),
     ]
-    classes = {"leaf": (24, "green"), "brick wall": (12, "brown"), "Sea": (6, "blue")}
-    random = np.random.default_rng(1)
-    for name, (count, colour) in {**classes, "": (3, "green")}.items():
-        place = folder / "my_images" / name if name else folder / "new_images"
-        place.mkdir(parents=True)
-        for k in range(count):
-            ending, size, mode = kinds[k % len(kinds)]
-            noise = random.integers(0, 90, (size[1], size[0], 3), dtype=np.uint8)
-            image = Image.fromarray(noise)
-            corner = random.integers(0, min(size) // 2, 2)
-            box = (*corner, *(corner + min(size) // 2))
-            ImageDraw.Draw(image).ellipse(tuple(map(int, box)), fill=colour)
-            exif = Image.Exif()
-            exif[0x0112] = 6 if ending == "JPG" else 1  # a phone that was held upright
-            image.convert(mode).save(place / f"IMG {k:04d}.{ending}", exif=exif)
-    (folder / "my_data.yaml").write_text('DATASET: {NAME: "CustomFolder", ROOT: "my_images"}\n')
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(zlib.crc32(f"{folder.parent.name}/{folder.name}".encode()))
+    for k in range(count):
+        ending, (width, height), mode = kinds[k % len(kinds)]
+        noise = random.integers(0, 90, (height, width, 3), dtype=np.uint8)
+        image = Image.fromarray(noise)
+        side = min(width, height) // 2
+        x, y = map(int, random.integers(0, side, 2))
+        ImageDraw.Draw(image).ellipse((x, y, x + side, y + side), fill=colour)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if ending == "JPG" else 1  # a phone that was held upright
+        image.convert(mode).save(folder / f"IMG_{k:04d}.{ending}", exif=exif)
 
 
 def paper_data(folder: Path) -> None:

@@ -29,7 +29,7 @@ from npt.flags import setup_cfg
 
 SHARED = (  # what programs import; it is imported once, before the forks
     *("clip", "torchvision.transforms", "npt.session", "npt.cli", "npt.commands.predict"),
-    *("npt.data.__main__", "npt.experiments.__main__", "dassl.config"),
+    *("npt.data.__main__", "npt.experiments.__main__"),
 )
 OTHERS = ("pip", "pytest", "ruff", "mypy")  # programs that are not ours
 OURS = re.compile(r"(configs|scripts|benchmarks|tests|docs|trainers|datasets)/.+")
