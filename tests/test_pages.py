@@ -24,7 +24,8 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 COMMANDS = [block for block in BLOCKS if block.is_command]
 INDENTED = re.compile(r"^    (\$ |python |bash |npt |pip |sudo |export |[A-Z]+=\S+ )", re.M)
 UNFINISHED = (  # complaints about a sentence that names a program without its arguments
-    *("arguments are required", "a verb is missing"),
+    *("arguments are required", "expected one argument", "a verb is missing"),
+    "FileNotFoundError",  # a program that the page tells how to write
     *("the first argument must be a script", "there is no script"),  # of a host
 )
 WORD_END, COMMAND_END = "\x1f", "\x1e"
@@ -216,7 +217,7 @@ class Parsing(Workplace):
         keep = "printf '%s\\037' \"$@\"; printf '\\036'"
         write = f"-c*) ;;\n  *) {{ {keep}; }} >> {self.log} ;;"
         through, clone = 'exec "$@"', 'test "$1" != clone || mkdir -p "$(basename "$2" .git)"'
-        nothing = {"tee": "cat", **dict.fromkeys(("pip", "scontrol", "sbatch"), ":")}
+        nothing = {"tee": "cat", **dict.fromkeys(("pip", "scontrol", "sbatch", "wandb"), ":")}
         super().__init__(home, write, {"sudo": through, "srun": through, "git": clone, **nothing})
         self.folder = self.fresh()
         for make in FIXTURES.values():
