@@ -62,16 +62,22 @@ def of_one_prompt(names: Sequence[str]) -> list[list[int]]:
 
 def warn_of_one_prompt(names: Sequence[str]) -> None:
     """Warn, by name, of classes that have the same prompt."""
+    words = said_of_one_prompt(names)
+    if words:
+        warnings.warn(words, stacklevel=2)
+
+
+def said_of_one_prompt(names: Sequence[str]) -> str:
+    """What to say of classes that have the same prompt, by name; "" if there are none."""
     groups = of_one_prompt(names)
     if not groups:
-        return
+        return ""
     shown = [" and ".join(f"{k} {names[k]!r}" for k in group) for group in groups[:SHOWN]]
     more = f", and {len(groups) - SHOWN} more" if len(groups) > SHOWN else ""
-    warnings.warn(
+    return (
         f"Classes have the same prompt ({'; '.join(shown)}{more}): CLIP cannot tell them apart, "
         "the first of them gets their images, and L_LC leaves their pairs out. Give them different "
-        "names, or make them one class",
-        stacklevel=2,
+        "names, or make them one class"
     )
 
 

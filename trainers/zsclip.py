@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
 def hand_written_prompts(classes: Classes) -> ClassPrompts:
     """The template with each class name in place of {}."""
-    texts = [classes.template.format(readable(name)) for name in classes.names]
+    texts = [hand_written(classes, name) for name in classes.names]
     return ClassPrompts(tokenize(texts, classes.names))
+
+
+def hand_written(classes: Classes, name: str) -> str:
+    """The prompt of one class."""
+    return classes.template.format(readable(name))
 
 
 def frozen_text_features(backbone: str, classes: Classes, device: torch.device) -> Tensor:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from npt.datasets.catalog import Row
 
 EXIT_INCOMPLETE = 1
+OWN_IMAGES = "configs/datasets/custom_folder.yaml"
 EXIT_INTERRUPTED = 130
 RATIOS = [0.05, 0.01]  # which `show` shows if none is asked for
 NAMES_HELP = "data sets (default: all), or, without --root, one folder of your own images"
@@ -29,19 +30,34 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m npt.data", description="Check, download and show data sets.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    check = commands.add_parser("check", help="what is there, what is missing, where it comes from")
+    check = commands.add_parser(
+        "check",
+        help="what is there, what is missing, where it comes from",
+        example="npt data check --root DATA\nnpt data check my_images --deep",
+    )
     check.add_argument("names", nargs="*", metavar="NAME", help=NAMES_HELP)
     check.add_argument("--root", help="folder of the data sets; of CustomFolder: its own folder")
     check.add_argument("--deep", action="store_true", help=DEEP_HELP)
     check.set_defaults(do=check_command)
 
-    prepare = commands.add_parser("prepare", help="download, verify and unpack data sets")
+    prepare = commands.add_parser(
+        "prepare",
+        help="download, verify and unpack data sets",
+        example="npt data prepare EuroSAT --root DATA\nnpt data prepare ViT-B/16",
+    )
     prepare.add_argument("names", nargs="+", metavar="NAME", help="data sets, or CLIP models")
     prepare.add_argument("--root", help="folder of the data sets")
     prepare.set_defaults(do=prepare_command)
 
-    show = commands.add_parser("show", help="class counts before and after imbalance")
-    show.add_argument("name", metavar="NAME", help="a data set, or its yaml file")
+    show = commands.add_parser(
+        "show",
+        help="class names as CLIP reads them, and class counts before and after imbalance",
+        example="npt data show my_images\nnpt data show EuroSAT --root DATA --ratios 0.05",
+    )
+    show.add_argument(
+        "name", metavar="NAME", help="a data set, its yaml file, or a folder of your own images"
+    )
+    show.add_argument("--backbone", default="", help="the CLIP that finds the nearest classes")
     show.add_argument("--root", help="folder of the data sets")
     show.add_argument("--ratios", type=float, nargs="+", metavar="RATIO", help=RATIOS_HELP)
     show.add_argument("--shots", type=int, help="images of the largest class; -1: all (default 16)")
@@ -131,16 +147,43 @@ def _prepare_data(row: Row, folder: str | None) -> None:
 
 
 def show_command(args: argparse.Namespace) -> int:
-    from npt.data import show
+    from npt.data import names, show
 
     cfg = _config(args)
-    configured = [cfg.DATASET.IMBALANCE_RATIO] if cfg.DATASET.IMBALANCE_RATIO < 1 else RATIOS
-    counts = show.count(cfg, args.ratios or configured)
-    print(show.table(counts, args.all))
-    output = args.output or Path(f"{counts.name}_classes.png")
-    show.plot(counts, output)
-    print(f"\nPicture in {output}")
+    bare = Path(args.name).is_dir()  # a folder of images, without a config
+    backbone = _clip_at_hand(args, cfg)
+    classes = names.describe(show.built(cfg, {"NUM_SHOTS": -1}), backbone)
+    print(names.table(classes, None if args.all else show.EDGE))
+    if not backbone:
+        print("\nNearest classes: with a CLIP, as --backbone ViT-B/16 (350 MB) or tiny.")
+    for words in names.remarks(classes):
+        print(f"\nwarning: {words}.")
+    if not bare or args.ratios or args.shots is not None:
+        configured = [cfg.DATASET.IMBALANCE_RATIO] if cfg.DATASET.IMBALANCE_RATIO < 1 else RATIOS
+        counts = show.count(cfg, args.ratios or configured)
+        print(f"\n{show.table(counts, args.all)}")
+        if args.output or not bare:
+            output = args.output or Path(f"{counts.name}_classes.png")
+            show.plot(counts, output)
+            print(f"\nPicture in {output}")
     return 0
+
+
+def _clip_at_hand(args: argparse.Namespace, cfg: Any) -> str:
+    """The CLIP that `show` reads the class names with; "" if none is asked for, and none is here.
+
+    tiny, which has read no other names, is for the mini suite.
+    """
+    from npt.datasets import mini
+    from npt.encoders import loading
+
+    if args.backbone:
+        return args.backbone
+    if cfg.DATASET.NAME in mini.DATASETS:
+        return "tiny"
+    name = cfg.MODEL.BACKBONE.NAME
+    name = name if name in loading.MODELS else "ViT-B/16"
+    return name if loading.cached()[name].is_file() else ""
 
 
 def _config(args: argparse.Namespace) -> Any:
@@ -160,11 +203,14 @@ def _config(args: argparse.Namespace) -> Any:
     name = known.get(args.name.casefold()) or known.get(args.name.replace("_", ""))
     if name:
         cfg.DATASET.NAME = name
+    elif Path(args.name).is_dir():
+        config.merge_file(cfg, OWN_IMAGES)
+        cfg.DATASET.NUM_SHOTS, cfg.DATASET.ROOT = -1, args.name
     elif args.name.endswith(".yaml"):
         config.merge_file(cfg, args.name)
     else:
         raise NPTError(
-            f"there is no data set {args.name}: give a yaml file, or one of "
+            f"there is no data set {args.name}: give a folder of images, a yaml file, or one of "
             + ", ".join(sorted(set(known.values())))
         )
     flags = {

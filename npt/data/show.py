@@ -53,7 +53,7 @@ def count(cfg: Any, ratios: Sequence[float]) -> Counts:
     """
     from npt import remedies
 
-    dataset = _built(cfg, BALANCED)
+    dataset = built(cfg, BALANCED)
     if not dataset.train_x or tested_only(dataset):
         raise NPTError(
             f"{cfg.DATASET.NAME} has no training images, so there is no imbalance to show: "
@@ -61,7 +61,7 @@ def count(cfg: Any, ratios: Sequence[float]) -> Counts:
         )
     drawn = {DRAWN: class_counts(dataset)}
     for heading, keys in _asked(cfg, ratios).items():
-        drawn[heading] = class_counts(_built(cfg, keys))
+        drawn[heading] = class_counts(built(cfg, keys))
     of_remedies = {
         f"{heading}, {name}": values
         for heading, numbers in drawn.items()
@@ -80,7 +80,7 @@ def _all_images(cfg: Any, dataset: Any) -> list[int]:
     labels, frequency = range(dataset.num_classes), class_frequency(dataset)
     if all(label in frequency for label in labels):
         return [int(frequency[label]) for label in labels]
-    return class_counts(_built(cfg, {**BALANCED, "NUM_SHOTS": -1}))
+    return class_counts(built(cfg, {**BALANCED, "NUM_SHOTS": -1}))
 
 
 def _asked(cfg: Any, ratios: Sequence[float]) -> dict[str, dict[str, Any]]:
@@ -92,7 +92,7 @@ def _asked(cfg: Any, ratios: Sequence[float]) -> dict[str, dict[str, Any]]:
     return {f"{prefix}ratio {x:g}": {"IMBALANCE_RATIO": float(x)} for x in ratios if x != 1}
 
 
-def _built(cfg: Any, keys: dict[str, Any]) -> Any:
+def built(cfg: Any, keys: dict[str, Any]) -> Any:
     """The data set in `cfg` with other keys under DATASET, built without its output."""
     from dassl.data import data_manager
 

@@ -17,7 +17,8 @@ def show(tmp_path, capsys):
     def run(*arguments: str) -> tuple[int, list[list[str]], object]:
         picture = tmp_path / "pictures" / "classes.png"
         code = main(["show", *arguments, "--output", str(picture)])
-        lines = capsys.readouterr().out.splitlines()
+        out = capsys.readouterr().out
+        lines = out[out.find("\n\n", 0, out.find("all images")) :].splitlines()  # of the counts
         return code, [line.split() for line in lines], picture
 
     return run
@@ -180,3 +181,30 @@ def test_columns_of_the_remedies_in_the_config(show):
     assert shift == pytest.approx(2 * np.log(n / n.max()), rel=0.01)
     assert weight == pytest.approx(n.mean() / n, rel=0.01)
     assert "weight" in " ".join(map(" ".join, lines[:4]))
+
+
+# --------------------------------------------------------------------------- class names
+def test_a_folder_shows_what_clip_reads(tmp_path, capsys):
+    """Prompt, tokens, images of each part, the nearest class; no picture, no matplotlib."""
+    root = tmp_path / "images"
+    for name, size in {"blue_sky": 10, "class_07": 4, "Blue sky": 4, "n01440764": 1}.items():
+        for number in range(size):
+            layouts.put_image(root / name / f"{number}.jpg")
+    assert main(["show", str(root), "--backbone", "tiny"]) == 0
+    said = capsys.readouterr().out
+    rows = [line for line in said.splitlines() if line.strip()[:1].isdigit()]
+    assert len(rows) == 4
+    sky = next(row for row in rows if "a photo of a blue sky." in row)
+    assert sky.split("sky.")[1].split()[:4] == ["8", "5", "2", "3"]  # tokens, train, val, test
+    assert "Blue sky (1.00)" in sky
+    assert "same prompt" in said and "'class 07' (a number of a class)" in said
+    assert "'n01440764' (an id of WordNet)" in said and "Picture" not in said
+
+
+def test_names_are_shown_without_a_clip_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where no CLIP is
+    layouts.put_image(tmp_path / "images" / "ant" / "1.jpg")
+    layouts.put_image(tmp_path / "images" / "ant" / "2.jpg")
+    assert main(["show", str(tmp_path / "images")]) == 0
+    said = capsys.readouterr().out
+    assert "a photo of a ant." in said and "--backbone" in said
