@@ -356,3 +356,12 @@ def test_a_failed_export_leaves_the_earlier_one(runs, tmp_path, run_npt, monkeyp
     assert left(tmp_path) == ["out"]
     assert run_npt(runs["CoOp"], out)[0] == 0
     assert read(out)["run"]["trainer"] == "CoOp" and (out / "notes.txt").read_text() == "mine"
+
+
+def test_ctrl_c_leaves_nothing(runs, tmp_path, run_npt, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx, "check", stop)
+    code, _, error = run_npt(runs["MaPLe"], tmp_path / "out")
+    assert (code, error) == (130, "interrupted\n") and left(tmp_path) == []
