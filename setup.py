@@ -68,6 +68,7 @@ setup(
         "pyyaml",
         "tabulate",
         "tqdm",
+        "shtab",  # npt completion; without it, a sentence
         # The distribution of OpenAI's CLIP that runs on every torch. It imports `pkg_resources`,
         # which setuptools 82 dropped and 81 warns about.
         "clip-anytorch>=2.6",

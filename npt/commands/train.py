@@ -24,7 +24,7 @@ SIZES = {  # input sizes in pixels of OpenAI's models, where it is not 224
 # What helps on unequal classes, and changes nothing on equal ones (docs/long-tail.md):
 ADJUSTED = ("TRAINER.NPT.LOGIT_ADJUST", 1.0)
 BALANCED = ("DATALOADER.TRAIN_X.SAMPLER", "ClassBalancedSampler")
-FEWEST_STEPS, MOST_STEPS = 300, 6000  # published trainings have 100 (EuroSAT) to 10,000 (ImageNet)
+FEWEST_STEPS, MOST_STEPS = 100, 6000  # published trainings have 100 (EuroSAT) to 10,000 (ImageNet)
 LARGEST_BATCH = 32
 FEWEST_EPOCHS = 2  # the first one is a warm-up, in which hardly anything is learned
 IN_MEMORY = 2000  # training images that are loaded without worker processes
