@@ -13,6 +13,7 @@ MOST = 60  # classes in a drawing
 PAIRS = 20
 OTHERS = "others"
 LETTER, AXES = 6.6, 18  # pixels: of a letter of a label, about; of the line above the labels
+NARROWEST = 140  # pixels, for the words of the axes
 NAME = 22  # letters of a label
 
 
@@ -42,7 +43,7 @@ class Matrix:
 
     @property
     def width(self) -> int:
-        return self.margin + self.square * len(self.columns) + 4
+        return max(NARROWEST, self.margin + self.square * len(self.columns) + 4)
 
     @property
     def height(self) -> int:

@@ -92,6 +92,7 @@ def test_numbers_are_those_of_the_record(text, run):
     assert "ETF: −0.200" in text.replace("ETF: -", "ETF: −")  # noqa: RUF001
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(text, run):
     assert made(run) == text
 
@@ -278,6 +279,7 @@ def test_wrong_folders_are_refused_in_a_sentence(tmp_path, capsys):
 
 
 # --------------------------------------------------------------------------- other methods
+@pytest.mark.slow
 def test_zero_shot_clip(images, tmp_path):
     run = train(tmp_path / "zero", "ZeroshotCLIP", "ZeroshotCLIP", *OWN, images)
     found = made(run)
@@ -285,6 +287,7 @@ def test_zero_shot_clip(images, tmp_path):
     assert summary(found) == "" and "hand-written prompts: mean" in found
 
 
+@pytest.mark.slow
 def test_cocoop(images, tmp_path):
     run = train(tmp_path / "cocoop", "CoCoOp", "CoCoOp", *OWN, images)
     found = made(run)
