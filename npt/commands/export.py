@@ -66,7 +66,7 @@ def lines(out: Path, content: dict[str, Any]) -> list[str]:
         f"{len(content['classes'])} classes, in float32"
     ]
     for name, file in content["files"].items():
-        said.append(f"{out / name}  {file['bytes'] / 1e6:.1f} MB")
+        said.append(f"{out / name}  {file['bytes']:,} bytes")
     said.append(f"{out / 'classifier.json'}  classes, preprocessing")
     if "onnx" in content:
         check = content["onnx"]["check"]
