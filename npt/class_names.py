@@ -88,21 +88,43 @@ def _split_finely(name: str) -> bool:
     return any(len(word) < 1.9 * len(_tokenizer().encode(word)) for word in words)
 
 
+def _other_script(name: str) -> bool:
+    """Whether all letters are of another script than Latin, such as Cyrillic or Chinese."""
+    letters = [c for c in name if c.isalpha()]
+    return bool(letters) and not any("LATIN" in unicodedata.name(c, "") for c in letters)
+
+
+def _without_letters(name: str) -> bool:
+    """Whether there are only signs; a picture (emoji) says something to CLIP."""
+    return not any(c.isalnum() or unicodedata.category(c) == "So" for c in name)
+
+
+NUMBERED = (  # words before the number of a class, an item or a file
+    "class|cls|label|lbl|category|cat|id|type|folder|group|sample|item|object|obj|part|cluster|set|"
+    "train|val|test|img|image|photo|pic|picture|dscn?|frame|scan|video|sku|no"
+)
+
 # What makes a name one that CLIP cannot know: how it is recognised, and in words. The rows are
 # meant for codes and ids, not for models and variants ("A300B4", "2012 Audi R8", "707-320"), which
 # CLIP has seen in captions.
 DOUBTS: tuple[tuple[Callable[[str], Any], str], ...] = (
-    (re.compile(r"[nv]\d{8}").fullmatch, "an id of WordNet"),
-    (re.compile(r"\W*\d+\W*").fullmatch, "a number"),
-    (re.compile(r"(?=.*\d)[0-9a-f]{8,}|[0-9a-f-]{36}", re.I).fullmatch, "a checksum or an id"),
+    (re.compile(r"(?<![a-z0-9])[nv]\d{8}(?!\d)", re.I).search, "an id of WordNet"),
+    (re.compile(r"/?m[./][0-9a-z_]{4,}", re.I).fullmatch, "an id of Freebase"),
+    (re.compile(r"\W*\d+\W*|\d{4,}[\W_]\d+").fullmatch, "a number"),
+    (re.compile(r"0\d*[\s._-].*|\d+[._]\s*[^\W\d].*").fullmatch, "a number before the name"),
     (
-        re.compile(
-            r"(class|cls|label|category|cat|id|type|folder|group|sample)[\s_.-]*\d+", re.I
-        ).fullmatch,
-        "a number of a class",
+        re.compile(r"(?=.*\d)[0-9a-f]{8,}|0x[0-9a-f]+|[0-9a-f-]{36}", re.I).fullmatch,
+        "a checksum or an id",
     ),
+    (re.compile(rf"({NUMBERED})([\W_]*\d+|[\W_]+[a-z])", re.I).fullmatch, "a number of a class"),
+    (re.compile(r"[a-z]_?\d{1,2}", re.I).fullmatch, "a letter and a number"),  # not C-47, A310
+    (
+        re.compile(r"[a-z]+[\W_]*(0\d{2,}|\d{5,})|.*\d{8}.*", re.I).fullmatch,
+        "a number of a product or a file",
+    ),
+    (_other_script, "not in Latin letters, and CLIP learned from English"),
     (re.compile(r"[\W_]*[^\W\d_]{1,2}[\W_]*").fullmatch, "an abbreviation of one or two letters"),
-    (re.compile(r"[\W_]+").fullmatch, "without letters"),
+    (_without_letters, "without letters"),
     (re.compile(r"(new|untitled) folder.*|unknown|other|misc|unsorted|tmp|temp", re.I).fullmatch,
      "not the name of a thing"),
     (_split_finely, "a word that CLIP hardly knows"),

@@ -166,14 +166,18 @@ def test_a_training_leaves_the_pair_out(tmp_path, trainer, method):
 @pytest.mark.parametrize(
     "name",
     ["n01440764", "class 07", "Class_3", "0", "17", "#4", "label-2", "a3f9c27e11", "ab", "Q", "??",
-     "other", "New Folder (2)", "xqzvkjwpt", "550e8400-e29b-41d4-a716-446655440000", "id12"],
+     "other", "New Folder (2)", "n01440764_tench", "/m/01g317",
+     "12345-6", "007_x", "001.Black_footed_Albatross", "0xdeadbeef", "IMG_2031", "DSC00012",
+     "Type A", "SKU-99281", "P-00123", "ILSVRC2012_val_00000293", "c3", "k_17", "类别一", "кот",
+     "xqzvkjwpt", "550e8400-e29b-41d4-a716-446655440000", "id12"],
 )  # fmt: skip
 def test_codes_are_doubted(name):
     assert doubt(name)
 
 
 REAL = [
-    "2012 Audi R8 Coupe", "707-320", "A300B4", "DC-9-30", "F-16A/B", "Spitfire", "MD-11", "C-130",
+    "C-47", "A310", "CRJ-200", "Il-76", "F-16", "1993 Geo Metro Convertible", "café", "🐱",
+    "2 of hearts", "2012 Audi R8 Coupe", "707-320", "A300B4", "DC-9-30", "F-16A/B", "Spitfire", "MD-11", "C-130",
     "Highway or Road", "ox", "joint", "yin yang", "apply eye makeup", "Blow Dry Hair", "pad thai",
     "cd player", "T-shirt", "hot dog", "macaw", "bird of paradise", "siamese", "english setter",
     "Permanent Crop Land", "chow mein", "waterlilly", "dalmatian", "tench", "zigzagged",
