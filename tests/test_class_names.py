@@ -177,7 +177,8 @@ def test_codes_are_doubted(name):
 
 REAL = [
     "C-47", "A310", "CRJ-200", "Il-76", "F-16", "1993 Geo Metro Convertible", "café", "🐱",
-    "2 of hearts", "2012 Audi R8 Coupe", "707-320", "A300B4", "DC-9-30", "F-16A/B", "Spitfire", "MD-11", "C-130",
+    "2 of hearts",
+    "2012 Audi R8 Coupe", "707-320", "A300B4", "DC-9-30", "F-16A/B", "Spitfire", "MD-11", "C-130",
     "Highway or Road", "ox", "joint", "yin yang", "apply eye makeup", "Blow Dry Hair", "pad thai",
     "cd player", "T-shirt", "hot dog", "macaw", "bird of paradise", "siamese", "english setter",
     "Permanent Crop Land", "chow mein", "waterlilly", "dalmatian", "tench", "zigzagged",
