@@ -12,7 +12,7 @@ import pytest
 import npt  # noqa: F401  (makes `dassl` importable)
 from dassl.config import get_cfg_default
 from dassl.data import data_manager
-from npt.commands.predict import _class_names
+from npt.commands.predict import class_names
 from npt.datasets.imagenet import read_classnames
 from npt.datasets.spelling import Spelling
 from npt.errors import NPTError
@@ -50,7 +50,7 @@ ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 def test_every_reader_takes_what_editors_save(tmp_path, encoding, end):
     file = tmp_path / "list.txt"
     file.write_bytes(f"n01440764 tench{end}n01443537 café{end}".encode(encoding))
-    assert read_lines(file) == ["n01440764 tench", "n01443537 café"] == _class_names(str(file))
+    assert read_lines(file) == ["n01440764 tench", "n01443537 café"] == class_names(str(file))
     assert read_classnames(file) == {"n01440764": "tench", "n01443537": "café"}
     file.write_bytes(f"a: 1{end}b: é{end}".encode(encoding))
     assert read_yaml(file, "keys") == {"a": 1, "b": "é"}
