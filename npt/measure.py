@@ -102,8 +102,10 @@ class Measured(TrainerX):
         self._measure_check_names()
 
     def _measure_classnames(self) -> list[str]:
+        """The class names; none where the data set of a host has none, or other things."""
         dataset = getattr(getattr(self, "dm", None), "dataset", None)
-        return list(getattr(dataset, "classnames", ()))
+        names = list(getattr(dataset, "classnames", ()))
+        return names if all(isinstance(name, str) for name in names) else []
 
     def _measure_check_names(self) -> None:
         """NPTError for a class name that would be cut; a warning for two with one prompt."""
@@ -111,8 +113,10 @@ class Measured(TrainerX):
             openai_clip()
         except NPTError:  # a host without OpenAI's tokenizer
             return
-        check_names(self._measure_classnames())
-        warn_of_one_prompt(self._measure_classnames())
+        names = self._measure_classnames()
+        check_names(names)
+        if not self._measure_contexts_differ(getattr(self, "model", None)):
+            warn_of_one_prompt(names)
 
     def host_s(self, method: str) -> Callable[..., Any]:
         """A method as the host's own class has it, bound to this trainer."""

@@ -83,7 +83,7 @@ class Block:
     def code(self) -> str:
         """Its text with the replacements of its mark. BadMark where that text is not there."""
         code = self.text
-        for old, new in re.findall(r"replacing (\S+) by (\S+)", ",".join(self.words)):
+        for old, new in re.findall(r"replacing (\S+) by (\S+)", ", ".join(self.words)):
             if old not in code:
                 raise BadMark(f"{self.place}: there is no {old} to replace")
             code = code.replace(old, new.rstrip(","))
