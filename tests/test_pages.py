@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ WORD_END, COMMAND_END = "\x1f", "\x1e"
 def of(how: str) -> list:
     """The blocks with that mark, as parameters of a test."""
     return [
-        pytest.param(block, id=block.place, marks=[pytest.mark.slow] if block.slow else [])
+        pytest.param(block, id=block.place, marks=[getattr(pytest.mark, x) for x in block.markers])
         for block in COMMANDS
         if block.how == how
     ]
@@ -132,8 +133,7 @@ class Workplace:
         """A new copy of the repository, as `git clone` and the installation leave it."""
         from tree_kit import copy_tree
 
-        folder = self.home / f"copy{len(list(self.home.glob('copy*')))}"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(dir=self.home))
         copy_tree(folder)
         for name in ("scripts", "benchmarks", "docs", "tests"):
             ignored = shutil.ignore_patterns("__pycache__", "*.npz")
@@ -145,8 +145,8 @@ class Workplace:
         """A folder with all that the mark of a block asks for, and the files on its page."""
         names = block.named("after")
         if names:
-            folder = self.home / f"copy{len(list(self.home.glob('copy*')))}"
-            shutil.copytree(self.state(names[0]), folder, symlinks=True)
+            state, folder = self.state(names[0]), Path(tempfile.mkdtemp(dir=self.home))
+            shutil.copytree(state, folder, symlinks=True, dirs_exist_ok=True)
         else:
             folder = self.fresh()
         for name in block.named("with"):

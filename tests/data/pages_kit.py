@@ -6,7 +6,7 @@ A mark is an HTML comment right before the block, which a reader of the page doe
     <!-- covered by: FILE::TEST -->   that test runs it
     <!-- run: WORDS, WORDS -->        run like a block without a mark, and
 
-        slow                 only with the slow tests
+        slow, long           only with the slow tests, or those of minutes
         as NAME              other blocks go on from the folder that it leaves
         after NAME           goes on from the folder of that block
         with NAME            in a folder that has NAME, of FIXTURES in tests/test_pages.py
@@ -27,7 +27,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MARK = re.compile(r"<!-- (not run|covered by|run): (.+) -->|<!-- (printed) -->")
 FENCE = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.M | re.S)
 INLINE = re.compile(r"`((?:python|bash|npt|pip) [^`]+)`")
-WORDS = re.compile(r"slow|(as|after|with) (\S+)|replacing (\S+) by (\S+)")
+WORDS = re.compile(r"slow|long|(as|after|with) (\S+)|replacing (\S+) by (\S+)")
 
 
 class BadMark(Exception):
@@ -61,8 +61,9 @@ class Block:
         return self.language in ("bash", "python") and not self.info
 
     @property
-    def slow(self) -> bool:
-        return "slow" in self.words
+    def markers(self) -> list[str]:
+        """The markers of pytest for its test."""
+        return [word for word in self.words if word in ("slow", "long")]
 
     @property
     def words(self) -> list[str]:
