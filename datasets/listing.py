@@ -93,6 +93,28 @@ def images_below(folder: Path) -> dict[str, int]:
     return found
 
 
+def image_files(folder: Path) -> list[str]:
+    """The paths of the images in `folder` and the folders in it, in order; links are followed.
+
+    A folder that several links lead to is read once. NPTError for one that cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _not_listed(Path(os.fsdecode(error.filename)), error) from error
+
+    found, seen = [], {os.path.realpath(folder)}
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        inside = {name: os.path.join(place, name) for name in folders if not _is_hidden(name)}
+        folders[:] = []
+        for name, path in sorted(inside.items(), key=lambda item: (os.path.islink(item[1]), item)):
+            if os.path.realpath(path) not in seen:
+                seen.add(os.path.realpath(path))
+                folders.append(name)
+        names = (n for n in sorted(files) if not _is_hidden(n) and n.lower().endswith(SUFFIXES))
+        found += [os.path.join(place, name) for name in names]
+    return found
+
+
 def numbered(folders: Iterable[str]) -> dict[str, int]:
     """Class folder -> label 0, 1, ..., in sorted order."""
     return {folder: label for label, folder in enumerate(sorted(folders))}

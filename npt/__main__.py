@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-from npt.errors import EXIT_BAD_INPUT, HINT
+from npt.errors import EXIT_BAD_INPUT, HINT, discard_output, report
+from npt.stopping import EXIT_INTERRUPTED
 from npt.version import __version__
 
 VERBS = {  # verb -> (module with main(argv) -> exit code, what it does)
@@ -22,10 +24,35 @@ VERBS = {  # verb -> (module with main(argv) -> exit code, what it does)
     "run": ("npt.host.run", "run the train.py of another repository with NPT"),
     "doctor": ("npt.engine.__main__", "report what is installed and whether it works"),
 }
+EXIT_PIPE = 141  # as a shell says of programs that SIGPIPE has ended
 USAGE = "usage: npt VERB ... (npt VERB --help)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; a reader of the output that has enough (`| head`) and Ctrl-C end it quietly."""
+    _open_streams()
+    try:
+        code = verb(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+        return EXIT_PIPE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:  # such as a full disk below the output
+        return report(error)
+    return code
+
+
+def _open_streams() -> None:
+    """Give this process the standard streams that it was started without, as `npt ... <&-`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def verb(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in (["-h"], ["--help"]):
         rows = "\n".join(f"  {verb:<12} {what}" for verb, (_, what) in VERBS.items())

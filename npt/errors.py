@@ -75,9 +75,17 @@ def report(error: Exception) -> int:
     words = None if os.environ.get(VARIABLE) == "1" else sentence(error)
     if words is None:
         raise error
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # such as a full disk below it
+        discard_output()
     print(f"error: {words} ({HINT})", file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def discard_output() -> None:
+    """Let what is still to be written to the standard output, which cannot take it, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _names(kind: type) -> set[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # torch and numpy take seconds, and many programs only read r
 
 RESULT = "result.json"
 Results = dict[str, float | None]  # figures of a split by name; None: not computed
+REQUIRED = {"trainer": str, "dataset": str, "config": dict, "classnames": list}  # entry -> type
 TRAINING, EVALUATION = "training", "evaluation"  # the two kinds of records
 
 
@@ -54,6 +55,16 @@ def read(folder: Path) -> dict[str, Any]:
     """The content of `folder`/result.json; empty if there is none. NPTError if it is damaged."""
     path = folder / RESULT
     return files.read_record(path) if os.path.lexists(path) else {}
+
+
+def check(record: Mapping[str, Any], place: str | os.PathLike[str]) -> None:
+    """NPTError, naming `place`, if a record has not what every record of a run has."""
+    for key, kind in REQUIRED.items():
+        if not record.get(key) or not isinstance(record[key], kind):
+            raise NPTError(
+                f"the record of {place} has no {key}: it is not from this package, or was changed; "
+                "copy the run again, or train again"
+            )
 
 
 def readable(folder: Path) -> dict[str, Any]:

@@ -15,13 +15,18 @@ MARKS = (  # byte-order marks; that of UTF-32 begins like that of UTF-16, so it 
 MARK = "\ufeff"  # also within a file, where two files were joined
 
 
+def mark_of(content: bytes) -> tuple[bytes, str]:
+    """The byte-order mark at the start of a text, and its encoding; b"" and UTF-8 without one."""
+    return next((x for x in MARKS if content.startswith(x[0])), (b"", "utf-8"))
+
+
 def read_text(file: Path) -> str:
     r"""The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark; lines end in \n.
 
     OSError, or ValueError with a sentence about its encoding.
     """
     content = file.read_bytes()
-    mark, encoding = next((x for x in MARKS if content.startswith(x[0])), (b"", "utf-8"))
+    mark, encoding = mark_of(content)
     try:
         text = content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:

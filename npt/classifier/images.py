@@ -75,6 +75,6 @@ def _array(image: Tensor, number: int) -> np.ndarray:
             f"image {number} is a tensor of shape {tuple(image.shape)}: it must be (C, H, W) with "
             "1, 3 or 4 channels (an array is (H, W, C))"
         )
-    image = image.detach().cpu()
+    image = image.detach().to_dense().cpu()
     array = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
     return array.transpose(1, 2, 0) if array.ndim == 3 else array

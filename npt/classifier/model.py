@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from npt.classifier.images import is_one, listed, tensors
 from npt.classifier.saved import SavedRun
 from npt.encoders import load_clip
 from npt.encoders.openai import openai_clip
-from npt.errors import NPTError
+from npt.errors import InvalidArgument, NPTError
 from npt.identity import file_digest
 from npt.randomness import random_state_kept
 from npt.session import silent
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from clip.model import CLIP
 
     from npt.trainers.prompts import Classes, PromptedCLIP
+
+_ONE_AT_A_TIME = threading.RLock()  # threads share the random state and the output of a process
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,10 @@ def load(
     this package, its model is gone or damaged, or CLIP cannot be loaded.
     """
     saved = SavedRun.open(run, backbone)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = _device(device)
     name = saved.cfg.MODEL.BACKBONE.NAME
     try:
-        with random_state_kept():
+        with _ONE_AT_A_TIME, random_state_kept():
             clip_model = load_clip(name, place)
     except NPTError as error:
         if os.path.isabs(name) and not os.path.exists(name):
@@ -79,6 +83,19 @@ def load(
     if saved.learns and saved.cfg.TRAINER[saved.method.node].PREC == "fp16" and place.type != "cpu":
         openai_clip().model.convert_weights(clip_model)  # as in the training
     return Classifier(saved, clip_model, saved.classes, place)
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    """NPTError for a device that this machine or this PyTorch does not have."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InvalidArgument(
+            f"the device {name} cannot be used here ({str(error).strip().splitlines()[0]}): give "
+            "another one, such as cpu"
+        ) from error
+    return device
 
 
 class Classifier:
@@ -127,9 +144,13 @@ class Classifier:
         return Encoded(*(x.float().cpu() for x in (images, texts, logits)))
 
     def _best(self, probabilities: Tensor, k: int) -> list[Prediction]:
-        if k < 1:
-            raise NPTError(f"k is {k}: ask for at least one class")
-        top = probabilities.topk(min(k, len(self.classes)))
+        try:
+            wanted = index(k)
+        except TypeError as error:
+            raise InvalidArgument(f"k is {k!r}: it must be a number of classes") from error
+        if wanted < 1:
+            raise InvalidArgument(f"k is {k}: ask for at least one class")
+        top = probabilities.topk(min(wanted, len(self.classes)))
         return [
             Prediction([self.classes[label] for label in labels], values)
             for labels, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
@@ -192,8 +213,8 @@ class Classifier:
         """
         from npt.trainers.prompts import Classes
 
-        if isinstance(names, str):
-            raise NPTError(f"the class names are one text, {names!r}: give a list of names")
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise InvalidArgument(f"the class names are {names!r}: give a list of names")
         classes = Classes(list(names), self.template)
         if not classes.names:
             raise NPTError("there is no class name in the list: give one at least")
@@ -243,7 +264,11 @@ def _prompted(run: SavedRun, clip_model: CLIP, classes: Classes) -> PromptedCLIP
     """The prompts of a run for `classes`, with the weights of its checkpoint."""
     from npt.trainers.checkpoints import check_origin, load_learned
 
-    with silent(), random_state_kept():  # random prompts, which the checkpoint replaces
+    with (
+        _ONE_AT_A_TIME,
+        silent(),
+        random_state_kept(),
+    ):  # random prompts, which the checkpoint replaces
         model = run.method.build_clip(run.cfg, classes, clip_model)
     if run.learns:
         name = run.cfg.MODEL.BACKBONE.NAME
@@ -262,7 +287,7 @@ def _transform(cfg: Any) -> Callable[[Any], Tensor]:
     """The preprocessing of a test; NPTError if the run had none."""
     from dassl.data.transforms import build_transform
 
-    with silent():
+    with _ONE_AT_A_TIME, silent():
         transform = build_transform(cfg, is_train=False)
     if transform is None:
         raise NPTError("the run has INPUT.NO_TRANSFORM True, so it has no preprocessing to repeat")

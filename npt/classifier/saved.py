@@ -52,6 +52,7 @@ class SavedRun:
         if not record:
             why = "has no result.json" if folder.is_dir() else "is not a folder"
             raise NPTError(f"{folder} {why}: name the folder of a run, {EVERYTHING}")
+        results.check(record, folder)
         cfg = recorded_cfg(record, ["MODEL.BACKBONE.NAME", backbone] if backbone else [])
         return cls(folder, record, cfg, _method(record), _place_of_model(folder, record))
 
@@ -75,7 +76,7 @@ class SavedRun:
     @property
     def temperature(self) -> float:
         """That which its test fitted on the validation images; 1 if there were none."""
-        return (self.record.get("results", {}).get("test") or {}).get("temperature") or 1.0
+        return ((self.record.get("results") or {}).get("test") or {}).get("temperature") or 1.0
 
     @property
     def learns(self) -> bool:

@@ -49,6 +49,7 @@ def record_of(place: str) -> dict[str, Any]:
     record = files.read_record(path) if path.is_file() else results.read(path)
     if not record:
         raise NPTError(f"{place} has no result.json: name the folder of a run")
+    results.check(record, place)
     if not (record.get("results") or {}).get("test"):
         raise NPTError(
             f"{place} has no test on record: run `npt test {place}`, or its command to the end"
@@ -71,7 +72,7 @@ def table_of_figures(records: Mapping[str, dict[str, Any]]) -> str:
         cells = [_number(test.get(key), places) for key, places in FIGURES.values()]
         if images and test["accuracy"] is not None:
             cells[0] += f" ± {half_width(test['accuracy'], images):.2f}"
-        rows.append([name, f"{images:,}", *cells])
+        rows.append([name, f"{images:,}" if images else "-", *cells])
     align = ["left", *["right"] * (1 + len(FIGURES))]
     headers = ["run", "images", *FIGURES]
     return tabulate(rows, headers=headers, colalign=align, disable_numparse=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from npt.commands.predict import EXIT_INTERRUPTED, class_names
+from npt.commands.predict import class_names
 from npt.errors import report
 from npt.flags import Parser
 
@@ -83,9 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             run(args)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except Exception as error:
         return report(error)
     return 0

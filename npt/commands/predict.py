@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from npt.errors import NPTError, report
 from npt.flags import Parser
-from npt.text_file import read_lines
+from npt.text_file import mark_of, read_lines
 
 if TYPE_CHECKING:
     from npt.classifier import Classifier
 
 EXIT_UNREADABLE = 1
-EXIT_INTERRUPTED = 130
 NONE = "(none)"  # the class of an image that fits none
 
 
@@ -51,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="IMAGES",
         help="image files, folders (with the folders in them), patterns as 'a/*.jpg'; - reads "
-        "names of files from the input, one a line",
+        "names of files from the input, one a line, or as `find -print0` writes them",
     )
     add("--top", type=int, default=3, metavar="K", help="classes to name (default: %(default)s)")
     add("--format", choices=WRITERS, default="table", help="default: %(default)s")
@@ -72,36 +71,46 @@ def named(words: Iterable[str], names: TextIO) -> Iterator[str]:
 
     A file comes as often as it is named. NPTError for a folder or a pattern without an image.
     """
+    from npt.datasets.listing import image_files
+
     for word in words:
-        path = Path(word)
+        path = Path(word).expanduser()
         if word == "-":
-            yield from (line.rstrip("\r\n") for line in names if line.strip())
+            yield from listed(names.read())
         elif path.is_dir():
-            yield from _found(_inside(path), f"the folder {word} has no image file in it")
+            yield from _found(image_files(path), f"the folder {word} has no image file in it")
         elif not path.exists() and glob.has_magic(word):
-            yield from _found(
-                sorted(glob.glob(word, recursive=True)), f"no file fits the pattern {word}"
-            )
+            yield from _found(_fitting(str(path)), f"no image file fits the pattern {word}")
         else:
-            yield word
+            yield str(path)
+
+
+def listed(text: str) -> list[str]:
+    """The file names in a list: one a line, or with a NUL after each (`find -print0`).
+
+    text: as Python reads UTF-8, with surrogates for other bytes
+    """
+    content = text.encode("utf-8", "surrogateescape")
+    mark, encoding = mark_of(content)
+    text = content[len(mark) :].decode(encoding, "replace" if mark else "surrogateescape")
+    if "\0" in text:
+        return [name for name in text.split("\0") if name]
+    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+
+
+def _fitting(pattern: str) -> list[str]:
+    """The files that fit a pattern, and the image files in folders that fit it, each once."""
+    from npt.datasets.listing import image_files
+
+    found = sorted(glob.glob(pattern, recursive=True))
+    each = (image_files(Path(name)) if os.path.isdir(name) else [name] for name in found)
+    return list(dict.fromkeys(os.path.normpath(name) for names in each for name in names))
 
 
 def _found(files: Sequence[str], otherwise: str) -> Sequence[str]:
     if not files:
         raise NPTError(f"{otherwise}: name others")
     return files
-
-
-def _inside(folder: Path) -> list[str]:
-    """The image files in a folder and its folders, without hidden ones, in order."""
-    from npt.datasets.listing import SUFFIXES
-
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = (n for n in files if n.lower().endswith(SUFFIXES) and not n.startswith("."))
-        found += [os.path.join(place, name) for name in sorted(images)]
-    return found
 
 
 def rows(
@@ -231,18 +240,13 @@ def class_names(file: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names of any bytes
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")  # file names of any bytes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             return run(args)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         return report(error)
 

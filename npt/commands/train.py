@@ -77,13 +77,14 @@ def build_parser() -> argparse.ArgumentParser:
 def command(args: argparse.Namespace) -> list[str]:
     """The words of train.py's command line. NPTError if the data cannot be used."""
     method = METHODS[args.method]
-    if args.name and Path(args.name).name != args.name:
+    if args.name and (Path(args.name).name != args.name or args.name == ".."):
         raise NPTError(f"--name {args.name} is a path: give a name, or the path as --output-dir")
+    root = os.path.abspath(os.path.expanduser(args.root))
     tiny = args.backbone == "tiny"
-    name = args.name or f"{Path(args.root).absolute().name}-{args.method}"
+    name = args.name or f"{os.path.basename(root)}-{args.method}"
     words = {
         "--trainer": args.trainer or method.trainer,
-        "--root": os.path.abspath(os.path.expanduser(args.root)),
+        "--root": root,
         "--config-file": args.config_file
         or f"configs/trainers/{method.tiny if tiny else method.config}.yaml",
         "--dataset-config-file": args.dataset_config_file or OWN_IMAGES,
@@ -93,10 +94,11 @@ def command(args: argparse.Namespace) -> list[str]:
         "--head": args.head,
         "--resume": args.resume,
     }
-    given = [word for flag, value in words.items() if value for word in (flag, value)]
-    for name in ("transforms", "source_domains", "target_domains"):
+    given = []
+    for name in ("transforms", "source_domains", "target_domains"):  # first: another flag ends them
         if getattr(args, name):
             given += [f"--{name.replace('_', '-')}", *getattr(args, name)]
+    given += [word for flag, value in words.items() if value for word in (flag, value)]
     given += ["--no-train"] * args.no_train + ["--overwrite"] * args.overwrite
     if args.config_file:
         return [*given, *args.opts]

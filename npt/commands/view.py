@@ -10,7 +10,6 @@ from pathlib import Path
 from npt.errors import report
 from npt.flags import Parser
 from npt.pages.extra import report_extra
-from npt.stopping import EXIT_INTERRUPTED
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,9 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         print(f"Page in {run(args)}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except Exception as error:
         return report(error)
     return 0

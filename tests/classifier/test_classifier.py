@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from own_images import CLASSES, OWN, make_images, train
 from PIL import Image
 
 import npt
+from npt import files
 from npt.errors import NPTError
 from npt.session import silent
 
@@ -253,3 +255,36 @@ def test_a_record_of_elsewhere_is_refused(runs, tmp_path, entry, value, words):
     files.write_record(run / "result.json", {**record, entry: value})
     with pytest.raises(NPTError, match=words):
         npt.load(run)
+
+
+@pytest.mark.parametrize("key", ["trainer", "dataset", "config", "classnames"])
+def test_a_record_without_an_entry_is_refused(runs, tmp_path, key):
+    copy = shutil.copytree(runs["MaPLeNPT"], tmp_path / "copy")
+    record = json.loads((copy / "result.json").read_text())
+    for value in ([], None, 3):
+        files.write_record(copy / "result.json", {**record, key: value})
+        with pytest.raises(NPTError, match=f"has no {key}"):
+            npt.load(copy)
+
+
+@pytest.mark.parametrize("device", ["none", "cuda:99"])
+def test_a_device_that_is_not_here_is_a_sentence(runs, device):
+    with pytest.raises(NPTError, match=f"device {device}"):
+        npt.load(runs["MaPLeNPT"], device=device)
+
+
+@pytest.mark.parametrize("k", [0, 1.5, "3", None])
+def test_k_is_a_number_of_classes(classifier, images, k):
+    with pytest.raises(NPTError, match="k is"):
+        classifier.predict(images[0], k)
+
+
+def test_threads_can_share_a_classifier_and_make_others(classifier, images, capsys):
+    """Building silences the output of the process, which one thread at a time can do."""
+    names = [["a dog", "a cat"], ["the sea", "a mountain"]] * 8
+    with ThreadPoolExecutor(4) as pool:
+        others = list(pool.map(classifier.with_classes, names))
+        found = list(pool.map(lambda other: other.logits(images[0]), others))
+    assert all(torch.equal(x, found[n % 2]) for n, x in enumerate(found))
+    print("still open")
+    assert "still open" in capsys.readouterr().out

@@ -3,8 +3,13 @@
 import csv
 import io
 import json
+import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from own_images import CLASSES, make_images
@@ -13,6 +18,7 @@ from PIL import Image
 from npt.__main__ import main
 from npt.commands.train import METHODS, schedule
 
+ROOT = Path(__file__).parents[2]
 TINY = ["--backbone", "tiny"]
 
 
@@ -130,6 +136,33 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(
     assert code == 2 and said in err.splitlines()[-1] and "Traceback" not in err
 
 
+def test_a_list_of_transforms_ends_before_what_suits_the_data(images):
+    from npt.commands.train import build_parser, command
+    from npt.flags import parse_args
+
+    words = [str(images), *TINY, "--transforms", "random_flip", "normalize"]
+    args = parse_args(command(build_parser().parse_intermixed_args(words)))
+    assert args.transforms == ["random_flip", "normalize"]
+    assert "OPTIM.MAX_EPOCH" in args.opts
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "."])
+def test_a_name_of_a_run_is_no_path(npt, images, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = npt("train", images, *TINY, "--name", name)
+    assert code == 2 and "--name" in err and not list(tmp_path.iterdir())
+
+
+def test_a_run_has_the_name_of_its_folder_however_it_is_named(images, monkeypatch):
+    from npt.commands.train import build_parser, command
+
+    monkeypatch.chdir(images)
+    monkeypatch.setenv("HOME", str(images))
+    for root in (".", "~", f"{images}/../{images.name}/"):
+        words = command(build_parser().parse_intermixed_args([root, *TINY]))
+        assert words[words.index("--output-dir") + 1] == f"output/{images.name}-maple-npt"
+
+
 # --------------------------------------------------------------------------- test
 def test_a_test_on_other_images_uses_them_all(npt, run, images, tmp_path):
     """Also of classes that the training did not have."""
@@ -184,6 +217,42 @@ def test_folders_patterns_and_lists(npt, run, photos, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files) + "\n\n"))
     code, out, _ = npt("predict", run, "-", "--format", "jsonl")
     assert [json.loads(line)["image"] for line in out.splitlines()] == files
+
+
+def test_links_are_followed_once_and_left_overs_passed_over(npt, run, photos, tmp_path):
+    (photos / "__MACOSX").mkdir()
+    (photos / "__MACOSX" / "x.jpg").write_text("no picture")
+    (photos / "again").symlink_to(photos / "more")
+    (photos / "more" / "up").symlink_to(photos)
+    shutil.copytree(photos / "more", tmp_path / "away", ignore=lambda *_: ["up"])
+    (photos / "linked").symlink_to(tmp_path / "away")
+    expected = [photos / 'a, "b" [1].jpg', *photos.glob("more/*.*"), *photos.glob("linked/*.*")]
+    code, out, err = npt("predict", run, photos, "--format", "csv")
+    assert code == 0, err
+    found = [row["image"] for row in csv.DictReader(io.StringIO(out))]
+    assert sorted(found) == sorted(map(str, expected))
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda names: "\r\n\r\n".join(names).encode("utf-8-sig"),
+        lambda names: "\n".join(names).encode("utf-16"),
+        lambda names: b"".join(name.encode() + b"\0" for name in names),
+    ],
+    ids=["Windows", "PowerShell", "find -print0"],
+)
+def test_lists_of_names_as_systems_write_them(encode):
+    from npt.commands.predict import listed
+
+    names = ["a b.jpg", "Gänse.jpg", " c.jpg"]
+    assert listed(encode(names).decode("utf-8", "surrogateescape")) == names
+
+
+def test_names_of_any_bytes_in_a_list():
+    from npt.commands.predict import listed
+
+    assert listed("caf\udce9.jpg\n") == ["caf\udce9.jpg"]
 
 
 def test_the_three_formats_say_the_same(npt, run, photos):
@@ -322,3 +391,23 @@ def test_completion_knows_every_verb(npt, shell):
     assert code == 0, err
     for word in (*VERBS, "--threshold", "cocoop-npt"):
         assert word in out
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+@pytest.mark.parametrize(
+    "ending, code, said",
+    [
+        ("| true", 141, ""),
+        ("> /dev/full", 2, "error: No space left on device"),
+        (">&-", 0, ""),
+        ("<&-", 0, ""),
+    ],
+)
+def test_standard_streams_that_do_not_work(ending, code, said):
+    line = (
+        f"{shlex.join([sys.executable, '-m', 'npt', '--help'])} {ending}; exit ${{PIPESTATUS[0]}}"
+    )
+    plain = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, env=plain)
+    assert done.returncode == code
+    assert done.stderr.startswith(said) and len(done.stderr.splitlines()) == bool(said)
