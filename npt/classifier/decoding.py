@@ -31,9 +31,13 @@ def decoded(files: Sequence[str], classifier: Classifier) -> Iterator[Decoded]:
             return file, NPTError(words)
 
     size = classifier.batch_size
-    with ThreadPool(os.cpu_count()) as pool:
+    pool = ThreadPool(os.cpu_count())
+    try:
         ahead = pool.map_async(tried, files[:size])
         for start in range(size, len(files) + size, size):
             batch = ahead.get()
             ahead = pool.map_async(tried, files[start : start + size])
             yield batch
+    finally:
+        pool.terminate()
+        pool.join()  # a thread that still decodes while Python ends would abort it

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -411,3 +412,15 @@ def test_standard_streams_that_do_not_work(ending, code, said):
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, env=plain)
     assert done.returncode == code
     assert done.stderr.startswith(said) and len(done.stderr.splitlines()) == bool(said)
+
+
+def test_an_interrupted_prediction_leaves_no_thread(run, images):
+    """Threads that still decode while Python ends abort it."""
+    from npt.classifier import load
+    from npt.classifier.decoding import decoded
+
+    before = set(threading.enumerate())
+    batches = decoded([str(next(images.glob("*/*")))] * 500, load(run))
+    next(batches)
+    batches.close()
+    assert set(threading.enumerate()) <= before
