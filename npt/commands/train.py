@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", help="name of the run: output/NAME (default: folder-method)")
     add_flags(parser, but=("--root", *OF_TESTS), pairs="*")
+    parser.set_defaults(seed=1)
     return parser
 
 
@@ -80,6 +81,8 @@ def command(args: argparse.Namespace) -> list[str]:
     if args.name and (Path(args.name).name != args.name or args.name == ".."):
         raise NPTError(f"--name {args.name} is a path: give a name, or the path as --output-dir")
     root = os.path.abspath(os.path.expanduser(args.root))
+    if not os.path.isdir(root):
+        raise NPTError(f"ROOT {args.root} is not a folder: name the folder of your images")
     tiny = args.backbone == "tiny"
     name = args.name or f"{os.path.basename(root)}-{args.method}"
     words = {
@@ -89,7 +92,7 @@ def command(args: argparse.Namespace) -> list[str]:
         or f"configs/trainers/{method.tiny if tiny else method.config}.yaml",
         "--dataset-config-file": args.dataset_config_file or OWN_IMAGES,
         "--output-dir": args.output_dir or os.path.join("output", name),
-        "--seed": str(args.seed if args.seed >= 0 else 1),
+        "--seed": str(args.seed),
         "--backbone": args.backbone,
         "--head": args.head,
         "--resume": args.resume,

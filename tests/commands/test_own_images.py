@@ -121,7 +121,7 @@ def test_every_method_builds_and_so_does_a_config_file(npt, images, tmp_path, mo
     "words, said",
     [
         ([], "ROOT"),
-        (["nowhere", *TINY], "nowhere"),
+        (["nowhere", *TINY], "ROOT nowhere is not a folder"),
         (["IMAGES", "--method", "magic"], "magic"),
         (["IMAGES", *TINY, "--name", "a/b"], "--name"),
         (["IMAGES", *TINY, "OPTIM.EPOCHS", "3"], "OPTIM.EPOCHS"),
