@@ -15,6 +15,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from npt import engine
 from npt.config import check, keys_of_method
 from npt.encoders import ClassPrompts, build_encoders, load_clip
+from npt.encoders.loading import file_of
 from npt.encoders.openai import openai_clip
 from npt.errors import NPTError
 from npt.identity import file_digest
@@ -83,7 +84,7 @@ class PromptTrainer(Remedied, PromptSteps):
         self.classnames = list(self.dm.dataset.classnames)
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME, self.device)
-        self.backbone_file = file_digest(cfg.MODEL.BACKBONE.NAME)
+        self.backbone_file = file_digest(str(file_of(cfg.MODEL.BACKBONE.NAME)))
         self._check_image_size(clip_model.visual.input_resolution)
         if self.precision == "fp16":
             openai_clip().model.convert_weights(clip_model)

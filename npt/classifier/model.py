@@ -16,6 +16,7 @@ from npt.class_names import warn_of_one_prompt
 from npt.classifier.images import is_one, listed, tensors
 from npt.classifier.saved import SavedRun
 from npt.encoders import load_clip
+from npt.encoders.loading import file_of
 from npt.encoders.openai import openai_clip
 from npt.errors import InvalidArgument, NPTError
 from npt.identity import file_digest
@@ -274,7 +275,7 @@ def _prompted(run: SavedRun, clip_model: CLIP, classes: Classes) -> PromptedCLIP
         name = run.cfg.MODEL.BACKBONE.NAME
         here = {
             "backbone": name,
-            "backbone_file": file_digest(name),
+            "backbone_file": file_digest(str(file_of(name))),
             "classnames": classes.names,
         }
         checkpoint, path = run.checkpoint()

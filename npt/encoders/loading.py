@@ -87,6 +87,13 @@ def cached() -> dict[str, Path]:
     return {name: CACHE.expanduser() / file_name for name, (_, file_name) in MODELS.items()}
 
 
+def file_of(name: str) -> Path:
+    """The file of the CLIP of that name, as in `load_clip`; it need not be there."""
+    if name == "tiny":
+        return TINY_FILE
+    return cached()[name] if name in MODELS else Path(name)
+
+
 def is_whole(name: str) -> bool:
     """Whether the file of that name in the cache has the published checksum."""
     return has_checksum(cached()[name], f"sha256:{MODELS[name][0]}")

@@ -177,6 +177,19 @@ def test_loading_leaves_the_random_state(runs):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_a_checkpoint_names_the_weights_it_is_for(runs, tmp_path):
+    """By a checksum, also of a CLIP with a name: other weights under that name give a warning."""
+    from npt.trainers import checkpoints
+
+    run = shutil.copytree(runs["MaPLeNPT"], tmp_path / "run")
+    path = npt.load(run).run.checkpoint()[1]
+    saved = checkpoints.read(path)
+    assert len(saved["backbone_file"]) == 64
+    torch.save({**saved, "backbone_file": "0" * 64}, path)
+    with pytest.warns(UserWarning, match="another file under the name tiny"):
+        npt.load(run)
+
+
 def test_a_run_works_from_another_place(runs, images, tmp_path):
     """The folder is all that is needed: no data, and no path of the training."""
     moved = shutil.copytree(runs["MaPLeNPT"], tmp_path / "moved")
