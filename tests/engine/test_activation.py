@@ -390,4 +390,4 @@ def test_doctor_reports_every_part(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.count("NOT FINE") == 3
     assert "torchvision cannot be imported (RuntimeError: no torchvision today): install" in out
-    assert len(out.splitlines()) == 6
+    assert len(out.splitlines()) == 8

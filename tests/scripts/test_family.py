@@ -408,7 +408,7 @@ def test_a_stopped_training_is_not_tested_and_goes_on(real):
     assert read_with_ours(folder.parent) == [accuracy(done.stdout)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_transfer_on_the_mini_suite(real):
     settings = {"SHOTS": 2, "SOURCE": "mini_net", "CFG": "tiny"}
     runs = [
