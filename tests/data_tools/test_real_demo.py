@@ -96,7 +96,7 @@ def test_a_data_set_without_a_demo_is_an_error(demo, arguments):
 
 
 @bash_only
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_on_images_of_the_real_layout(demo, tmp_path):
     """With the small CLIP instead of ViT-B/16."""
     done = demo("--real", "eurosat", *SHORT, *TINY, prepared=True)

@@ -109,7 +109,7 @@ def check_that_nothing_was_done_twice(folder: Path, number: int) -> Counter:
     return Counter(what for what, _ in found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find workers")
 def test_killed_workers_cost_nothing(tmp_path):
     (tmp_path / "some.yaml").write_text(FAKE)

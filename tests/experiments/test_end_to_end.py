@@ -56,6 +56,7 @@ def test_nothing_is_repeated(folder, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")}
 
 
+@pytest.mark.long
 def test_a_worker_gives_the_results_of_the_command_line(folder, tmp_path, python):
     """Earlier runs in a process do not change the results of later ones."""
     for run in load_experiment(folder / "small.yaml").runs(folder / "out"):

@@ -260,7 +260,7 @@ def test_without_safetensors(tmp_path, monkeypatch):
         assert not isinstance(keep_features(trainer, tmp_path).test_loader, FrozenLoader)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_at_once(tmp_path):
     """They may compute the same features, and both write them."""
     trainers = {kind: {"config": f"configs/trainers/{kind}/tiny.yaml"} for kind in ("CoOp",)}

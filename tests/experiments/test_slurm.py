@@ -53,7 +53,7 @@ def told(outcomes):
 
 
 # --------------------------------------------------------------------------- jobs that run
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_run_ends_as_on_one_machine(tmp_path, cluster):
     executor = cluster(execute_one=fake_runs.troubled, jobs=2)
     todo, reported = fake_runs.runs(tmp_path / "out", seeds=5), []
@@ -85,7 +85,7 @@ Cluster(out, "debug", execute_one=fake_runs.quick).execute(runs, print)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_call_that_is_killed_leaves_jobs_that_the_next_one_finds(
     tmp_path, cluster, monkeypatch, capsys
 ):
@@ -167,7 +167,7 @@ def test_a_preempted_job_saves_and_comes_back(tmp_path, cluster, monkeypatch):
     assert executor.execute([run], print) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_at_its_time_limit_a_job_saves_and_starts_again(tmp_path, monkeypatch):
     """By submitit's local executor, which sends the signal that SLURM is asked for."""
     fake_slurm.install(tmp_path, monkeypatch)

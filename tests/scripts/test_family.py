@@ -387,7 +387,7 @@ def test_base_to_new_is_read_by_every_parser(real):
     assert other.returncode == 2 and "OPTIM.MAX_EPOCH" in other.stderr.splitlines()[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_training_is_not_tested_and_goes_on(real):
     long = ("OPTIM.MAX_EPOCH", 60)
     settings = {"SHOTS": 2, "TRAINER": "MaPLe"}

@@ -7,7 +7,7 @@ import pytest
 from npt.encoders.loading import read_tiny
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_few_steps(python, repository, tmp_path):
     script = repository / "scripts" / "pretrain_tiny.py"
     sizes = ["--pictures", 512, "--steps", 4, "--batch", 64]
