@@ -57,6 +57,17 @@ def read(folder: Path) -> dict[str, Any]:
     return files.read_record(path) if os.path.lexists(path) else {}
 
 
+def of_run(folder: Path) -> dict[str, Any]:
+    """The record in the folder of a run. NPTError if there is none, or it is damaged."""
+    record = read(folder)
+    if not record:
+        why = f"has no {RESULT}" if folder.is_dir() else "is not a folder"
+        raise NPTError(
+            f"{folder} {why}: name the folder of a run, that train.py or `npt train` wrote"
+        )
+    return record
+
+
 def check(record: Mapping[str, Any], place: str | os.PathLike[str]) -> None:
     """NPTError, naming `place`, if a record has not what every record of a run has."""
     for key, kind in REQUIRED.items():

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from npt.trainers.base import PromptTrainer
     from npt.trainers.prompts import Classes
 
-EVERYTHING = "a folder that train.py or `npt train` wrote"
-
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -48,10 +46,7 @@ class SavedRun:
         of a trainer of another repository.
         """
         folder = Path(folder).expanduser()
-        record = results.read(folder)
-        if not record:
-            why = "has no result.json" if folder.is_dir() else "is not a folder"
-            raise NPTError(f"{folder} {why}: name the folder of a run, {EVERYTHING}")
+        record = results.of_run(folder)
         results.check(record, folder)
         cfg = recorded_cfg(record, ["MODEL.BACKBONE.NAME", backbone] if backbone else [])
         return cls(folder, record, cfg, _method(record), _place_of_model(folder, record))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def record_of(place: str) -> dict[str, Any]:
     """The record of a test, in a folder or a file. NPTError if there is none."""
     path = Path(place)
-    record = files.read_record(path) if path.is_file() else results.read(path)
-    if not record:
-        raise NPTError(f"{place} has no result.json: name the folder of a run")
+    record = files.read_record(path) if path.is_file() else results.of_run(path)
     results.check(record, place)
     if not (record.get("results") or {}).get("test"):
         raise NPTError(
@@ -91,11 +90,10 @@ def table_of_settings(records: Mapping[str, dict[str, Any]]) -> str:
 
 def table_of_classes(records: Mapping[str, dict[str, Any]], most: int | None) -> str:
     """The accuracy of each class in percent, those first on which the runs differ most."""
-    by_run = [{entry["class"]: entry for entry in _classes(record)} for record in records.values()]
-    names = list(dict.fromkeys(name for entries in by_run for name in entries))
+    by_run = [_by_name(_classes(record)) for record in records.values()]
     rows = []
-    for name in names:
-        found = [entries.get(name, {}) for entries in by_run]
+    for name, number in dict.fromkeys(key for entries in by_run for key in entries):
+        found = [entries.get((name, number), {}) for entries in by_run]
         values = [entry["accuracy"] for entry in found if entry.get("accuracy") is not None]
         counts = {int(entry["train_count"]) for entry in found if entry.get("train_count")}
         shown = [_number(entry.get("accuracy"), 1) for entry in found]
@@ -108,6 +106,16 @@ def table_of_classes(records: Mapping[str, dict[str, Any]], most: int | None) ->
     text = tabulate(cells, headers=headers, colalign=align, disable_numparse=True)
     left_out = len(rows) - len(cells)
     return f"{text}\n{left_out} more classes (--all)" if left_out else text
+
+
+def _by_name(entries: Sequence[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """(Class name, how often it came before) -> entry: two classes may have one name."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for entry in entries:
+        found[entry["class"], seen[entry["class"]]] = entry
+        seen[entry["class"]] += 1
+    return found
 
 
 def _classes(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -123,7 +131,10 @@ def run(args: argparse.Namespace) -> None:
     print(table_of_figures(records))
     print("\nIn percent but for LCD and MID; ±: half of the 95 % interval over the test images.")
     if len({record.get("data") for record in records.values()}) > 1:
-        print("The runs have different data: their figures are not of the same images.")
+        print(
+            "The runs differ in training images, test images or the file of CLIP: the figures may "
+            "not be of the same test images."
+        )
     settings = table_of_settings(records)
     if settings:
         print(f"\n{settings}")

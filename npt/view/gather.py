@@ -15,7 +15,6 @@ from torch import Tensor
 
 from npt import classes, identity, results
 from npt.classifier import Classifier, load
-from npt.classifier.saved import EVERYTHING
 from npt.errors import NPTError, sentence
 from npt.flags import recorded_cfg
 from npt.session import dataset_of
@@ -92,10 +91,7 @@ def gather(folder: Path, root: str = "", backbone: str = "") -> View:
     backbone: CLIP's weights, likewise
     NPTError if it is not the folder of a run. A part that cannot be made is named in `missing`.
     """
-    record = results.read(folder)
-    if not record:
-        why = "has no result.json" if folder.is_dir() else "is not a folder"
-        raise NPTError(f"{folder} {why}: name the folder of a run, {EVERYTHING}")
+    record = results.of_run(folder)
     view = View(folder, record)
     if record.get("finished") is False:
         view.notes.append("The training has not ended: this is a model on the way.")

@@ -359,7 +359,7 @@ def test_compare_shows_figures_settings_and_classes(npt, runs, run):
     assert setting.split()[-1] == "3"
     for name in CLASSES:
         assert name in out
-    assert "not of the same images" not in out
+    assert "may not be of the same test images" not in out
 
 
 def test_compare_names_a_run_without_a_test(npt, runs, run, tmp_path):
@@ -424,3 +424,17 @@ def test_an_interrupted_prediction_leaves_no_thread(run, images):
     next(batches)
     batches.close()
     assert set(threading.enumerate()) <= before
+
+
+def test_compare_keeps_two_classes_of_one_name(npt, run, tmp_path):
+    """As two folders may have one name: each has a row of its own."""
+    from npt import files
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    record = json.loads((copy / "result.json").read_text())
+    for entry in record["per_class"]["test"][:2]:
+        entry["class"] = "twin"
+    files.write_record(copy / "result.json", record)
+    code, out, err = npt("compare", copy)
+    assert code == 0, err
+    assert sum(line.startswith("twin ") for line in out.splitlines()) == 2
