@@ -56,7 +56,7 @@ setup(
     packages=packages(),
     package_dir={"npt": "npt", **LINKED},
     package_data={
-        "npt": ["py.typed", "encoders/*.npz", *(f"{x}/templates/*" for x in PAGES)],
+        "npt": ["py.typed", "backbones/*.npz", *(f"{x}/templates/*" for x in PAGES)],
         "npt.configs": ["*/*.yaml", "*/*/*.yaml", "*/*/*/*.yaml"],
     },
     entry_points={"console_scripts": ["npt = npt.__main__:main"]},

@@ -29,7 +29,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import npt
-from npt.encoders import build_encoders, load_clip
+from npt.backbones.loading import load_clip
+from npt.encoders import build_encoders
 from npt.encoders.packing import place_context
 from npt.trainers.cocoop import ConditionalContext
 from npt.trainers.coop import Context

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from npt.encoders.openai import openai_clip
+from npt.backbones.openai import openai_clip
 from npt.errors import NPTError
 
 SPECIAL = 49406  # the first id of the tokens that mark the start and the end of a text

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from npt import bars, engine, identity, results, tracking
+from npt.backbones.openai import openai_clip
 from npt.calibration import Scaling
 from npt.class_names import check_names, warn_of_one_prompt
 from npt.course import Course, Entry
-from npt.encoders.openai import openai_clip
 from npt.errors import NPTError, OtherRun, sentence
 from npt.host.features import Adapter, FeatureTap, unwrap
 from npt.host.steps import arguments_of

@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from clip.model import CLIP
 
+from npt.backbones.loading import base_embedding, pack_tiny
 from npt.datasets.conditions import CONDITIONS, render
 from npt.datasets.worlds import WORLDS
-from npt.encoders.loading import base_embedding, pack_tiny
 
 SEED = 20_000  # not used by any downstream data set
 ARCHITECTURE = dict(
@@ -259,7 +259,7 @@ def main() -> None:
             print(" ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
             save(model, vocabulary, args.out)
     if args.install:
-        target = Path(__file__).resolve().parents[1] / "npt" / "encoders"
+        target = Path(__file__).resolve().parents[1] / "npt" / "backbones"
         save(model, vocabulary, target)
 
 

@@ -33,7 +33,7 @@ def test_everything_is_under_one_name(wheel):
 
 
 def test_it_has_what_it_needs_and_nothing_else(wheel, repository):
-    needed = {"npt/encoders/tiny_clip.npz", "npt/py.typed"}
+    needed = {"npt/backbones/tiny_clip.npz", "npt/py.typed"}
     for part in PARTS:
         for suffix in ("*.py", "*.yaml"):
             for file in (repository / part).rglob(suffix):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from dassl.data import DataManager
 from dassl.optim import build_lr_scheduler, build_optimizer
 from npt import engine
+from npt.backbones.loading import file_of, load_clip
+from npt.backbones.openai import openai_clip
 from npt.config import check, keys_of_method
-from npt.encoders import ClassPrompts, build_encoders, load_clip
-from npt.encoders.loading import file_of
-from npt.encoders.openai import openai_clip
+from npt.encoders import ClassPrompts, build_encoders
 from npt.errors import NPTError
 from npt.identity import file_digest
 from npt.remedied import Remedied

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from npt.backbones.openai import is_vit, openai_clip
 from npt.class_names import check_names, readable
-from npt.encoders.openai import is_vit, openai_clip
 from npt.errors import NPTError
 from npt.losses import unit_rows
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from npt.backbones.loading import load_clip
 from npt.class_names import readable
-from npt.encoders import ClassPrompts, TextEncoder, load_clip
+from npt.encoders import ClassPrompts, TextEncoder
 from npt.losses import unit_rows, without_autocast
 from npt.trainers.base import PromptTrainer
 from npt.trainers.prompts import Classes, PromptLearner, tokenize
@@ -42,7 +43,7 @@ def frozen_text_features(backbone: str, classes: Classes, device: torch.device) 
         torch.no_grad(),
         without_autocast(device),
     ):
-        torch.default_generator.manual_seed(0)  # always the same state: see npt.encoders.kept
+        torch.default_generator.manual_seed(0)  # always the same state: see npt.backbones.kept
         encoder = TextEncoder(load_clip(backbone, device), prompts).to(device)
         return unit_rows(encoder())
 

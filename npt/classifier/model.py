@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from npt.backbones.loading import file_of, load_clip
+from npt.backbones.openai import openai_clip
 from npt.class_names import warn_of_one_prompt
 from npt.classifier.images import is_one, listed, tensors
 from npt.classifier.saved import SavedRun
-from npt.encoders import load_clip
-from npt.encoders.loading import file_of
-from npt.encoders.openai import openai_clip
 from npt.errors import InvalidArgument, NPTError
 from npt.identity import file_digest
 from npt.randomness import random_state_kept

@@ -117,7 +117,7 @@ def _row_to_check(name: str) -> Row:
 
 
 def prepare_command(args: argparse.Namespace) -> int:
-    from npt.encoders import loading
+    from npt.backbones import loading
 
     for name in args.names:
         if name in loading.MODELS:
@@ -174,8 +174,8 @@ def _clip_at_hand(args: argparse.Namespace, cfg: Any) -> str:
 
     tiny, which has read no other names, is for the mini suite.
     """
+    from npt.backbones import loading
     from npt.datasets import mini
-    from npt.encoders import loading
 
     if args.backbone:
         return args.backbone

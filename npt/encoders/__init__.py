@@ -1,4 +1,4 @@
-"""CLIP with prompts: the loader, and encoders that return CLIP's own values in less time."""
+"""CLIP with prompts: encoders that return CLIP's own values in less time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from npt.encoders.image import ImageEncoder
-from npt.encoders.loading import load_clip
 from npt.encoders.packing import ClassPrompts
 from npt.encoders.plain import PlainImageEncoder, PlainTextEncoder
 from npt.encoders.text import TextEncoder
@@ -15,7 +14,7 @@ from npt.encoders.text import TextEncoder
 if TYPE_CHECKING:
     from clip.model import CLIP
 
-__all__ = ["ClassPrompts", "ImageEncoder", "TextEncoder", "build_encoders", "load_clip"]
+__all__ = ["ClassPrompts", "ImageEncoder", "TextEncoder", "build_encoders"]
 
 
 def build_encoders(

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from npt.backbones.openai import is_vit
 from npt.encoders.blocks import layer_norm, run_layers
-from npt.encoders.openai import is_vit
 from npt.errors import NPTError
 
 

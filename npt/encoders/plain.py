@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from npt.encoders.openai import is_vit
+from npt.backbones.openai import is_vit
 from npt.encoders.packing import ClassPrompts
 
 if TYPE_CHECKING:

@@ -114,7 +114,8 @@ def check_device() -> str:
 
 def check_weights(backbone: str) -> str:
     """The CLIP `backbone` loaded; without one, the checksums of OpenAI's models that are here."""
-    from npt.encoders import load_clip, loading
+    from npt.backbones import loading
+    from npt.backbones.loading import load_clip
     from npt.errors import NPTError
 
     if backbone:

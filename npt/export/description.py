@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npt import results
+from npt.backbones.loading import TINY_FILE
+from npt.backbones.openai import MODELS
 from npt.download import digest
-from npt.encoders.loading import TINY_FILE
-from npt.encoders.openai import MODELS
 from npt.export.texts import scale
 from npt.version import __version__
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from npt.host.features import unwrap
 
-# Modules that use npt.encoders are imported when they are needed: see npt/encoders/openai.py.
+# Modules that use npt.encoders are imported when they are needed: see npt/backbones/openai.py.
 if TYPE_CHECKING:
     from npt.host.accelerator import Accelerator, Way
 

@@ -199,7 +199,7 @@ def test_too_little_disk_space_is_an_error_before_the_download(host, file, monke
 
 def test_clip_models_are_downloaded_and_verified(host, tmp_path, monkeypatch):
     """The checksum is in the address. An incomplete file of clip's own download is replaced."""
-    from npt.encoders import loading
+    from npt.backbones import loading
 
     monkeypatch.setenv("HOME", str(tmp_path))
     sha256 = SHA256.removeprefix("sha256:")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import npt  # noqa: F401  makes dassl importable
 from dassl.utils import set_random_seed
-from npt.encoders.kept import clip_kept
+from npt.backbones.kept import clip_kept
 from npt.experiments import forecast, state
 from npt.experiments.plan import Part
 from npt.experiments.reading import load_experiment

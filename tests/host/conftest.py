@@ -19,7 +19,7 @@ FEW = ("DATASET.NUM_SHOTS", 2)
 @pytest.fixture(scope="session")
 def host_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file with the state dict of the small CLIP, rounded to half precision as hosts do."""
-    from npt.encoders import load_clip
+    from npt.backbones.loading import load_clip
 
     path = tmp_path_factory.mktemp("clip") / "tiny.pt"
     state = {name: x.half().float() for name, x in load_clip("tiny").state_dict().items()}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hosts_kit import Run
 
-from npt.encoders import openai
+from npt.backbones import openai
 from npt.errors import NPTError
 
 INSTALLED = Path(clip.__file__).parent

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from npt.encoders.loading import read_tiny
+from npt.backbones.loading import read_tiny
 
 
 @pytest.mark.long

@@ -13,8 +13,8 @@ from torch import nn
 from trainer_kit import NODES, TRAINERS, build, config, random_batches
 
 import npt.trainers
+from npt.backbones.loading import load_clip
 from npt.datasets.catalog import CATALOG
-from npt.encoders import load_clip
 from npt.errors import NPTError
 from npt.losses import unit_rows
 from npt.trainers.prompts import Classes, class_prompts, template_of

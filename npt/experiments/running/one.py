@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from npt import identity
-from npt.encoders.kept import clip_kept
+from npt.backbones.kept import clip_kept
 from npt.errors import NPTError, sentence
 from npt.experiments.plan import Evaluation, Run, dataset_name
 from npt.experiments.running.frozen import FEATURES, keep_features

@@ -3,7 +3,7 @@
 Repositories of the CoOp family contain a folder `clip`. In some it is OpenAI's code; in others its
 classes have other names, take other arguments or return other features. The trainers of the host
 keep using that copy. NPT's own models use it, too, if it computes what OpenAI's does
-(`npt.encoders.recognition`), else the first package on `sys.path` that does, which is imported
+(`npt.backbones.recognition`), else the first package on `sys.path` that does, which is imported
 under a second name. It is imported when it is first needed, that is for a model or tokens of NPT's
 own, so everything else works without it.
 """
@@ -21,7 +21,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-from npt.encoders.recognition import check
+from npt.backbones.recognition import check
 from npt.errors import NPTError
 from npt.randomness import random_state_kept
 

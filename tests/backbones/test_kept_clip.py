@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
-from npt.encoders import kept, load_clip, loading
-from npt.encoders.kept import clip_kept
+from npt.backbones import kept, loading
+from npt.backbones.kept import clip_kept
+from npt.backbones.loading import load_clip
 from npt.errors import NPTError
 from npt.trainers.prompts import Classes
 from npt.trainers.zsclip import frozen_text_features

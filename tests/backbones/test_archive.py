@@ -10,8 +10,8 @@ import torch
 from clip.model import CLIP, convert_weights
 from clip_recipe import half_runs_on_cpu, random_clip
 
-from npt.encoders import load_clip, loading
-from npt.encoders.loading import read_file
+from npt.backbones import loading
+from npt.backbones.loading import load_clip, read_file
 from npt.errors import NPTError
 
 pytestmark = [
@@ -327,8 +327,8 @@ def test_a_pickled_model_is_not_a_state_dict(tmp_path):
 
 @pytest.mark.skipif(not half_runs_on_cpu(), reason="tracing needs float16 on the CPU")
 def test_openais_files_are_read_from_clips_cache(tmp_path, monkeypatch):
+    from npt.backbones.openai import MODELS
     from npt.download import digest
-    from npt.encoders.openai import MODELS
 
     cache = tmp_path / ".cache" / "clip"
     cache.mkdir(parents=True)

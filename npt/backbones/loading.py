@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from npt.backbones.archive import is_archive, read_archive
+from npt.backbones.kept import kept_or_loaded
+from npt.backbones.openai import ADDRESS, MODELS, openai_clip
 from npt.download import fetch, has_checksum
-from npt.encoders.archive import is_archive, read_archive
-from npt.encoders.kept import kept_or_loaded
-from npt.encoders.openai import ADDRESS, MODELS, openai_clip
 from npt.errors import NPTError
 from npt.files import atomic_write
 
@@ -47,7 +47,7 @@ def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
     """A frozen CLIP in float32, in eval mode.
 
     name: one of OpenAI's `MODELS`, the path of a JIT archive or of a state dict, or "tiny".
-    Nothing in a file is executed (see `npt.encoders.archive`), and its checksums are verified.
+    Nothing in a file is executed (see `npt.backbones.archive`), and its checksums are verified.
     Raises NPTError if there is no such model, or it cannot be read or downloaded.
     """
     read: Callable[[Any], dict[str, Any]] = read_file

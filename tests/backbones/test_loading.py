@@ -5,7 +5,8 @@ import pytest
 import torch
 from clip_recipe import random_clip
 
-from npt.encoders import load_clip, loading
+from npt.backbones import loading
+from npt.backbones.loading import load_clip
 from npt.errors import NPTError
 
 
