@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from npt.backbones.recognition import CONTEXT, TOKENS, images, numbers, resnet_shapes, vit_shapes
-from npt.encoders import recognition
+from npt.backbones import recognition
 from npt.randomness import random_state_kept
 
 _numbers = itertools.count()
