@@ -405,10 +405,19 @@ def find_config(name: str | os.PathLike[str]) -> Path:
     raise NPTError(f"there is no config file '{name}', neither from {Path.cwd()} nor among npt's")
 
 
-def merge_file(cfg: CfgNode, name: str | os.PathLike[str]) -> None:
-    """Merge a yaml file (see `find_config` for where it is looked for)."""
+def merge_file(cfg: CfgNode, name: str | os.PathLike[str]) -> set[str]:
+    """Merge a yaml file (see `find_config` for where it is looked for); returns its full keys."""
     path = find_config(name)
-    _merge(cfg, cfg, read_yaml(path, "config keys"), str(path), "")
+    values = read_yaml(path, "config keys")
+    _merge(cfg, cfg, values, str(path), "")
+    return _full_keys(values)
+
+
+def _full_keys(values: Any, above: str = "") -> set[str]:
+    if not isinstance(values, dict):
+        return {above}
+    inside = (_full_keys(x, f"{above}.{name}" if above else name) for name, x in values.items())
+    return set().union(*inside)
 
 
 def merge_pairs(cfg: CfgNode, pairs: Sequence[Any], where: str = "the command line") -> None:

@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -166,6 +167,31 @@ def check_zip(path: str | os.PathLike[str]) -> None:
 
 # --------------------------------------------------------------------------- locks
 _held: dict[Path, int] = {}  # the locks of this process, and the process that took them
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """A checksum of a file of weights, of a zip archive that of its checksums; "" if no file.
+
+    It is computed once for each state of the file.
+    """
+    if not os.path.isfile(path):
+        return ""
+    status = os.stat(path)
+    return _file_digest(os.fspath(path), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _file_digest(path: str, *state: int) -> str:
+    digest = hashlib.sha256()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = [(x.filename, x.CRC, x.file_size) for x in archive.infolist()]
+        digest.update(repr(entries).encode("utf-8", "surrogateescape"))
+    else:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

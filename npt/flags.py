@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from yacs.config import CfgNode
 
+from npt.backbones.following import follow
 from npt.checks import TEXT, is_text, shown
 from npt.config import merge_file, merge_pairs
 from npt.errors import EXIT_BAD_INPUT, HINT, NPTError
@@ -120,10 +121,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
-    if args.dataset_config_file:
-        merge_file(cfg, args.dataset_config_file)
-    if args.config_file:
-        merge_file(cfg, args.config_file)
+    in_files: set[str] = set()
+    for file in (args.dataset_config_file, args.config_file):
+        if file:
+            in_files |= merge_file(cfg, file)
+    in_file = cfg.MODEL.BACKBONE.NAME
     flags = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
@@ -139,6 +141,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     if args.seed >= 0:
         cfg.SEED = args.seed
     merge_pairs(cfg, args.opts or [])
+    follow(cfg, in_files, {str(word) for word in (args.opts or [])[::2]}, in_file)
     for key, flag in (("TRAINER", "--trainer"), ("DATASET", "--dataset-config-file")):
         if not cfg[key].NAME:
             raise NPTError(f"no {key.lower()} is named: give {flag}, or {key}.NAME as a pair")

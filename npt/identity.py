@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+from npt.backbones import sources
 from npt.config import KEYS
 from npt.errors import OtherRun
+from npt.files import file_digest
 from npt.names import TrainerNode
 
 # Keys that change no figure. DATASET.ROOT: the data are compared instead (`data_digest`).
@@ -34,7 +35,7 @@ FREE = {
 DATA = "DATA"  # an entry beside the keys: the checksum of the data
 WAYS_OUT = "use another --output-dir, or --overwrite to delete what is there and start anew"
 UNSET = "(unset)"
-WEIGHTS = ("MODEL.BACKBONE.NAME", "MODEL.INIT_WEIGHTS")  # keys that may name a file
+WEIGHTS = ("MODEL.BACKBONE.NAME", "MODEL.INIT_WEIGHTS")  # keys that may name files
 MOST_SIZES = 20_000  # images whose file sizes are read
 
 
@@ -79,24 +80,11 @@ def data_digest(dataset: Any, cfg: Any = None) -> str:
         size = os.path.getsize(path) if few and part != "test" and os.path.isfile(path) else ""
         line = f"{part}\0{path[len(folder) :]}\0{item.label}\0{name}\0{size}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
-    for key in WEIGHTS if cfg is not None else ():
-        digest.update(file_digest(str(flat(plain(cfg)).get(key) or "")).encode())
-    return digest.hexdigest()
-
-
-def file_digest(path: str) -> str:
-    """A checksum of a file of weights, of a zip archive that of its checksums; "" if no file."""
-    if not os.path.isfile(path):
-        return ""
-    digest = hashlib.sha256()
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            entries = [(x.filename, x.CRC, x.file_size) for x in archive.infolist()]
-        digest.update(repr(entries).encode("utf-8", "surrogateescape"))
-    else:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+    if cfg is not None:
+        backbone, weights = (str(flat(plain(cfg)).get(key) or "") for key in WEIGHTS)
+        # OpenAI's models and "tiny" are always the same.
+        digest.update(("" if sources.is_fixed(backbone) else sources.digest_of(backbone)).encode())
+        digest.update(file_digest(weights).encode())
     return digest.hexdigest()
 
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from clip.model import CLIP
 
-from npt.backbones.loading import base_embedding, pack_tiny
+from npt.backbones.tiny import base_embedding, pack_tiny
 from npt.datasets.conditions import CONDITIONS, render
 from npt.datasets.worlds import WORLDS
 

@@ -156,7 +156,8 @@ def test_overwrite_deletes_what_a_run_writes_and_nothing_else(copy, capsys):
 
 
 def test_another_file_of_weights_under_the_same_name_is_refused(tmp_path, capsys):
-    from npt.backbones.loading import TINY_FILE, read_tiny
+    from npt.backbones.sources import TINY_FILE
+    from npt.backbones.tiny import read_tiny
 
     weights, folder = tmp_path / "clip.pt", tmp_path / "D"
     state = read_tiny(TINY_FILE)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from dassl.data import DataManager
 from dassl.optim import build_lr_scheduler, build_optimizer
 from npt import engine
-from npt.backbones.loading import file_of, load_clip
+from npt.backbones.following import check_input
+from npt.backbones.loading import load_clip
 from npt.backbones.openai import openai_clip
+from npt.backbones.sources import digest_of
 from npt.config import check, keys_of_method
 from npt.encoders import ClassPrompts, build_encoders
 from npt.errors import NPTError
-from npt.identity import file_digest
 from npt.remedied import Remedied
 from npt.terms import Batch, logged_figures
 from npt.trainer import NPTMixin
@@ -84,8 +85,8 @@ class PromptTrainer(Remedied, PromptSteps):
         self.classnames = list(self.dm.dataset.classnames)
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME, self.device)
-        self.backbone_file = file_digest(str(file_of(cfg.MODEL.BACKBONE.NAME)))
-        self._check_image_size(clip_model.visual.input_resolution)
+        self.backbone_file = digest_of(cfg.MODEL.BACKBONE.NAME)
+        check_input(cfg, clip_model.visual.input_resolution)
         if self.precision == "fp16":
             openai_clip().model.convert_weights(clip_model)
 
@@ -108,14 +109,6 @@ class PromptTrainer(Remedied, PromptSteps):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         module = nn.ModuleDict({"prompt_learner": learner}) if self.key_prefix else learner
         self.register_model(self.model_name, module, self.optim, self.sched)
-
-    def _check_image_size(self, resolution: int) -> None:
-        size = tuple(self.cfg.INPUT.SIZE)
-        if size != (resolution, resolution):
-            raise NPTError(
-                f"INPUT.SIZE is {size}, but {self.cfg.MODEL.BACKBONE.NAME} takes images of "
-                f"({resolution}, {resolution}); set INPUT.SIZE to that"
-            )
 
     # ---- training
 

@@ -28,6 +28,7 @@ DTYPES = {
     **{"torch.ShortStorage": torch.int16, "torch.CharStorage": torch.int8},
     **{"torch.ByteStorage": torch.uint8, "torch.BoolStorage": torch.bool},
 }
+DICTIONARIES = ("dict", "collections.OrderedDict")
 ORDERS = {b"little": "<", b"big": ">"}
 DEEPEST, MOST = 100, 10_000  # modules within modules, and modules or classes; CLIP has 7 and 700
 EXPANSION = 20  # the members have at most this many bytes, once decompressed, per byte of the file
@@ -122,16 +123,23 @@ class Archive:
 
         Entries of a dictionary that are not tensors are left as they are.
         """
+        return {key: self.tensor(x) if is_tensor(x) else x for key, x in self.entries().items()}
+
+    def shapes(self) -> dict[Any, tuple[int, ...]]:
+        """The shapes of the tensors of `content`, whose numbers are not read."""
+        return {key: shape(x) for key, x in self.entries().items() if is_tensor(x)}
+
+    def entries(self) -> dict[Any, Any]:
+        """As `content`, with a thing for each tensor."""
         root = _Unpickler(io.BytesIO(self.member("data.pkl"))).load()
         origin = getattr(root, "origin", type(root).__name__)
         if origin.startswith("__torch__."):
-            entries = self.flattened(root)
-        elif origin in ("dict", "collections.OrderedDict"):
-            entries = root.items
-        else:
+            return self.flattened(root)
+        if origin not in DICTIONARIES:
             kind = "Tensor" if is_tensor(root) else origin
             raise ValueError(f"it contains a {kind}, not a state dict")
-        return {key: self.tensor(x) if is_tensor(x) else x for key, x in entries.items()}
+        inner = root.items.get("state_dict")  # of what a training has saved
+        return inner.items if getattr(inner, "origin", "") in DICTIONARIES else root.items
 
     def flattened(self, root: Thing) -> dict[str | int, Any]:
         """The tensors of a tree of modules, by the names that they have in its state dict."""
@@ -169,9 +177,7 @@ class Archive:
 
     def tensor(self, thing: Thing) -> Tensor:
         """The tensor that a thing describes."""
-        if thing.origin.endswith("parameter"):
-            thing = thing.args[0]
-        (_, kind, key, _, number), offset, size, stride, *_ = thing.args
+        (_, kind, key, _, number), offset, size, stride, *_ = described(thing)
         numbers = (number, offset, *size, *stride)
         if not isinstance(key, str) or not all(isinstance(n, int) for n in numbers):
             raise ValueError("a tensor has a size that is no number")
@@ -195,6 +201,15 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, Thing) and value.origin in names
 
 
+def described(thing: Thing) -> tuple[Any, ...]:
+    """The arguments of a tensor's thing: (storage, offset, size, stride, ...)."""
+    return thing.args[0].args if thing.origin.endswith("parameter") else thing.args
+
+
+def shape(thing: Thing) -> tuple[int, ...]:
+    return tuple(map(int, described(thing)[2]))
+
+
 def is_archive(path: str) -> bool:
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC
@@ -204,3 +219,9 @@ def read_archive(path: str) -> dict[str, Any]:
     """The state dict in the archive. Raises exceptions of many types if it is damaged."""
     with open(path, "rb") as file, zipfile.ZipFile(file) as opened:
         return Archive(opened, file.seek(0, io.SEEK_END)).content()
+
+
+def read_shapes(path: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `read_archive` returns; it raises the same."""
+    with open(path, "rb") as file, zipfile.ZipFile(file) as opened:
+        return Archive(opened, file.seek(0, io.SEEK_END)).shapes()

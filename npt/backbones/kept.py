@@ -1,10 +1,9 @@
 """A CLIP that is loaded once by a process that executes many runs; each run gets an exact copy.
 
-Loading reads a file and constructs the modules, whose constructors fill the weights with random
-numbers first. These numbers are overwritten, but the random state after them is what the figures
-of a run follow from. So a load that is replaced by a copy leaves the state that the load would
-have left: it is known from an earlier load that began in the same state. From a state that is new,
-the CLIP is loaded again.
+A load of OpenAI's models also changes the random state (see `npt.backbones.building`), which the
+figures of a run follow from. So a load that is replaced by a copy leaves the state that the load
+would have left: it is known from an earlier load that began in the same state. From a state that
+is new, the CLIP is loaded again.
 
 Only inside `clip_kept`: a process with one run would only hold a second copy of the weights.
 """
@@ -12,7 +11,7 @@ Only inside `clip_kept`: a process with one run would only hold a second copy of
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +27,10 @@ _kept: Kept | None = None
 
 
 class Kept:
-    """The CLIP of a file as it was loaded, and the random states after loading, by that before."""
+    """The CLIP of some files as it was loaded; random states before loading -> those after it."""
 
-    def __init__(self, file: tuple[Any, ...]):
-        self.file = file
+    def __init__(self, files: tuple[Any, ...]):
+        self.files = files
         self.model: CLIP | None = None
         self.states: dict[bytes, Tensor] = {}
 
@@ -58,17 +57,22 @@ def clip_kept() -> Iterator[None]:
         _asked -= 1
 
 
-def kept_or_loaded(file: Path, load: Callable[[], CLIP]) -> CLIP:
-    """What `load` returns for a file: inside `clip_kept` a copy of what it returned before.
+def _state(file: Path) -> tuple[Any, ...]:
+    """Changes when a file is replaced."""
+    status = file.stat()
+    return str(file.resolve()), status.st_ino, status.st_size, status.st_mtime_ns
 
-    A file that was replaced is loaded again.
+
+def kept_or_loaded(files: Sequence[Path], load: Callable[[], CLIP]) -> CLIP:
+    """What `load` returns for some files: inside `clip_kept` a copy of what it returned before.
+
+    Files that were replaced are loaded again.
     """
     global _kept
-    if not _asked or not file.is_file():
+    if not _asked or not all(file.is_file() for file in files):
         return load()
-    status = file.stat()
-    identity = (str(file.resolve()), status.st_ino, status.st_size, status.st_mtime_ns)
-    if _kept is None or _kept.file != identity:
+    identity = tuple(_state(file) for file in files)
+    if _kept is None or _kept.files != identity:
         _kept = None  # first, so that there are never two
         _kept = Kept(identity)
     return _kept.copy(load)

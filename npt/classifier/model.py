@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from npt.backbones.loading import file_of, load_clip
+from npt.backbones.loading import load_clip
 from npt.backbones.openai import openai_clip
+from npt.backbones.sources import digest_of
 from npt.class_names import warn_of_one_prompt
 from npt.classifier.images import is_one, listed, tensors
 from npt.classifier.saved import SavedRun
 from npt.errors import InvalidArgument, NPTError
-from npt.identity import file_digest
 from npt.randomness import random_state_kept
 from npt.session import silent
 
@@ -274,7 +274,7 @@ def _prompted(run: SavedRun, clip_model: CLIP, classes: Classes) -> PromptedCLIP
         name = run.cfg.MODEL.BACKBONE.NAME
         here = {
             "backbone": name,
-            "backbone_file": file_digest(str(file_of(name))),
+            "backbone_file": digest_of(name),
             "classnames": classes.names,
         }
         checkpoint, path = run.checkpoint()

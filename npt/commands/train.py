@@ -15,12 +15,6 @@ from npt.flags import Parser, add_flags, parse_args, setup_cfg
 
 OF_TESTS = ("--eval-only", "--model-dir", "--load-epoch")  # flags for which there is `npt test`
 OWN_IMAGES = "configs/datasets/custom_folder.yaml"
-SIZES = {  # input sizes in pixels of OpenAI's models, where it is not 224
-    "RN50x4": 288,
-    "RN50x16": 384,
-    "RN50x64": 448,
-    "ViT-L/14@336px": 336,
-}
 # What helps on unequal classes, and changes nothing on equal ones (docs/long-tail.md):
 ADJUSTED = ("TRAINER.NPT.LOGIT_ADJUST", 1.0)
 BALANCED = ("DATALOADER.TRAIN_X.SAMPLER", "ClassBalancedSampler")
@@ -129,9 +123,6 @@ def _suited(method: Method, words: list[str]) -> list[str]:
         node = method.trainer.removesuffix("NPT").upper()
         if not (cfg.USE_CUDA and torch.cuda.is_available()):
             pairs[f"TRAINER.{node}.PREC"] = "fp32"
-    size = SIZES.get(cfg.MODEL.BACKBONE.NAME)
-    if size:
-        pairs["INPUT.SIZE"] = f"({size}, {size})"
     asked = {str(word).upper() for word in words}
     pairs = {key: value for key, value in pairs.items() if key not in asked}
     print(

@@ -117,11 +117,11 @@ def _row_to_check(name: str) -> Row:
 
 
 def prepare_command(args: argparse.Namespace) -> int:
-    from npt.backbones import loading
+    from npt.backbones import sources
 
     for name in args.names:
-        if name in loading.MODELS:
-            print(f"{name}: {loading.fetch_openai(name)}")
+        if name in sources.MODELS:
+            print(f"{name}: {sources.fetch_openai(name)}")
         else:
             _prepare_data(find_row(name), args.root)
     return 0
@@ -174,7 +174,7 @@ def _clip_at_hand(args: argparse.Namespace, cfg: Any) -> str:
 
     tiny, which has read no other names, is for the mini suite.
     """
-    from npt.backbones import loading
+    from npt.backbones import sources
     from npt.datasets import mini
 
     if args.backbone:
@@ -182,8 +182,8 @@ def _clip_at_hand(args: argparse.Namespace, cfg: Any) -> str:
     if cfg.DATASET.NAME in mini.DATASETS:
         return "tiny"
     name = cfg.MODEL.BACKBONE.NAME
-    name = name if name in loading.MODELS else "ViT-B/16"
-    return name if loading.cached()[name].is_file() else ""
+    name = name if name in sources.MODELS else "ViT-B/16"
+    return name if sources.cached()[name].is_file() else ""
 
 
 def _config(args: argparse.Namespace) -> Any:

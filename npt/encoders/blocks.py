@@ -9,7 +9,8 @@ to a layout that is fast on this machine (see `laid_out`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -74,10 +75,18 @@ def once_or(again: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callabl
     return decorate
 
 
-def quick_mlp(x: Tensor, fc: nn.Linear, proj: nn.Linear) -> Tensor:
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(GELU_SLOPE * x)
+
+
+def frozen_mlp(
+    x: Tensor,
+    fc: nn.Linear,
+    proj: nn.Linear,
+    activation: Callable[[Tensor], Tensor] = quick_gelu,
+) -> Tensor:
     """CLIP's MLP of x (M, D), in the dtype of x, with operations that autograd knows."""
-    hidden = F.linear(x, fc.weight.to(x.dtype), fc.bias.to(x.dtype))
-    hidden = hidden * torch.sigmoid(GELU_SLOPE * hidden)
+    hidden = activation(F.linear(x, fc.weight.to(x.dtype), fc.bias.to(x.dtype)))
     return F.linear(hidden, proj.weight.to(x.dtype), proj.bias.to(x.dtype))
 
 
@@ -93,7 +102,8 @@ def _linear_add_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _norm_mlp_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, mlp = ctx.saved_tensors[0], ctx.layer.mlp
-    y = quick_mlp(layer_norm(ctx.layer.ln_2, x).to(ctx.dtype), mlp.c_fc, mlp.c_proj)
+    y = layer_norm(ctx.layer.ln_2, x).to(ctx.dtype)
+    y = frozen_mlp(y, mlp.c_fc, mlp.c_proj, mlp.gelu)
     (inner,) = torch.autograd.grad(y, x, grad.to(ctx.dtype), create_graph=True)
     return inner + grad, None, None
 
@@ -141,27 +151,56 @@ class LinearAdd(torch.autograd.Function):
         return affine(grad.to(ctx.dtype), weight), None, grad
 
 
+class Activation(NamedTuple):
+    """The activation f(x) = apply(slope x) / slope of an MLP, and the gradient of `apply`."""
+
+    slope: float
+    apply: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]  # (gradient, input) -> gradient of the input
+
+
+QUICK_GELU = Activation(GELU_SLOPE, F.silu, torch.ops.aten.silu_backward)
+GELUS = {
+    how: Activation(
+        1.0,
+        partial(F.gelu, approximate=how),
+        partial(torch.ops.aten.gelu_backward, approximate=how),
+    )
+    for how in ("none", "tanh")
+}
+
+
+def activation_of(layer: ResidualAttentionBlock) -> Activation:
+    """QuickGELU, as OpenAI's models have it, or GELU."""
+    module = layer.mlp.gelu
+    return GELUS[module.approximate] if isinstance(module, nn.GELU) else QUICK_GELU
+
+
 class NormMLP(torch.autograd.Function):
     """x (M, D) plus CLIP's two-layer MLP of LayerNorm(x).
 
-    CLIP's activation is QuickGELU(x) = x sigmoid(ax) = silu(ax) / a with a = 1.702. The first
+    OpenAI's activation is QuickGELU(x) = x sigmoid(ax) = silu(ax) / a with a = 1.702. The first
     linear layer returns ax, so the only large tensor that is saved for backward is ax, and in the
-    gradient the factors a and 1 / a cancel.
+    gradient the factors a and 1 / a cancel. With GELU, a is 1.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: ResidualAttentionBlock, dtype: torch.dtype) -> Tensor:
         norm, fc, proj = layer.ln_2, layer.mlp.c_fc, layer.mlp.c_proj
+        slope, apply, _ = activation = activation_of(layer)
         y, mean, rstd = _normalise(norm, x)
-        y, bias = y.mul_(GELU_SLOPE).to(dtype), fc.bias.to(dtype) * GELU_SLOPE
+        y, bias = y.mul_(slope).to(dtype), fc.bias.to(dtype) * slope
         if ctx.needs_input_grad[0]:
             scaled = affine(y, laid_out(fc.weight, dtype), bias)  # (M, 4D)
             ctx.layer, ctx.dtype = layer, dtype
             ctx.save_for_backward(x, mean, rstd, scaled)
-            hidden = F.silu(scaled)
-        else:
+            hidden = apply(scaled)
+        elif activation is QUICK_GELU:
             hidden = affine(y, laid_out(fc.weight, dtype), bias, silu=True)
-        hidden.mul_(1 / GELU_SLOPE)
+        else:
+            hidden = apply(affine(y, laid_out(fc.weight, dtype), bias))
+        if slope != 1:
+            hidden.mul_(1 / slope)
         return affine(hidden, laid_out(proj.weight, dtype), proj.bias.to(dtype), x)
 
     @staticmethod
@@ -170,7 +209,7 @@ class NormMLP(torch.autograd.Function):
         x, mean, rstd, scaled = ctx.saved_tensors
         mlp, norm, dtype = ctx.layer.mlp, ctx.layer.ln_2, ctx.dtype
         inner = affine(grad.to(dtype), laid_out(mlp.c_proj.weight, dtype, transposed=True))
-        inner = torch.ops.aten.silu_backward(inner, scaled)  # (M, 4D)
+        inner = activation_of(ctx.layer).backward(inner, scaled)  # (M, 4D)
         inner = affine(inner, laid_out(mlp.c_fc.weight, dtype, transposed=True))
         inner = _normalise_backward(norm, inner, x, mean, rstd).to(x.dtype)
         return inner.add_(grad), None, None

@@ -40,6 +40,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from npt.errors import NPTError
+
 GROUP = 32  # most nodes in a group; larger groups: larger products, but more masked keys
 
 
@@ -54,6 +56,19 @@ class ClassPrompts(NamedTuple):
     tokens: Tensor
     slots: Tensor | None = None
     class_specific: bool = False
+
+    def within(self, context: int) -> "ClassPrompts":
+        """The prompts as a CLIP takes them whose texts have `context` tokens, 77 or fewer.
+
+        NPTError if a prompt is longer.
+        """
+        longest = int(self.tokens.argmax(dim=-1).max()) + 1
+        if longest > context:
+            raise NPTError(
+                f"a prompt has {longest} tokens, and this CLIP (MODEL.BACKBONE.NAME) takes "
+                f"{context}: shorten the class names, or lower N_CTX or CTX_INIT of the trainer"
+            )
+        return self._replace(tokens=self.tokens[:, :context])
 
     def split(self, size: int) -> list["ClassPrompts"]:
         """Parts of `size` classes each, on the CPU."""

@@ -32,6 +32,7 @@ class PlainTextEncoder(nn.Module):
 
     def __init__(self, clip_model: CLIP, prompts: ClassPrompts):
         super().__init__()
+        prompts = prompts.within(len(clip_model.positional_embedding))
         parts = ("transformer", "token_embedding", "ln_final", "text_projection")
         for name in (*parts, "positional_embedding"):
             setattr(self, name, getattr(clip_model, name))

@@ -47,6 +47,7 @@ class TextEncoder(nn.Module):
         group: int = GROUP,
     ):
         super().__init__()
+        prompts = prompts.within(len(clip_model.positional_embedding))
         self.transformer = clip_model.transformer
         self.ln_final = clip_model.ln_final
         self.text_projection = clip_model.text_projection

@@ -114,7 +114,7 @@ def check_device() -> str:
 
 def check_weights(backbone: str) -> str:
     """The CLIP `backbone` loaded; without one, the checksums of OpenAI's models that are here."""
-    from npt.backbones import loading
+    from npt.backbones import sources
     from npt.backbones.loading import load_clip
     from npt.errors import NPTError
 
@@ -124,11 +124,11 @@ def check_weights(backbone: str) -> str:
         except NPTError as err:
             raise Fault(str(err)) from err
         return f"{backbone} takes images of {size} x {size} pixels"
-    here = {name: path for name, path in loading.cached().items() if path.is_file()}
+    here = {name: path for name, path in sources.cached().items() if path.is_file()}
     for name, path in here.items():
-        if not loading.is_whole(name):
+        if not sources.is_whole(name):
             raise Fault(f"{path} is damaged: delete it, and it is downloaded again")
-    folder = loading.CACHE.expanduser()
+    folder = sources.CACHE.expanduser()
     found = f"{', '.join(here)} in {folder}" if here else f"no CLIP of OpenAI's in {folder} yet"
     return f"{found}; others are downloaded when they are named; tiny comes with npt"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npt import results
-from npt.backbones.loading import TINY_FILE
-from npt.backbones.openai import MODELS
+from npt.backbones.catalog import MODELS
+from npt.backbones.sources import files_of
 from npt.download import digest
 from npt.export.texts import scale
 from npt.version import __version__
@@ -65,12 +65,13 @@ def preprocessing(cfg: Any) -> list[dict[str, Any]]:
 
 
 def _backbone(name: str) -> dict[str, Any]:
-    """The CLIP: the name that OpenAI or npt gave it, or its file, and the SHA-256 of its file."""
+    """The CLIP: the name that OpenAI or npt gave it, or its files; and their SHA-256."""
     if name in MODELS:
-        return {"name": name, "sha256": MODELS[name][0]}
+        return {"name": name, "sha256": MODELS[name].sha256}
+    files = [{"file": str(path), "sha256": digest(path)} for path in files_of(name)]
     if name == "tiny":
-        return {"name": name, "sha256": digest(TINY_FILE)}
-    return {"name": Path(name).name, "file": name, "sha256": digest(Path(name))}
+        return {"name": name, "sha256": files[0]["sha256"]}
+    return {"name": Path(name).name, "files": files}
 
 
 def _run(run: SavedRun) -> dict[str, Any]:

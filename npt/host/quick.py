@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from npt.encoders.blocks import GELU_SLOPE, once_or, quick_mlp
+from npt.encoders.blocks import GELU_SLOPE, frozen_mlp, once_or
 from npt.encoders.linear import affine, laid_out, product_dtype
 from npt.host.calls import HOOKED, Call, hooked
 from npt.host.verification import Unsuitable
@@ -128,7 +128,7 @@ def _linear_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _mlp_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     _, x = ctx.saved_tensors
-    y = quick_mlp(x, ctx.fc, ctx.proj)
+    y = frozen_mlp(x, ctx.fc, ctx.proj)
     return *torch.autograd.grad(y, x, grad, create_graph=True), None, None
 
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from clip.model import CLIP, convert_weights
 from clip_recipe import half_runs_on_cpu, random_clip
 
-from npt.backbones import loading
-from npt.backbones.loading import load_clip, read_file
+from npt.backbones import building, tiny
+from npt.backbones.loading import load_clip
+from npt.backbones.weights import read, shapes
 from npt.errors import NPTError
 
 pytestmark = [
@@ -20,12 +22,20 @@ pytestmark = [
 ]
 
 
+def read_file(path):
+    """The state dict in a file, whose shapes are also read without the numbers."""
+    found = read([Path(path)])
+    tensors = {key: tuple(x.shape) for key, x in found.items() if isinstance(x, torch.Tensor)}
+    assert shapes([Path(path)]) == tensors
+    return found
+
+
 def official(resnet=False):
     """A small CLIP as OpenAI traced theirs: half weights, and three numbers as buffers."""
     tower = ((1, 1, 1, 1), 64, None) if resnet else (2, 64, 8)
     model = CLIP(64, 32, *tower, 8, 100, 64, 1, 2).eval()
     convert_weights(model)
-    for name in loading.SCALARS:
+    for name in building.SCALARS:
         if hasattr(model, name):
             delattr(model, name)
         model.register_buffer(name, torch.tensor(32 if name == "input_resolution" else 8))
@@ -167,14 +177,14 @@ def test_bytes_after_the_end_of_an_old_file_are_an_error(tmp_path):
 
 def test_one_flipped_bit_of_the_small_clip_is_noticed_or_changes_nothing(tmp_path):
     path = tmp_path / "tiny.npz"
-    loading.pack_tiny({"token_embedding.weight": torch.randn(64, 4)}, [3, 7], path)
-    good, content = loading.read_tiny(path), path.read_bytes()
+    tiny.pack_tiny({"token_embedding.weight": torch.randn(64, 4)}, [3, 7], path)
+    good, content = tiny.read_tiny(path), path.read_bytes()
     for bit in range(0, 8 * len(content), 11):
         changed = bytearray(content)
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(changed)
         try:
-            assert same(loading.read_tiny(path), good), bit
+            assert same(tiny.read_tiny(path), good), bit
         except NPTError as error:
             assert str(path) in str(error)
 
@@ -327,18 +337,18 @@ def test_a_pickled_model_is_not_a_state_dict(tmp_path):
 
 @pytest.mark.skipif(not half_runs_on_cpu(), reason="tracing needs float16 on the CPU")
 def test_openais_files_are_read_from_clips_cache(tmp_path, monkeypatch):
-    from npt.backbones.openai import MODELS
+    from npt.backbones.catalog import MODELS, OpenAI
     from npt.download import digest
 
     cache = tmp_path / ".cache" / "clip"
     cache.mkdir(parents=True)
     path = trace(official(), cache / "Small.pt")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setitem(MODELS, "Small", (digest(path), "Small.pt"))
+    monkeypatch.setitem(MODELS, "Small", OpenAI(digest(path), "Small.pt"))
     expected = {
         key: value.float()
         for key, value in torch.jit.load(path).state_dict().items()
-        if key not in loading.SCALARS
+        if key not in building.SCALARS
     }
     monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: pytest.fail("executed"))
     check_equal(load_clip("Small").state_dict(), expected)

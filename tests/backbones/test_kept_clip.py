@@ -19,9 +19,9 @@ def loads(monkeypatch):
     """The sources of the CLIPs that were really constructed."""
     found, build = [], loading.build
 
-    def counted(state, source):
+    def counted(state, source, form):
         found.append(source)
-        return build(state, source)
+        return build(state, source, form)
 
     monkeypatch.setattr(loading, "build", counted)
     monkeypatch.setattr(kept, "_kept", None)

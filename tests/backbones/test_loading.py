@@ -5,7 +5,7 @@ import pytest
 import torch
 from clip_recipe import random_clip
 
-from npt.backbones import loading
+from npt.backbones import catalog, sources, tiny
 from npt.backbones.loading import load_clip
 from npt.errors import NPTError
 
@@ -50,21 +50,21 @@ def test_jit_archive(tmp_path):
 
 
 def test_tiny_round_trip(tmp_path, monkeypatch):
-    state = random_clip(0, vocabulary=loading.VOCABULARY).half().float().state_dict()
+    state = random_clip(0, vocabulary=catalog.VOCABULARY).half().float().state_dict()
     ids = np.array([49406, 5, 320, 49407])
     path = tmp_path / "tiny.npz"
-    loading.pack_tiny(state, ids, path)
+    tiny.pack_tiny(state, ids, path)
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.npz"]
     assert path.stat().st_size < 2_000_000
-    monkeypatch.setattr(loading, "TINY_FILE", path)
+    monkeypatch.setattr(sources, "TINY_FILE", path)
     model = load_clip("tiny")
-    embedding = torch.from_numpy(loading.base_embedding(64))
+    embedding = torch.from_numpy(tiny.base_embedding(64))
     embedding[ids] = state["token_embedding.weight"][ids]
     check_same(model, {**state, "token_embedding.weight": embedding})
 
 
 def test_base_embedding():
-    rows = loading.base_embedding(8)
+    rows = tiny.base_embedding(8)
     normal = np.random.default_rng(0).standard_normal((49408, 8))
     assert rows.dtype == np.float32
     assert np.array_equal(rows, (0.02 * normal).astype(np.float16).astype(np.float32))
@@ -74,10 +74,10 @@ def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(loading.np, "savez_compressed", fail)
+    monkeypatch.setattr(tiny.np, "savez_compressed", fail)
     with pytest.raises(OSError):
-        loading.pack_tiny(
-            random_clip(0, vocabulary=loading.VOCABULARY).state_dict(), [1], tmp_path / "t.npz"
+        tiny.pack_tiny(
+            random_clip(0, vocabulary=catalog.VOCABULARY).state_dict(), [1], tmp_path / "t.npz"
         )
     assert not list(tmp_path.iterdir())
 
@@ -86,7 +86,7 @@ def test_the_error_without_network_names_the_model(monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise NPTError("the host cannot be reached.")
 
-    monkeypatch.setattr(loading, "fetch", offline)
+    monkeypatch.setattr(sources, "fetch", offline)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(NPTError, match=r"ViT-B/16 .*MODEL.BACKBONE.NAME"):
         load_clip("ViT-B/16")
@@ -110,6 +110,6 @@ def test_errors_name_the_problem(tmp_path, monkeypatch):
     torch.save(state, tmp_path / "part.pt")
     with pytest.raises(NPTError, match=r"ln_final\.bias"):
         load_clip(str(tmp_path / "part.pt"))
-    monkeypatch.setattr(loading, "TINY_FILE", tmp_path / "none.npz")
+    monkeypatch.setattr(sources, "TINY_FILE", tmp_path / "none.npz")
     with pytest.raises(NPTError, match=r"none\.npz"):
         load_clip("tiny")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from npt.backbones.recognition import CONTEXT, TOKENS, images, numbers, resnet_shapes, vit_shapes
 from npt.backbones import recognition
+from npt.backbones.recognition import CONTEXT, TOKENS, images, numbers, resnet_shapes, vit_shapes
 from npt.randomness import random_state_kept
 
 _numbers = itertools.count()

@@ -199,16 +199,18 @@ def test_too_little_disk_space_is_an_error_before_the_download(host, file, monke
 
 def test_clip_models_are_downloaded_and_verified(host, tmp_path, monkeypatch):
     """The checksum is in the address. An incomplete file of clip's own download is replaced."""
-    from npt.backbones import loading
+    from npt.backbones import sources
 
     monkeypatch.setenv("HOME", str(tmp_path))
     sha256 = SHA256.removeprefix("sha256:")
     host.files[f"{sha256}/ViT-B-16.pt"] = CONTENT
-    monkeypatch.setitem(loading.MODELS, "ViT-B/16", (sha256, "ViT-B-16.pt"))
-    monkeypatch.setattr(loading, "ADDRESS", host.url("").rstrip("/"))
+    monkeypatch.setitem(
+        sources.MODELS, "ViT-B/16", sources.MODELS["ViT-B/16"]._replace(sha256=sha256)
+    )
+    monkeypatch.setattr(sources, "ADDRESS", host.url("").rstrip("/"))
     half = tmp_path / ".cache" / "clip" / "ViT-B-16.pt"
     half.parent.mkdir(parents=True)
     half.write_bytes(CONTENT[:1000])
-    assert loading.fetch_openai("ViT-B/16") == half and half.read_bytes() == CONTENT
-    loading.fetch_openai("ViT-B/16")
+    assert sources.fetch_openai("ViT-B/16") == half and half.read_bytes() == CONTENT
+    sources.fetch_openai("ViT-B/16")
     assert len(host.asked) == 1

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from npt.backbones.loading import read_tiny
+from npt.backbones.tiny import read_tiny
 
 
 @pytest.mark.long

@@ -267,7 +267,13 @@ def tensor_digest(tensor: Tensor) -> str:
 def weights_digest(encoder: nn.Module) -> str:
     """A checksum of the names and values of all weights."""
     tensors = {name: tensor_digest(x) for name, x in encoder.state_dict().items()}
-    return _digest(tensors)
+    forms = {name: _form(module) for name, module in encoder.named_modules()}
+    return _digest({"tensors": tensors, "forms": forms})
+
+
+def _form(module: nn.Module) -> list[str]:
+    """What a module computes besides its weights: QuickGELU or GELU, heads, epsilons, strides."""
+    return [type(module).__name__, module.extra_repr(), str(getattr(module, "num_heads", ""))]
 
 
 def device_name(device: torch.device) -> str:
