@@ -21,9 +21,13 @@ HALVINGS = 40  # of the range of their logarithms: then it is known to 11 digits
 
 def are_probabilities(scores: Tensor) -> bool:
     """Whether no score (N, K) is negative and every row sums to 1, within rounding."""
+    return bool(_are_probabilities(scores))
+
+
+def _are_probabilities(scores: Tensor) -> Tensor:
     rounding = 1e-4 + 4 * torch.finfo(scores.dtype).eps
     sums = scores.sum(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-    return bool((scores >= 0).all() and ((sums - 1).abs() <= rounding).all())
+    return (scores >= 0).all() & ((sums - 1).abs() <= rounding).all()
 
 
 def as_logits(scores: Tensor, probabilities: bool) -> Tensor:
@@ -146,12 +150,14 @@ class Scaling(NamedTuple):
 class Confidences:
     """The confidences of a split, batch by batch; of its scores nothing else is kept.
 
+    They stay where the scores are until `figures`, because a copy would wait for the device.
+
     scaling: a temperature at which the confidences are wanted, too
     """
 
     def __init__(self, scaling: Scaling | None = None):
         self.scaling = scaling
-        self._probabilities = True  # whether all scores so far are
+        self._probabilities: list[Tensor] = []  # whether the scores of a batch are
         self._of_logits: list[Tensor] = []  # (B,) confidences if the scores are logits
         self._of_probabilities: list[Tensor] = []  # (B,) and if they are probabilities
         self._scaled: list[Tensor] = []  # (B,) and at the temperature
@@ -159,23 +165,24 @@ class Confidences:
     def add(self, scores: Tensor) -> None:
         """Add the scores (B, K) of a batch."""
         scores = scores if scores.dtype.is_floating_point else scores.float()
-        self._probabilities = self._probabilities and are_probabilities(scores)
-        self._of_logits.append(as_logits(scores, False).softmax(-1).amax(-1).cpu())
-        self._of_probabilities.append(scores.amax(-1).cpu())
+        self._probabilities.append(_are_probabilities(scores))
+        self._of_logits.append(as_logits(scores, False).softmax(-1).amax(-1))
+        self._of_probabilities.append(scores.amax(-1))
         if self.scaling is not None:
             logits = as_logits(scores, self.scaling.of_probabilities)
             scaled = (logits / self.scaling.temperature).softmax(-1)
-            self._scaled.append(scaled.amax(-1).cpu())
+            self._scaled.append(scaled.amax(-1))
 
     def figures(self, hits: Tensor) -> dict[str, float]:
         """`ece`, and with a temperature also `temperature` and `ece_scaled`.
 
         hits: (N,) whether the prediction is right, for each image in order
         """
-        raw = self._of_probabilities if self._probabilities else self._of_logits
-        found = {"ece": error_of_confidences(torch.cat(raw), hits)}
+        probabilities = bool(torch.stack(self._probabilities).all())
+        raw = self._of_probabilities if probabilities else self._of_logits
+        found = {"ece": error_of_confidences(torch.cat(raw).cpu(), hits)}
         scaling = self.scaling
-        if scaling is not None and scaling.of_probabilities == self._probabilities:
+        if scaling is not None and scaling.of_probabilities == probabilities:
             found["temperature"] = scaling.temperature
-            found["ece_scaled"] = error_of_confidences(torch.cat(self._scaled), hits)
+            found["ece_scaled"] = error_of_confidences(torch.cat(self._scaled).cpu(), hits)
         return found

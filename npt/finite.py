@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from npt.errors import NotFinite
+from npt.late import Late
 
 ADVICE = (
     "lower OPTIM.LR, OPTIM.MOMENTUM or the weights under TRAINER.NPT, or use a higher precision"
@@ -33,9 +34,7 @@ def not_finite(state: Mapping[str, Any], parameters: Collection[str]) -> list[st
 class FiniteWatch:
     """Checks every training step: `step` after it, `finish` before anything is saved.
 
-    The loss is a number that the trainer has read from the device already. Weights and gradients
-    are reduced to one number; on a GPU it is copied while the next step runs and checked after
-    that, so that no step waits for it.
+    Loss, weights and gradients are reduced to two numbers, which are checked as `Late` does.
     """
 
     def __init__(self, optimizers: Iterable[torch.optim.Optimizer | None], scaled: bool):
@@ -43,49 +42,41 @@ class FiniteWatch:
         groups = (group for x in optimizers if x is not None for group in x.param_groups)
         self._parameters = [p for group in groups for p in group["params"] if p.requires_grad]
         self._scaled = scaled
-        self._pending: tuple[str, Tensor, Any] | None = None  # step, norm, event of its copy
+        self._late = Late()
 
     def step(self, where: str, summary: Mapping[str, Any] | None, files: Iterable[str]) -> None:
         """Check a step. NotFinite names `where`, the epoch and batch, and the batch's `files`."""
         shown = list(files)
         where = f"{where} ({', '.join(shown[:4])}{', ...' if len(shown) > 4 else ''})"
         loss = (summary or {}).get("loss")
-        if isinstance(loss, (int, float)) and not math.isfinite(loss):
-            raise NotFinite(f"the loss is infinite or NaN in {where}: {ADVICE}")
-        self.finish()
         tensors = [p.detach() for p in self._parameters]
         if not self._scaled:
             tensors += [p.grad for p in self._parameters if p.grad is not None]
-        if tensors:
-            self._pending = (where, *_to_host(_norm(tensors)))
-            if self._pending[2] is None:
-                self.finish()
+
+        def check(values: Tensor) -> None:
+            *lost, norm = values.tolist()
+            if not all(map(math.isfinite, lost)):
+                raise NotFinite(f"the loss is infinite or NaN in {where}: {ADVICE}")
+            if not math.isfinite(norm):
+                raise NotFinite(
+                    f"the learned weights or their gradients are infinite, NaN or too large after "
+                    f"{where}: {ADVICE}"
+                )
+
+        if isinstance(loss, (int, float)) and not math.isfinite(loss):
+            check(torch.tensor([loss, 0.0]))
+        numbers = [*([loss] if isinstance(loss, Tensor) else ()), _norm(tensors)]
+        device = numbers[0].device
+        self._late.add(torch.stack([x.detach().to(device, torch.float64) for x in numbers]), check)
 
     def finish(self) -> None:
         """Check the step before, if it is not checked yet."""
-        if self._pending is None:
-            return
-        (where, norm, event), self._pending = self._pending, None
-        if event is not None:
-            event.synchronize()
-        if not math.isfinite(norm.item()):
-            raise NotFinite(
-                f"the learned weights or their gradients are infinite, NaN or too large after "
-                f"{where}: {ADVICE}"
-            )
+        self._late.finish()
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
     """The sum of the tensors' L2 norms in float32, which is infinite or NaN if a value is."""
+    if not tensors:
+        return torch.zeros(())
     device = tensors[0].device
     return torch.stack([x.to(device, torch.float32) for x in torch._foreach_norm(tensors)]).sum()
-
-
-def _to_host(value: Tensor) -> tuple[Tensor, Any]:
-    """A copy on the host, and the event after which it is complete (None: at once)."""
-    if not value.is_cuda:
-        return value, None
-    copy = torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record()
-    return copy, event

@@ -97,13 +97,13 @@ class Recorder:
                 self.why_not = str(error)
 
     def _add_scores(self, scores: Tensor | None, labels: Tensor) -> None:
-        self._labels.append(labels.cpu())
+        self._labels.append(labels)
         if scores is None or self.no_scores:
             return
-        self._predictions.append(scores.max(1)[1].cpu())
+        self._predictions.append(scores.max(1)[1])
         self._confidences.add(scores)
         if self.scores is not None:
-            self.scores.append(scores.cpu())
+            self.scores.append(scores)
 
     def _add_features(self, batch: Batch) -> None:
         unit_text = unit_rows(batch.text).double()  # (K, D) or (B, K, D)
@@ -117,8 +117,8 @@ class Recorder:
         of_batch = self._computed("batch", lambda m: m.value(batch).double() * images)
         for name, value in {**of_texts, **of_batch}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._images.append(unit_rows(batch.image).cpu())
-        self._cosines.append(_cosines(batch).cpu())
+        self._images.append(unit_rows(batch.image))
+        self._cosines.append(_cosines(batch))
 
     def _computed(self, kind: str, value: Callable[[Measure], Tensor]) -> dict[str, Tensor]:
         """The measures of a kind by name, without those that have failed."""
@@ -133,9 +133,12 @@ class Recorder:
         return found
 
     def _shared_text(self, text: Tensor) -> dict[str, Tensor]:
-        """The measures of texts (K, D) that all images share, computed again when they change."""
+        """The measures of texts (K, D) that all images share, computed again when they change.
+
+        On a device they are always computed again: that is quick, and a comparison waits for it.
+        """
         last = self._of_last_text
-        if last is None or not (last[0] is text or torch.equal(last[0], text)):
+        if last is None or text.device.type != "cpu" or not torch.equal(last[0], text):
             last = (text, self._computed("text", lambda m: m.value(text).double()))
             self._of_last_text = last
         return last[1]
@@ -147,7 +150,7 @@ class Recorder:
         if self.why_not or not isinstance(self._text_sum, Tensor):
             raise NPTError(self.why_not or "No batch was run, so there are no features.")
         device = self._text_sum.device
-        images, labels = torch.cat(self._images), torch.cat(self._labels)
+        images, labels = _joined(self._images), _joined(self._labels)
         classifier = self._text_sum / len(images)
         text = unit_rows(classifier).float()
         return Split(images.to(device), text, labels.to(device), classifier)
@@ -182,7 +185,7 @@ class Recorder:
         lcd = mid = None
         if self._images and not self.why_not:
             lcd = classes.collapse_of_texts(self.split().text)
-            gaps = (1 - torch.cat(self._cosines)).double()
+            gaps = (1 - _joined(self._cosines)).double()
             mid = torch.bincount(labels, gaps, minlength=len(counts.total)) / counts.total
         return classes.per_class(names, counts, self.train_counts, lcd, mid)
 
@@ -193,13 +196,19 @@ class Recorder:
     def scaling(self) -> Scaling:
         """The temperature fitted on the scores, which are then forgotten. NPTError if it fails."""
         scores, self.scores = self.scores or [], None
-        return Scaling.fitted(torch.cat(scores or [torch.empty(0, 0)]), self._tested()[0])
+        return Scaling.fitted(_joined(scores or [torch.empty(0, 0)]), self._tested()[0])
 
     def _tested(self) -> tuple[Tensor, Tensor]:
         """Labels and predictions (N,) of all images added so far."""
         none = torch.empty(0, dtype=torch.long)
         labels, predictions = self._labels or [none], self._predictions or [none]
-        return torch.cat(labels), torch.cat(predictions)
+        return _joined(labels), _joined(predictions)
+
+
+def _joined(batches: Sequence[Tensor]) -> Tensor:
+    """Values of all images on the CPU, brought there at once: each copy waits for the device."""
+    device = batches[0].device
+    return torch.cat([x.to(device) for x in batches]).cpu()
 
 
 def _vector(labels: Any) -> Tensor | None:

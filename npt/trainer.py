@@ -25,6 +25,7 @@ from npt.host.acceleration import accelerate
 from npt.host.attach import Backward, Output, describe
 from npt.host.features import HOW_TO_ADAPT, Claim, FeatureTap, PassFeatures
 from npt.host.steps import arguments_of, batch_of_step, is_of_batch, labels_of_batch
+from npt.late import Late, must_wait, reported
 from npt.names import for_host
 from npt.remedied import Remedied
 from npt.remedies import NODE, Remedies, warn_of_sampler
@@ -50,6 +51,7 @@ class NPTMixin(Remedied):
     _npt_warned: tuple[str, ...] = ()
 
     def __init__(self, cfg: Any, *args: Any, **kwargs: Any):
+        self._npt_late = Late()
         super().__init__(for_host(cfg), *args, **kwargs)
 
     def check_cfg(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
@@ -101,14 +103,20 @@ class NPTMixin(Remedied):
 
     def forward_backward(self, *args: Any, **kwargs: Any) -> Any:
         tap = self._measure_tap()
-        tap.look_again(getattr(self, "epoch", 0))
+        first = tap.look_again(getattr(self, "epoch", 0))
         batch = batch_of_step(self.host_s("forward_backward"), args, kwargs)
         labels = labels_of_batch(batch, type(self).__name__)
         classes = getattr(self, "num_classes", None)
-        step = _Step(self.knowledge(), batch, labels, classes, _scaler_of(self), self._remedies)
+        step = _Step(
+            *(self.knowledge(), batch, labels, classes, _scaler_of(self), self._remedies, first)
+        )
         with step.added(tap):
             by_host = super().forward_backward(*args, **kwargs)
         summary = step.summary(by_host if isinstance(by_host, dict) else {})
+        if step.figures is not None:
+            self._npt_late.add(step.figures, step.check)
+        if not must_wait(summary := reported(summary)):
+            self._npt_late.finish()
         for text in step.warnings():
             if text not in self._npt_warned:
                 self._npt_warned = (*self._npt_warned, text)
@@ -161,7 +169,10 @@ class _Step:
         classes: int | None,
         scaler: Any,
         remedies: Remedies,
+        first: bool = True,
     ):
+        """first: whether it is the first step of an epoch, which looks at more"""
+        self.first = first
         self.run, self.batch, self.labels = run, batch, labels
         self.classes, self.scaler, self.remedies = classes, scaler, remedies
         self.passes = 0  # forward passes with gradient
@@ -171,6 +182,7 @@ class _Step:
         self.unread = ""  # why there are no features, in a step without weights
         self.features: Batch | None = None  # that the terms are of
         self.evaluated: Evaluated | None = None
+        self.figures: Tensor | None = None  # own loss, weighted terms, and each of `evaluated`
         self.own_loss: Tensor | None = None  # the host's loss, as far as the output shows it
         self.to_loss = False
         self.backward: Backward | None = None
@@ -239,11 +251,10 @@ class _Step:
             classes = self.classes if logits is None else logits.shape[1]
             features = tap.take(self.batch, classes, logits, self.labels)
         self.to_loss = loss is not None
-        weighted = self.evaluate(features, self.labels)
-        self.own_loss = _own_loss(loss, logits, self.labels, self.remedies)
+        weighted = self.evaluate(features, self.labels, loss, logits)
         if weighted is None:
             return None
-        self.backward = backward = Backward(weighted, self.scaler)
+        self.backward = backward = Backward(weighted, self.scaler, self.first)
         if loss is not None:
             weighted.register_hook(backward.record)
             return returned.replaced({0: loss + weighted})
@@ -251,10 +262,10 @@ class _Step:
 
     def at_loss(self, tap: FeatureTap, claim: Claim) -> Tensor:
         """The logits of a loss outside of the model's forward pass, with the terms attached."""
-        mine = claim.target is not None and is_of_batch(claim.target, self.labels)
-        fits = claim.logits.shape == (len(self.labels), self.classes)
         if self.inside or self.settled or tap.busy or not torch.is_grad_enabled():
             return claim.logits
+        mine = claim.target is not None and is_of_batch(claim.target, self.labels)
+        fits = claim.logits.shape == (len(self.labels), self.classes)
         if not mine and (claim.target is not None or not fits):
             return claim.logits
         with tap.paused():
@@ -266,18 +277,23 @@ class _Step:
             if self.backward is not None:
                 self.backward.cancel()
             self.backward = None
-            weighted = self.evaluate(features, labels)
             logits = tap.products.without_shift(claim) if mine else None
-            self.own_loss = _own_loss(None, logits, labels, self.remedies)
+            weighted = self.evaluate(features, labels, None, logits)
             if weighted is None:
                 return claim.logits
             self.backward = Backward(weighted, self.scaler)
             return self.backward.attach(claim.logits, weighted)
 
-    def evaluate(self, features: PassFeatures, labels: Tensor) -> Tensor | None:
-        """The weighted terms; None if there is nothing to add."""
-        self.features = batch_of(features, labels, self.run)
-        self.evaluated = evaluate(self.features)
+    def evaluate(
+        self, features: PassFeatures, labels: Tensor, loss: Tensor | None, logits: Tensor | None
+    ) -> Tensor | None:
+        """The weighted terms; None if there is nothing to add.
+
+        loss, logits: of the host, of which the loss without the terms is known
+        """
+        batch = self.features = batch_of(features, labels, self.run)
+        self.evaluated = evaluate(batch)
+        self.own_loss = _own_loss(loss, logits, batch.labels, self.remedies)
         weighted = self.evaluated.weighted
         if not any_weight(self.run.settings):
             return None  # the wrapped trainer stays as it is, bit for bit
@@ -332,32 +348,45 @@ class _Step:
                 "output, and keep the graph (retain_graph) only if another backward pass follows."
             )
         values, weighted, _ = self.evaluated
-        scalars = [x.detach().float() for x in (self.own_loss, weighted, *values.values())]
-        own, added, *figures = torch.stack(scalars).tolist()  # one copy from the device
-        if not math.isfinite(added):
-            named = ", ".join(f"{k} {x:g}" for k, x in zip(values, figures, strict=True))
-            raise NPTError(
-                f"The terms of NPT are infinite or not a number ({named}): lower OPTIM.LR or the "
-                "weights under TRAINER.NPT, or use a higher precision."
-            )
         taken = sorted(values.keys() & host.keys())
         if taken:
             raise NPTError(
                 f"The trainer reports {', '.join(taken)} itself: rename that term or measure of "
                 "npt.terms."
             )
+        scalars = [x.detach().float() for x in (self.own_loss, weighted, *values.values())]
+        # In float64, where sums are what they are among Python's numbers.
+        self.figures = torch.stack([x.to(weighted.device) for x in scalars]).double()
+        own, added, *figures = self.figures.unbind()
         if "loss" in host:  # with the terms if they were added to it
-            total = float(host["loss"]) + (0.0 if self.to_loss else added)
+            total = _scalar(host["loss"], own) + (0.0 if self.to_loss else added)
             own = total - added
         else:
             total = own + added
         ours = {"loss": total, "loss_clip": own, **dict(zip(values, figures, strict=True))}
         return {**ours, **{k: v for k, v in host.items() if k not in ours}}
 
-    def own_entries(self, summary: dict[str, Any]) -> dict[str, float]:
+    def check(self, figures: Tensor) -> None:
+        """NPTError if the terms are not finite, by `figures` on the host."""
+        assert self.evaluated is not None
+        _, added, *values = figures.tolist()
+        if not math.isfinite(added):
+            pairs = zip(self.evaluated.values, values, strict=True)
+            named = ", ".join(f"{name} {x:g}" for name, x in pairs)
+            raise NPTError(
+                f"The terms of NPT are infinite or not a number ({named}): lower OPTIM.LR or the "
+                "weights under TRAINER.NPT, or use a higher precision."
+            )
+
+    def own_entries(self, summary: dict[str, Any]) -> dict[str, float | Tensor]:
         """The entries of a summary that come from NPT."""
         names = ("loss", "loss_clip", *(self.evaluated.values if self.evaluated else ()))
         return {name: summary[name] for name in names if name in summary}
+
+
+def _scalar(value: Any, like: Tensor) -> Tensor:
+    """A number that a host reports, read from the device or not, as a tensor like another."""
+    return value.detach().to(like) if isinstance(value, Tensor) else like.new_full((), float(value))
 
 
 def batch_of(features: PassFeatures, labels: Tensor, run: Run) -> Batch:

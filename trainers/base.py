@@ -20,6 +20,7 @@ from npt.backbones.sources import digest_of
 from npt.config import check, keys_of_method
 from npt.encoders import ClassPrompts, build_encoders
 from npt.errors import NPTError
+from npt.host.steps import on_device
 from npt.remedied import Remedied
 from npt.terms import Batch, logged_figures
 from npt.trainer import NPTMixin
@@ -112,9 +113,10 @@ class PromptTrainer(Remedied, PromptSteps):
 
     # ---- training
 
-    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
         if isinstance(self, NPTMixin):  # it records its steps itself
             return super().forward_backward(batch)
+        batch = {**batch, "label": on_device(batch["label"], self.device)}
         seen: dict[str, Tensor] = {}
 
         def look(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -127,7 +129,7 @@ class PromptTrainer(Remedied, PromptSteps):
         finally:
             for handle in handles:
                 handle.remove()
-        features = self._features(seen, batch["label"].to(self.device))
+        features = self._features(seen, batch["label"])
         figures: dict[str, Any] = {"loss": summary["loss"]}
         if features is not None:
             with suppress(NPTError):  # such as LCD, of one class

@@ -65,8 +65,8 @@ class CoOp(PromptTrainer):
         where = node.CLASS_TOKEN_POSITION
         return Context(ctx), place_context(tokens, ctx.shape[-2], where, lengths, specific)
 
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.model(image)
         with torch.no_grad():
-            accuracy = compute_accuracy(logits, label)[0].item()
+            accuracy = compute_accuracy(logits, label)[0].squeeze()
         return F.cross_entropy(logits, label), {"acc": accuracy}

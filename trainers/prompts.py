@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from npt.backbones.openai import is_vit, openai_clip
 from npt.class_names import check_names, readable
 from npt.errors import NPTError
-from npt.losses import unit_rows
+from npt.losses import unit_rows, without_autocast
 
 if TYPE_CHECKING:
     from clip.model import CLIP
@@ -107,7 +107,7 @@ class PromptedCLIP(nn.Module):
 
     def classify(self, images: Tensor, texts: Tensor) -> Tensor:
         """Logits (B, K) of features of length 1: images (B, E), texts (K, E) or (B, K, E)."""
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images.device):
             images = self.logit_scale.exp().to(images.dtype) * images
             if texts.dim() == 2:
                 return images @ texts.t()

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from dassl.engine import TrainerX
+from npt.host.steps import on_device
+from npt.late import reported
 
 
 class PromptSteps(TrainerX):
@@ -34,21 +36,22 @@ class PromptSteps(TrainerX):
         return torch.autocast(self.device.type, self.amp_dtype)
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        image = batch["img"].to(self.device, non_blocking=True)
+        return image, on_device(batch["label"], self.device)
 
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, and other values to report by name."""
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and other scalars to report by name."""
         return self.model(image, label), {}
 
-    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A training step on a batch; returns its loss and what else there is to report."""
         image, label = self.parse_batch_train(batch)
         with self.autocast():
             loss, report = self.loss(image, label)
         self.model_backward_and_update(loss)
-        summary = {"loss": loss.item(), **report}
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return summary
+        return reported({"loss": loss.detach().double(), **report})  # to be summed as Python would
 
     def model_backward(self, loss: Tensor) -> None:
         if self.scaler is None:

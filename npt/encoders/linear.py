@@ -121,5 +121,12 @@ def laid_out_bytes(weights: Iterable[Tensor]) -> int:
 
 def product_dtype(like: Tensor) -> torch.dtype:
     """The dtype of matrix products of tensors like `like`, which autocast may change."""
-    probe = like.detach().new_ones(1, 1)
-    return torch.mm(probe, probe).dtype
+    device = like.device.type
+    if not hasattr(torch, "get_autocast_dtype"):  # torch before 2.4: try one
+        probe = like.detach().new_ones(1, 1)
+        return torch.mm(probe, probe).dtype
+    try:
+        changes = torch.is_autocast_enabled(device) and like.dtype != torch.float64
+    except RuntimeError:  # a device type without autocast
+        return like.dtype
+    return torch.get_autocast_dtype(device) if changes else like.dtype

@@ -18,6 +18,15 @@ def activation_bytes(layers: int, width: int, itemsize: int, keys_per_query: flo
     return (8 + 2 * keys_per_query) * layers * width * itemsize
 
 
+def pass_bytes(width: int, itemsize: int, keys_per_query: float) -> float:
+    """Bytes that one token needs in a pass without gradients, which keeps one layer at a time.
+
+    In the units of `activation_bytes`, a layer has in addition its queries, keys and values before
+    they are grouped (3), and the sum of its input and what attention adds (1).
+    """
+    return activation_bytes(1, width, itemsize, keys_per_query) + 4 * width * itemsize
+
+
 def free_bytes(device: torch.device) -> float:
     """Bytes that can still be allocated on `device`; infinity if that is unknown."""
     if device.type == "cuda":

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.checkpoint import checkpoint
 
-from npt.encoders.blocks import layer_norm, once_or, run_layers
+from npt.encoders.blocks import layer_norm, once_or, run_layers, weights_of
 from npt.encoders.linear import product_dtype, version
-from npt.encoders.memory import activation_bytes, free_bytes
+from npt.encoders.memory import activation_bytes, free_bytes, pass_bytes
 from npt.encoders.packing import GROUP, ClassPrompts, pack
 from npt.errors import NPTError
 
 if TYPE_CHECKING:
     from clip.model import CLIP, ResidualAttentionBlock
 
-TOKENS_PER_PASS = 4096  # without gradients; larger passes are not faster
+TOKENS_PER_PASS = 4096  # without gradients, on a CPU; larger passes are not faster there
+MOST_TOKENS = 2**20  # ... on a GPU
+ALIGNED = 8  # elements between rows of a mask: CUDA's fused attention copies masks of other widths
 MIN_CHUNK = 32  # classes in a chunk whose size depends on the free memory
 
 
@@ -59,7 +62,8 @@ class TextEncoder(nn.Module):
             chunks = nn.ModuleList(self._split(clip_model, prompts, group))
         self.chunks = cast("Sequence[Chunk]", chunks)
         # prompts, weights' state and features of the last call without gradients
-        self._cached: tuple[list[Tensor], tuple, Tensor] | None = None
+        self._cached: tuple[list[_Seen], tuple, Tensor] | None = None
+        self._free: dict[torch.device, float] = {}
 
     def _split(self, clip_model: CLIP, prompts: ClassPrompts, group: int) -> list[Chunk]:
         """Chunks of `class_chunk` classes, or of at most about a quarter of the free memory."""
@@ -108,13 +112,13 @@ class TextEncoder(nn.Module):
                 return features.clone()
         features = self._encode(ctx, deep)
         if not features.is_inference():  # an inference tensor is not usable outside that mode
-            self._cached = ([p.detach().clone() for p in prompts], state, features.clone())
+            self._cached = ([_Seen(p) for p in prompts], state, features.clone())
         return features
 
     def _state(self) -> tuple:
         """Changes when a weight, the device or the precision of the computation changes."""
         words = self.chunks[0].words
-        weights = [version(w) for w in self.parameters()]
+        weights = [version(w) for w in weights_of(self)]
         return weights, self.dtype, words.device, product_dtype(words)
 
     def _encode(self, ctx: Tensor | None, deep: Sequence[Tensor]) -> Tensor:
@@ -137,7 +141,7 @@ class TextEncoder(nn.Module):
             if recompute:
                 batch = 1
             elif not training:
-                batch = max(1, TOKENS_PER_PASS // chunk.n_tokens)
+                batch = max(1, self._tokens_per_pass(chunk) // chunk.n_tokens)
             batches = []
             for i in range(0, images, batch):
                 part = [p[i : i + batch] if len(p) > 1 else p for p in chunk_prompts]
@@ -157,7 +161,22 @@ class TextEncoder(nn.Module):
         """Whether to compute a step in parts that are recomputed in the backward pass."""
         if self.class_chunk:
             return images * len(self.chunks) > 1
-        return images * self.kept_bytes > free_bytes(self.text_projection.device) / 2
+        return images * self.kept_bytes > self._free_bytes() / 2
+
+    def _tokens_per_pass(self, chunk: Chunk) -> int:
+        """Tokens in a pass without gradients: on a GPU as many as a quarter of its memory holds."""
+        if self.text_projection.device.type == "cpu":
+            return TOKENS_PER_PASS
+        width = self.text_projection.shape[0]
+        per_token = pass_bytes(width, self.dtype.itemsize, chunk.keys_per_query)
+        return int(min(self._free_bytes() / 4 / per_token, MOST_TOKENS))
+
+    def _free_bytes(self) -> float:
+        """Memory that was free when it was first wanted: asking takes a while on a GPU."""
+        device = self.text_projection.device
+        if device not in self._free:
+            self._free[device] = free_bytes(device)
+        return self._free[device]
 
     def _encode_part(self, chunk: Chunk, *prompts: Tensor) -> Tensor:
         """Features (B, classes of the chunk, E)."""
@@ -221,6 +240,7 @@ class Chunk(nn.Module):
         self._buffer("read_mask", read_mask[:, None].to(device))
         self._buffer("read", (first + packing.read).flatten().to(device))
         self._buffer("slot", packing.slot.to(device))
+        self._made: tuple[tuple, list[Tensor]] | None = None  # what _masks made, and for what
 
     def _buffer(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
@@ -235,7 +255,7 @@ class Chunk(nn.Module):
             placed[0] = placed[0] + self.ctx_positions
         layer: ResidualAttentionBlock = layers[0]
         images, dtype = len(placed[0]) if placed else 1, product_dtype(layer.mlp.c_fc.weight)
-        mask, read_mask = (m.to(dtype).repeat(images, 1, 1, 1) for m in (self.mask, self.read_mask))
+        mask, read_mask = self._masks(images, dtype)
 
         def attend(qkv: Tensor) -> Tensor:
             q, k, v = GroupedKeys.apply(qkv, self.far, self.groups)
@@ -247,6 +267,16 @@ class Chunk(nn.Module):
 
         x = run_layers(layers, self.words[None], placed, self.read, attend, attend_read)
         return x.index_select(1, self.slot)
+
+    def _masks(self, images: int, dtype: torch.dtype) -> list[Tensor]:
+        """Both masks for the groups of all images, (B * G, 1, Q or R, E + Q); made once."""
+        key = (images, dtype, self.mask.device, torch.is_inference_mode_enabled())
+        if self._made is None or self._made[0] != key:
+            padding = (0, -self.mask.shape[-1] % ALIGNED)
+            masks = [F.pad(m.to(dtype), padding) for m in (self.mask, self.read_mask)]
+            keys = self.mask.shape[-1]
+            self._made = key, [m.repeat(images, 1, 1, 1)[..., :keys] for m in masks]
+        return self._made[1]
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """q (B, G * Q, 1, H, d), k and v (B * G, E + Q, H, d) -> (B, G * Q, H, d)."""
@@ -320,10 +350,36 @@ def _cat(parts: list[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def _all_equal(new: list[Tensor], old: list[Tensor]) -> bool:
-    if len(new) != len(old):
-        return False
-    return all(
-        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
-        for a, b in zip(new, old, strict=True)
-    )
+_optimizer_steps = 0  # in this process
+
+
+def _count_step(*_: Any) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
+
+class _Seen:
+    """A prompt as it was when its features were computed."""
+
+    def __init__(self, prompt: Tensor):
+        self.prompt, self.value, self.mark = prompt, prompt.detach().clone(), self._mark(prompt)
+
+    @staticmethod
+    def _mark(prompt: Tensor) -> tuple:
+        """Changes when the prompt does; some optimizers change it through `.data`."""
+        return version(prompt), _optimizer_steps
+
+    def equals(self, x: Tensor) -> bool:
+        """Whether x has the same values. To compare these would wait for a device."""
+        if x is self.prompt and x.device.type != "cpu" and self._mark(x) == self.mark:
+            return True
+        like = self.value
+        same = x.shape == like.shape and x.dtype == like.dtype and x.device == like.device
+        return same and torch.equal(x, like)
+
+
+def _all_equal(new: list[Tensor], old: list[_Seen]) -> bool:
+    return len(new) == len(old) and all(o.equals(x) for x, o in zip(new, old, strict=True))

@@ -63,13 +63,15 @@ class Backward:
     reached: a backward pass has reached the model's output
     done: the terms have received their gradient
     factor: what the terms were multiplied by after they were added to a loss, without the
-        GradScaler's factor; None if they were not added to a loss
+        GradScaler's factor; None if they were not added to a loss, or without `ask_factor`
     """
 
-    def __init__(self, weighted: Tensor, scaler: Any):
+    def __init__(self, weighted: Tensor, scaler: Any, ask_factor: bool = True):
+        """ask_factor: whether `factor` is wanted, which waits for the device"""
         # Not `weighted` itself: its hook refers to this object, and the cycle would keep its graph.
         self.one, self.scaler = torch.ones_like(weighted.detach()), scaler
         self.reached = self.done = False
+        self.ask_factor = ask_factor
         self.factor: float | None = None
         self._last_pass = -1  # id of the last backward pass that reached the output
 
@@ -104,6 +106,8 @@ class Backward:
     def record(self, gradient: Tensor) -> None:
         """Gradient hook of terms that were added to a loss."""
         self.reached = self.done = True
+        if not self.ask_factor:
+            return
         one = torch.ones_like(gradient)
         factor = gradient / (one if self.scaler is None else self.scaler.scale(one))
         self.factor = round(float(factor), 4)

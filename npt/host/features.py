@@ -84,11 +84,16 @@ class FeatureTap:
         self._records = False  # whether products are recorded in this block
         self.busy = False  # whether what runs now is no part of the host's step
 
-    def look_again(self, epoch: int) -> None:
-        """Decide anew in the first step of an epoch: some models change their ways on the way."""
-        if epoch != self._epoch:
+    def look_again(self, epoch: int) -> bool:
+        """Decide anew in the first step of an epoch: some models change their ways on the way.
+
+        Returns whether this is such a step.
+        """
+        first = epoch != self._epoch
+        if first:
             self._epoch = epoch
             self._found.pop(False, None)
+        return first
 
     @contextmanager
     def in_test(self) -> Iterator[None]:
@@ -206,7 +211,7 @@ class FeatureTap:
     def _by_logits(
         self, classes: int | None, logits: Tensor | None, labels: Tensor | None
     ) -> PassFeatures:
-        if not self._records:  # the encoders' outputs, as an earlier pass has shown
+        if not self._looks():  # the encoders' outputs, as an earlier pass has shown
             return self.encoders.features(classes)
         known = [logits] if logits is not None else self._logits_of_losses(classes, labels)
         found = next(filter(None, (self.products.giving(x, labels) for x in known)), None)

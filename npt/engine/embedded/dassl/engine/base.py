@@ -59,6 +59,7 @@ class TrainerBase:
         self._all_batches_done = False  # of this epoch, by the run_epoch of TrainerX or TrainerXU
         self._stop: Any = None  # npt.stopping.Deferred, while the epochs are trained
         self._bars: Any = None  # npt.bars.Training, meanwhile, if there is a terminal
+        self._losses: Any = None  # npt.late.Late, from the first loss on
 
     # ------------------------------------------------------------------------------- models
 
@@ -183,6 +184,7 @@ class TrainerBase:
 
     def save_progress(self, epoch: int, batch: int = 0) -> None:
         """Save what the run needs to go on after `epoch` epochs and `batch` batches of the next."""
+        self._check_last_step()
         if self.output_dir:
             resume.save_progress(self, self.output_dir, epoch, batch, self._frozen)
         self._last_save = time.monotonic()
@@ -239,12 +241,29 @@ class TrainerBase:
                 self._scheds[name].step()
 
     def detect_anomaly(self, loss: torch.Tensor) -> None:
-        """Raise NotFinite (a FloatingPointError) if the loss is infinite or NaN."""
-        if not torch.isfinite(loss).all():
-            raise NotFinite(
-                f"The loss is infinite or NaN in epoch {self.epoch + 1}, batch "
-                f"{getattr(self, 'batch_idx', 0) + 1}: lower OPTIM.LR or use a higher precision"
-            )
+        """Raise NotFinite (a FloatingPointError) if the loss is infinite or NaN.
+
+        On a GPU, which the step would have to wait for, the loss of the call before is checked.
+        """
+        if self._losses is None:
+            from npt.late import Late  # not at the top: npt imports dassl
+
+            self._losses = Late()
+        where = f"epoch {self.epoch + 1}, batch {getattr(self, 'batch_idx', 0) + 1}"
+
+        def check(values: torch.Tensor) -> None:
+            if not torch.isfinite(values).all():
+                raise NotFinite(
+                    f"The loss is infinite or NaN in {where}: lower OPTIM.LR or use a higher "
+                    "precision"
+                )
+
+        self._losses.add(loss, check)
+
+    def _check_last_step(self) -> None:
+        """Check what is not checked yet."""
+        if self._losses is not None:
+            self._losses.finish()
 
     def model_zero_grad(self, names: str | list[str] | None = None) -> None:
         for name in self.get_model_names(names):
@@ -332,6 +351,7 @@ class TrainerBase:
         self._all_batches_done = False
         self.before_epoch()
         self.run_epoch()
+        self._check_last_step()
         self.after_epoch()
         self._all_batches_done = False
         self.first_batch = 0

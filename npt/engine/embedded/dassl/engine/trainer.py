@@ -23,7 +23,7 @@ from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import AverageMeter, MetricMeter, count_num_param, load_pretrained_weights
-from dassl.utils.errors import InvalidValue, MissingFile, UnusableCheckpoint
+from dassl.utils.errors import InvalidValue, MissingFile, NotFinite, UnusableCheckpoint
 from dassl.utils.torchtools import BEST, load_trainer_checkpoint
 
 from . import resume
@@ -57,10 +57,11 @@ class SimpleTrainer(TrainerBase):
 
     model: Any  # set by build_model
     _watch: Any = None  # npt.finite.FiniteWatch, from the first training step on
-    _meters: MetricMeter | None = None  # the averages of the current epoch
+    _meters: Any = None  # a MetricMeter: the averages of the current epoch
 
     def __init__(self, cfg):
         super().__init__()
+        self._unread: list[tuple] = []  # steps that are in no average yet: number, values, rate
         self._meters_before: dict[str, list] = {}  # sums of an epoch that another process began
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
@@ -220,7 +221,8 @@ class SimpleTrainer(TrainerBase):
         return self.model(input)
 
     def parse_batch_test(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        image, label = batch["img"], batch["label"]
+        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
     def get_current_lr(self, names: str | list[str] | None = None) -> float:
         """The learning rate of the first parameter group of the first model with an optimizer."""
@@ -243,10 +245,12 @@ class SimpleTrainer(TrainerBase):
 
     def figures_so_far(self) -> dict[str, float]:
         """The averages of this epoch by name, for the bars of the training."""
+        self._read_steps()
         meters = {} if self._meters is None else self._meters.meters
         return {name: meter.avg for name, meter in meters.items()}
 
     def progress_state(self) -> dict[str, Any]:
+        self._read_steps()
         meters = {} if self._meters is None else self._meters.meters
         sums = {name: [float(meter.sum), meter.count] for name, meter in meters.items()}
         return {**super().progress_state(), "meters": sums}
@@ -264,26 +268,51 @@ class SimpleTrainer(TrainerBase):
             self._watch = FiniteWatch(self._optims.values(), scaled)
         where = f"epoch {self.epoch + 1}, batch {self.batch_idx + 1}"
         files = batch.get("impath", ()) if isinstance(batch, dict) else ()
-        self._watch.step(where, loss_summary, files)
+        try:
+            summary = loss_summary if isinstance(loss_summary, dict) else None
+            self._watch.step(where, summary, files)
+        except NotFinite:
+            self._read_steps()  # what led to this
+            raise
 
     def _check_last_step(self) -> None:
+        super()._check_last_step()
         if self._watch is not None:
             self._watch.finish()
 
     def _end_epoch(self) -> None:
+        self._read_steps()
         self._check_last_step()
         self._all_batches_done = True
         if self._bars is not None:
             self._bars.end_epoch()
 
-    def save_progress(self, epoch: int, batch: int = 0) -> None:
-        self._check_last_step()
-        super().save_progress(epoch, batch)
+    def _add_step(self, loss_summary: dict[str, Any] | None) -> None:
+        """Add the values of a step to the averages of the epoch; those on a GPU are read later."""
+        from npt.late import must_wait
 
-    def _report(
-        self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
-    ) -> None:
-        """Print the progress every PRINT_FREQ batches, and write the averages to TensorBoard.
+        has_rate = any(optim is not None for optim in self._optims.values())
+        rate = self.get_current_lr() if has_rate else None
+        step = self.epoch * self.num_batches + self.batch_idx
+        self._unread.append((step, loss_summary, rate))
+        if not must_wait(loss_summary):
+            self._read_steps()
+
+    def _read_steps(self) -> None:
+        """Read the values that are on the device, and write the averages to TensorBoard."""
+        from npt.late import as_numbers
+
+        steps, self._unread = self._unread, []
+        summaries = as_numbers([loss_summary for _, loss_summary, _ in steps])
+        for (step, _, rate), summary in zip(steps, summaries, strict=True):
+            self._meters.update(summary)
+            for name, meter in self._meters.meters.items():
+                self.write_scalar(f"train/{name}", meter.avg, step)
+            if rate is not None:
+                self.write_scalar("train/lr", rate, step)
+
+    def _report(self, batch_time: AverageMeter, data_time: AverageMeter) -> None:
+        """Print the progress every PRINT_FREQ batches.
 
         With bars on a terminal, the lines are for the log file only.
         """
@@ -291,6 +320,7 @@ class SimpleTrainer(TrainerBase):
         done = self.batch_idx + 1
         has_rate = any(optim is not None for optim in self._optims.values())
         if done % freq == 0 or self.num_batches < freq:
+            self._read_steps()
             left = self.num_batches - done + (self.max_epoch - self.epoch - 1) * self.num_batches
             eta = datetime.timedelta(seconds=int(batch_time.avg * left))
             parts = [
@@ -298,7 +328,7 @@ class SimpleTrainer(TrainerBase):
                 f"batch [{done}/{self.num_batches}]",
                 f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
                 f"data {data_time.val:.3f} ({data_time.avg:.3f})",
-                f"{losses}",
+                f"{self._meters}",
                 f"lr {self.get_current_lr():.4e}" if has_rate else "",
                 f"eta {eta}",
             ]
@@ -306,11 +336,6 @@ class SimpleTrainer(TrainerBase):
             tell(" ".join(part for part in parts if part))
         if self._bars is not None:
             self._bars.step()
-        step = self.epoch * self.num_batches + self.batch_idx
-        for name, meter in losses.meters.items():
-            self.write_scalar(f"train/{name}", meter.avg, step)
-        if has_rate:
-            self.write_scalar("train/lr", self.get_current_lr(), step)
 
 
 class TrainerX(SimpleTrainer):
@@ -332,16 +357,17 @@ class TrainerX(SimpleTrainer):
             data_time.update(time.time() - end)
             loss_summary = self.forward_backward(batch)
             batch_time.update(time.time() - end)
-            losses.update(loss_summary)
             self._check_step(loss_summary, batch)
-            self._report(losses, batch_time, data_time)
+            self._add_step(loss_summary)
+            self._report(batch_time, data_time)
             self.after_batch()
             end = time.time()
         self._end_epoch()
 
     def parse_batch_train(self, batch: dict[str, Any]):
         """Images, labels and domain labels on the device."""
-        return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))
+        names = ("img", "label", "domain")
+        return tuple(batch[name].to(self.device, non_blocking=True) for name in names)
 
 
 class TrainerXU(SimpleTrainer):
@@ -376,17 +402,17 @@ class TrainerXU(SimpleTrainer):
             data_time.update(time.time() - end)
             loss_summary = self.forward_backward(batch_x, batch_u)
             batch_time.update(time.time() - end)
-            losses.update(loss_summary)
             self._check_step(loss_summary, batch_x)
-            self._report(losses, batch_time, data_time)
+            self._add_step(loss_summary)
+            self._report(batch_time, data_time)
             self.after_batch()
             end = time.time()
         self._end_epoch()
 
     def parse_batch_train(self, batch_x: dict[str, Any], batch_u: dict[str, Any]):
         """Labelled images, their labels, and unlabelled images, on the device."""
-        images = batch_x["img"].to(self.device)
-        return images, batch_x["label"].to(self.device), batch_u["img"].to(self.device)
+        given = (batch_x["img"], batch_x["label"], batch_u["img"])
+        return tuple(x.to(self.device, non_blocking=True) for x in given)
 
 
 def _loads(fpath: str) -> bool:
