@@ -87,6 +87,8 @@ setup(
         "export": ["onnx>=1.14", "onnxruntime>=1.16", "safetensors"],  # npt export
         "mat": ["scipy"],  # to make a split of StanfordCars or OxfordFlowers, from MATLAB files
         "cluster": ["submitit>=1.5"],  # python -m npt.experiments ... --slurm
+        "hf": ["huggingface_hub", "safetensors"],  # --backbone hf:ORGANISATION/NAME, or a folder
+        "open_clip": ["open_clip_torch>=2.24", "safetensors"],  # --backbone open_clip:MODEL/TAG
         "wandb": ["wandb>=0.17"],  # TRAIN.WANDB
         "test": [
             "pytest>=7",
@@ -96,11 +98,13 @@ setup(
             "mypy>=1.10",
             "onnx>=1.14",
             "onnxruntime>=1.16",
+            "open_clip_torch>=2.24",
             "playwright",
             "safetensors",
             "scikit-learn",
             "scipy",
             "submitit>=1.5",
+            "transformers>=4.40",
         ],
     },
 )

@@ -109,13 +109,14 @@ def check_origin(
     class_list: whether to compare the class lists; a context that all classes share fits any
     """
     backbone = checkpoint.get("backbone")
-    if backbone and _stem(backbone) != _stem(here["backbone"]):
+    files = checkpoint.get("backbone_file"), here.get("backbone_file")
+    same = all(files) and files[0] == files[1]
+    if backbone and not same and _stem(backbone) != _stem(here["backbone"]):
         raise NPTError(
             f'"{path}" was trained with MODEL.BACKBONE.NAME {backbone}, not {here["backbone"]}; '
             "if it is the same model, give its file the same name"
         )
-    files = checkpoint.get("backbone_file"), here.get("backbone_file")
-    if all(files) and files[0] != files[1]:
+    if all(files) and not same:
         warnings.warn(
             f'"{path}" was trained with another file under the name {here["backbone"]}: unless '
             "both have the same weights, the figures are not those of that training",

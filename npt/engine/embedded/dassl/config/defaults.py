@@ -178,7 +178,9 @@ KEYS: dict[str, Key] = {
         "", "file of weights to start from; for prompt learners a checkpoint of the same method"
     ),
     "MODEL.BACKBONE.NAME": Key(
-        "", "the CLIP (`--backbone`): a name such as ViT-B/16, the path of a file, or tiny"
+        "",
+        "the CLIP (`--backbone`): a name such as ViT-B/16, open_clip:MODEL/TAG, hf:NAME, the path "
+        "of a file or folder, or tiny (docs/backbones.md)",
     ),
     "MODEL.BACKBONE.PRETRAINED": Key(True, "load the backbone's trained weights", host=True),
     "MODEL.HEAD.NAME": Key("", "network between backbone and classifier (`--head`)", host=True),
