@@ -40,15 +40,35 @@ def __getattr__(name: str) -> Any:
 
 
 def put_in_place() -> None:
-    """Add keys, names, thinning, sampling and reading to the engine; repeating changes nothing."""
+    """Add keys, names, thinning, sampling and reading to the engine; repeating changes nothing.
+
+    The embedded engine gets names, and what acts on data, when these parts of it are imported: who
+    only reads configs does not wait for torch.
+    """
     import dassl  # noqa: F401  selects the engine, if it is the first import
-    from npt import config, remedies, terms  # noqa: F401  the last two add keys
-    from npt.host import naming, reading, registry, sampling, thinning
+    from npt import config
+    from npt.host import effect  # noqa: F401  its imports add keys, too
 
     config.add_keys_to_defaults()
+    if engine.describe().name == "embedded":
+        engine.after_import("dassl.engine", _add_names)
+        engine.after_import("dassl.data.data_manager", _act_on_data)
+    else:
+        _add_names()
+        _act_on_data()
+
+
+def _add_names() -> None:
+    from npt.host import naming, registry
+
     registry.extend_registry()
     naming.wrap_build_trainer()
     naming.wrap_clean_cfg()
+
+
+def _act_on_data() -> None:
+    from npt.host import reading, sampling, thinning
+
     thinning.wrap_build_dataset()
     sampling.wrap_build_sampler()
     reading.wrap_reading()

@@ -56,6 +56,7 @@ class Key(NamedTuple):
 
 WEIGHT = number(0, LARGEST)
 REDUCTIONS = ("mean", "class", "sum")  # of npt.losses
+ANCHORS = ("l1", "squared")  # distances of npt.losses
 LENGTH = number(0, LARGEST, "(]")
 RATIO = Check(number(0, 1, "(]").good, "a number in (0, 1]")
 NOT_ONCE = ("RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler", "ClassBalancedSampler")

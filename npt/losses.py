@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from npt.config import REDUCTIONS
+from npt.config import ANCHORS, REDUCTIONS
 from npt.errors import InvalidArgument
 
 
@@ -134,9 +134,6 @@ def balanced_isomorphism_loss(
     """
     errors = _isomorphism_errors(image_features, text_features, labels, e_w, e_h)  # (B,)
     return (errors * class_weights.to(errors)[labels.to(errors.device)]).mean()
-
-
-ANCHORS = ("l1", "squared")
 
 
 def anchor_loss(text_features: Tensor, frozen_text: Tensor, kind: str = "l1") -> Tensor:

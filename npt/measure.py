@@ -26,17 +26,13 @@ from npt.imbalance import summary_of_counts
 from npt.randomness import random_state_kept
 from npt.recorder import Recorder
 from npt.remedies import drawn_counts
-from npt.results import Results
+from npt.results import END_OF_TRAINING, Results
 from npt.terms import Run, Split
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX
 else:
     TrainerX = object  # mixed into the trainers of whichever engine there is
-
-
-# The line before the last test: parsers of the CoOp family look for the one or the other.
-END_OF_TRAINING = ("Finish training", "Finished training")
 
 
 def end_lines_missing(trainer: type) -> list[str]:

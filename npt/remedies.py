@@ -27,22 +27,28 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from npt import config
 from npt.checks import Check, number, one_of
 from npt.config import Key
 from npt.errors import NPTError
-from npt.sampling import ClassBalancedSampler, expected_draws
+from npt.later import later
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from npt import sampling
+else:  # commands that only name the rows shall not wait for torch
+    torch, sampling = later("torch"), later("npt.sampling")
 
 NODE = "TRAINER.NPT"  # the config node of the keys
+BALANCED = "ClassBalancedSampler"  # of npt.sampling
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {  # of torch's cross_entropy
     "none": lambda losses: losses,
-    "mean": torch.mean,
-    "sum": torch.sum,
+    "mean": lambda losses: losses.mean(),
+    "sum": lambda losses: losses.sum(),
 }
 Counts = Sequence[float]  # how often an epoch draws each class
 
@@ -154,9 +160,9 @@ config.add(f"{NODE}.EFFECTIVE_BETA", Key(0.999, BETA, number(0, 1, "[)"), EFFECT
 def drawn_counts(counts: Sequence[int], cfg: Any) -> list[float]:
     """How often an epoch draws each class: its images, unless a ClassBalancedSampler draws them."""
     loader = training_loader(cfg)
-    if loader.get("SAMPLER") != ClassBalancedSampler.__name__:
+    if loader.get("SAMPLER") != BALANCED:
         return [float(n) for n in counts]
-    return expected_draws(counts, loader.get("BALANCE_POWER", 1.0))
+    return sampling.expected_draws(counts, loader.get("BALANCE_POWER", 1.0))
 
 
 def training_loader(cfg: Any) -> Any:
@@ -165,7 +171,7 @@ def training_loader(cfg: Any) -> Any:
 
 
 # Samplers for which `drawn_counts` knows how often an epoch draws each class.
-COUNTED = ("RandomSampler", "SequentialSampler", ClassBalancedSampler.__name__)
+COUNTED = ("RandomSampler", "SequentialSampler", BALANCED)
 
 
 def warn_of_sampler(cfg: Any, names: str) -> None:

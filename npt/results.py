@@ -28,6 +28,8 @@ RESULT = "result.json"
 Results = dict[str, float | None]  # figures of a split by name; None: not computed
 REQUIRED = {"trainer": str, "dataset": str, "config": dict, "classnames": list}  # entry -> type
 TRAINING, EVALUATION = "training", "evaluation"  # the two kinds of records
+# The line of a log before the last test: parsers of the CoOp family look for the one or the other.
+END_OF_TRAINING = ("Finish training", "Finished training")
 
 
 def describe(cfg: Any, classnames: list[str]) -> dict[str, Any]:

@@ -21,32 +21,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npt import config
 from npt.checks import LARGEST, number, one_of, whole
-from npt.class_names import of_one_prompt
-from npt.clusters import clusters_of
+from npt.config import ANCHORS
 from npt.errors import NPTError
-from npt.geometry import (
-    Degree,
-    NeuralCollapse,
-    language_collapse_degree,
-    multimodal_isomorphism_degree,
-    neural_collapse_metrics,
-)
-from npt.losses import (
-    ANCHORS,
-    anchor_loss,
-    balanced_isomorphism_loss,
-    clustered_collapse_loss,
-    language_collapse_loss,
-    multimodal_isomorphism_loss,
-)
+from npt.later import later
 from npt.remedies import NODE, balanced_weights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from npt import class_names, clusters, geometry, losses
+    from npt.geometry import Degree, NeuralCollapse
+else:  # commands that only name the rows shall not wait for torch
+    torch, losses, geometry = later("torch"), later("npt.losses"), later("npt.geometry")
+    class_names, clusters = later("npt.class_names"), later("npt.clusters")
 
 ACCURACIES = (  # the figures of predictions, in percent but for the temperature
     *("accuracy", "error_rate", "macro_f1", "class_mean_accuracy", "many", "medium", "few"),
@@ -90,7 +82,7 @@ class Run:
     def logit_scale(self) -> Tensor | None:
         """What multiplies the cosines now; None if the model has no parameter `logit_scale`."""
         scale = getattr(self.model, "logit_scale", None)
-        return scale.detach().exp() if isinstance(scale, Tensor) else None
+        return scale.detach().exp() if isinstance(scale, torch.Tensor) else None
 
     @cached_property
     def frozen_text(self) -> Tensor:
@@ -109,7 +101,7 @@ class Run:
         """The classes in clusters of at most TRAINER.NPT.CLUSTER_SIZE, by their frozen texts."""
         device = self.frozen_text.device
         size = config.setting(self.settings, "CLUSTER_SIZE")
-        return [members.to(device) for members in clusters_of(self.frozen_text, size)]
+        return [members.to(device) for members in clusters.clusters_of(self.frozen_text, size)]
 
     def same_prompts(self, text: Tensor, cluster: int | None = None) -> Tensor | None:
         """The pairs (P, 2), in both orders, of classes with the same prompt; None for none.
@@ -131,7 +123,7 @@ class Run:
     @cached_property
     def _of_one_prompt(self) -> list[list[int]]:
         try:
-            return of_one_prompt(self.classnames)
+            return class_names.of_one_prompt(self.classnames)
         except NPTError:  # a host without OpenAI's tokenizer
             return []
 
@@ -167,7 +159,7 @@ class Split:
 
     @cached_property
     def neural_collapse(self) -> NeuralCollapse:
-        return neural_collapse_metrics(self.image, self.labels, self.classifier)
+        return geometry.neural_collapse_metrics(self.image, self.labels, self.classifier)
 
 
 # --------------------------------------------------------------------------- rows
@@ -257,9 +249,13 @@ def _check_name(what: str, name: Any) -> None:
 
 
 def _scalar(what: str, value: Any) -> Tensor:
-    if isinstance(value, Tensor) and value.dim() == 0:
+    if isinstance(value, torch.Tensor) and value.dim() == 0:
         return value
-    shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    shape = (
+        f"a tensor of shape {tuple(value.shape)}"
+        if isinstance(value, torch.Tensor)
+        else repr(value)
+    )
     raise NPTError(f"The {what} returned {shape}, where a scalar tensor is expected.")
 
 
@@ -299,12 +295,12 @@ def register(row: Term | Measure) -> None:
 # --------------------------------------------------------------------------- the paper's terms
 def _lc(batch: Batch) -> Tensor:
     settings, same = batch.run.settings, batch.run.same_prompts(batch.text)
-    return language_collapse_loss(batch.text, settings.E_W, settings.REDUCTION, same)
+    return losses.language_collapse_loss(batch.text, settings.E_W, settings.REDUCTION, same)
 
 
 def _mi(batch: Batch) -> Tensor:
     s = batch.run.settings
-    return multimodal_isomorphism_loss(
+    return losses.multimodal_isomorphism_loss(
         batch.image, batch.text, batch.labels, s.E_W, s.E_H, s.REDUCTION
     )
 
@@ -320,19 +316,19 @@ register(Term("loss_mi", "W2", _mi, default=0.8, symbol="L_MI", reduces=True, me
 def _clustered(batch: Batch) -> Tensor:
     run, s = batch.run, batch.run.settings
     same = [run.same_prompts(batch.text, k) for k in range(len(run.clusters))]
-    return clustered_collapse_loss(batch.text, run.clusters, s.E_W, s.REDUCTION, same)
+    return losses.clustered_collapse_loss(batch.text, run.clusters, s.E_W, s.REDUCTION, same)
 
 
 def _balanced(batch: Batch) -> Tensor:
     s = batch.run.settings
-    return balanced_isomorphism_loss(
+    return losses.balanced_isomorphism_loss(
         batch.image, batch.text, batch.labels, batch.run.class_weights, s.E_W, s.E_H
     )
 
 
 def _anchor(batch: Batch) -> Tensor:
     kind = config.setting(batch.run.settings, "ANCHOR")
-    return anchor_loss(batch.text, batch.run.frozen_text, kind)
+    return losses.anchor_loss(batch.text, batch.run.frozen_text, kind)
 
 
 CLUSTER = "L_LC within clusters of classes with similar names (docs/terms.md)"
@@ -357,14 +353,23 @@ config.add(
 
 
 # --------------------------------------------------------------------------- the measures
+def _lcd(text: Tensor) -> Degree:
+    return geometry.language_collapse_degree(text)
+
+
 def _mid(batch: Batch) -> Degree:
-    return multimodal_isomorphism_degree(batch.image, batch.text, batch.labels)
+    return geometry.multimodal_isomorphism_degree(batch.image, batch.text, batch.labels)
 
 
 for _row in (
     # Definitions 2 and 3: as printed, and as deviations
-    Measure("lcd", "text", lambda text: language_collapse_degree(text).signed, logged=True),
-    Measure("lcd_abs", "text", lambda text: language_collapse_degree(text).absolute, heading="LCD"),
+    Measure("lcd", "text", lambda text: _lcd(text).signed, logged=True),
+    Measure(
+        "lcd_abs",
+        "text",
+        lambda text: _lcd(text).absolute,
+        heading="LCD",
+    ),
     Measure("mid", "batch", lambda batch: _mid(batch).signed, logged=True),
     Measure("mid_abs", "batch", lambda batch: _mid(batch).absolute, heading="MID"),
     # Papyan et al. (2020)
@@ -401,10 +406,10 @@ def headings() -> dict[str, str]:
     return {row.name: row.heading for row in rows if row.heading}
 
 
-@torch.no_grad()
 def logged_figures(batch: Batch) -> dict[str, Tensor]:
-    """The logged measures of one batch, scalars."""
-    return {measure.name: measure.of_one_batch(batch) for measure in logged_measures()}
+    """The logged measures of one batch, scalars without gradient."""
+    with torch.no_grad():
+        return {measure.name: measure.of_one_batch(batch) for measure in logged_measures()}
 
 
 class Evaluated(NamedTuple):

@@ -6,6 +6,8 @@ can nest until Python gives up. A config has no use for either, so both have a b
 
 from __future__ import annotations
 
+import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,11 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
 
 def read_value(text: str, where: str) -> Any:
     """The value of a yaml text; None if it is empty. NPTError, naming `where`, as `read_yaml`."""
+    return copy.deepcopy(_value(text, where))
+
+
+@lru_cache(maxsize=256)  # the runs of an experiment share their few files
+def _value(text: str, where: str) -> Any:
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from npt import results
 from npt.commands.predict import class_names
 from npt.errors import report
 from npt.flags import Parser
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     names = class_names(args.classes) if args.classes else None
+    results.of_run(Path(args.run).expanduser())  # an error now, before seconds of imports
     from npt.classifier import load
     from npt.export import default_formats, export
 

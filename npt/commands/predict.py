@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from npt import results
 from npt.errors import NPTError, report
 from npt.flags import Parser
 from npt.text_file import mark_of, read_lines
@@ -204,6 +205,7 @@ def run(args: argparse.Namespace) -> int:
         raise NPTError(f"--threshold {args.threshold}: a probability is from 0 to 1")
     names = class_names(args.classes) if args.classes else None
     files = list(named(args.images, sys.stdin))
+    results.of_run(Path(args.run).expanduser())  # an error now, before seconds of imports
     from npt.classifier import load
 
     classifier = load(args.run, backbone=args.backbone)

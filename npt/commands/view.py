@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from npt import results
 from npt.errors import report
 from npt.flags import Parser
 from npt.pages.extra import report_extra
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Path:
     """Write the page, and say what it does not show; returns its path."""
+    results.of_run(args.run)  # an error now, before seconds of imports
     with report_extra():
         from npt.view import page
         from npt.view.gather import gather

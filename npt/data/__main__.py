@@ -147,9 +147,9 @@ def _prepare_data(row: Row, folder: str | None) -> None:
 
 
 def show_command(args: argparse.Namespace) -> int:
+    cfg = _config(args)
     from npt.data import names, show
 
-    cfg = _config(args)
     bare = Path(args.name).is_dir()  # a folder of images, without a config
     backbone = _clip_at_hand(args, cfg)
     classes = names.describe(show.built(cfg, {"NUM_SHOTS": -1}), backbone)

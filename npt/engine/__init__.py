@@ -64,6 +64,27 @@ def when_imported(callback: Callable[[], None]) -> None:
         sys.meta_path.insert(0, _Finder(callback))
 
 
+def after_import(name: str, callback: Callable[[], None]) -> None:
+    """Call `callback` right after the import of a module of the engine; now, if it is imported."""
+    if name in sys.modules:
+        callback()
+    else:
+        sys.meta_path.insert(0, _After(name, callback))
+
+
+class _After(MetaPathFinder):
+    """Finds one module of the engine where it is, and calls `callback` after it was executed."""
+
+    def __init__(self, name: str, callback: Callable[[], None]):
+        self.name, self.callback = name, callback
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == self.name else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = _CallingLoader(spec.loader, self.callback)
+        return spec
+
+
 class _Finder(MetaPathFinder):
     """Selects the engine, then finds `dassl` with the other finders of `sys.meta_path`."""
 
@@ -81,12 +102,12 @@ class _Finder(MetaPathFinder):
         finally:
             self.searching = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _CallbackLoader(spec.loader, self.callback)
+            spec.loader = _EngineLoader(spec.loader, self.callback)
         return spec
 
 
-class _CallbackLoader(Loader):
-    """Loads dassl with its own loader, repairs it where it needs that, then calls `callback`."""
+class _CallingLoader(Loader):
+    """Loads a module with its own loader, then calls `callback`."""
 
     def __init__(self, loader: Loader, callback: Callable[[], None]):
         self.loader, self.callback = loader, callback
@@ -98,6 +119,17 @@ class _CallbackLoader(Loader):
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
+        self.execute(module)
+        self.callback()
+
+    def execute(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+
+
+class _EngineLoader(_CallingLoader):
+    """Loads dassl, repairs it where it needs that, then calls `callback`."""
+
+    def execute(self, module: ModuleType) -> None:
         try:
             self._execute(module, self.loader)
         except ImportError as error:
@@ -116,7 +148,6 @@ class _CallbackLoader(Loader):
         if folder.parent != EMBEDDED and broken_on_this_torch(folder):
             _repaired.add(folder)
             import_schedulers()
-        self.callback()
 
 
 def activate() -> None:

@@ -18,7 +18,7 @@ from npt.errors import NPTError, report
 from npt.experiments.arguments import OF_JOBS, build_parser
 from npt.experiments.running.stopping import Preempted, exit_code
 from npt.files import atomic_write
-from npt.pages.extra import report_extra
+from npt.pages.extra import check_report_extra, report_extra
 from npt.stopping import preempted, run_program
 
 
@@ -49,13 +49,14 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def estimate_command(args: argparse.Namespace) -> int:
-    from npt.experiments import estimate
     from npt.experiments.reading import load_experiment
     from npt.experiments.running.validation import validate
 
     runs = load_experiment(args.experiment, args.opts).runs(args.out)
     for dataset, words in validate(runs).items():
         raise NPTError(f"{dataset}: {words}")
+    from npt.experiments import estimate
+
     print(estimate.report(runs, args.out))
     return 0
 
@@ -64,9 +65,6 @@ def reproduce_command(args: argparse.Namespace) -> int:
     from npt.experiments.forecast import read_costs
     from npt.experiments.reading import Selection
     from npt.experiments.reproduce import folder_of, reproduce
-
-    with report_extra():
-        from npt.experiments.report import page
 
     pairs = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
     for key in pairs:
@@ -85,9 +83,13 @@ def reproduce_command(args: argparse.Namespace) -> int:
         opts={**root, **pairs},
     )
     out = args.out or Path("output", args.suite)
+    if not args.dry_run:
+        check_report_extra()
     executor = _executor(args, out, read_costs(folder_of(args.suite)))
     code = reproduce(args.names, args.suite, out, selection, executor, args.dry_run)
     if not args.dry_run:
+        with report_extra():
+            from npt.experiments.report import page
         print(f"Report in {page.write(out)}")
     return code
 
@@ -150,9 +152,11 @@ def grid_command(args: argparse.Namespace) -> int:
 
 
 def figure_command(args: argparse.Namespace) -> int:
-    with report_extra():
-        from npt.experiments import features, figures
+    from npt.experiments import features
+
     chosen = features.choose(args.folder, args.labels, args.dataset, args.ratio, args.seed)
+    with report_extra():
+        from npt.experiments import figures
     path = args.output or args.folder / "features.png"
     with report_extra():
         figures.plot(chosen, path, args.classes, args.projection)
@@ -172,6 +176,8 @@ def features_command(args: argparse.Namespace) -> int:
 
 
 def gradients_command(args: argparse.Namespace) -> int:
+    if args.plot and not args.course:
+        raise NPTError("--plot draws the gradients in the course of a training: add --course")
     from npt.experiments import gradients
 
     if args.course:
@@ -181,8 +187,6 @@ def gradients_command(args: argparse.Namespace) -> int:
             with report_extra():
                 gradients.plot(rows, args.plot)
             print(f"Figure in {args.plot}")
-    elif args.plot:
-        raise NPTError("--plot draws the gradients in the course of a training: add --course")
     else:
         print(gradients.render(*gradients.study(args, args.batches), args.style))
     return 0

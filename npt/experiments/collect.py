@@ -18,8 +18,7 @@ from npt import identity
 from npt.errors import NPTError
 from npt.experiments import state
 from npt.experiments.training_sets import TYPE, columns_of
-from npt.measure import END_OF_TRAINING
-from npt.results import RESULT, TRAINING
+from npt.results import END_OF_TRAINING, RESULT, TRAINING
 
 # column -> key of the config
 COLUMNS = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,9 +21,14 @@ from npt.errors import NPTError
 from npt.experiments.state import figures, has_checkpoint, has_trained, read_result, runs_in
 from npt.files import atomic_write
 from npt.flags import parse_args, recorded_cfg, setup_cfg
-from npt.measure import Measured
+from npt.later import later
 from npt.results import RESULT, TRAINING
 from npt.session import build, load
+
+if TYPE_CHECKING:
+    from npt import measure
+else:  # figures of features that are kept need no torch
+    measure = later("npt.measure")
 
 KEPT = "features.npz"  # in the folder of an evaluation
 PROJECTOR = "projector_config.pbtxt"  # the name that TensorBoard looks for
@@ -69,7 +74,7 @@ def collect_features(trainer: Any, split: str = "test") -> SplitFeatures:
     Text features that depend on the image (CoCoOp) are averaged over the images. NPTError if the
     trainer does not provide features.
     """
-    if not isinstance(trainer, Measured):
+    if not isinstance(trainer, measure.Measured):
         raise NPTError(
             f"{type(trainer).__name__} does not provide features for a figure: use a trainer of "
             "this package, or its <Name>NPT"

@@ -44,6 +44,7 @@ COLOURS = (
 )
 MARKERS = "osD^vPX<>h"
 GREY = "0.4"
+DPI, MARGIN = 150, 0.1  # of an image: dots an inch, inches around what is drawn
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # of a legend
 STYLE: dict[str, Any] = {
     "axes.spines.right": False,
@@ -65,18 +66,27 @@ def styled() -> Iterator[None]:
 
 
 @styled()
-def write_image(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the suffix; as PNG or PDF, the same figure as the same bytes.
+def write_image(figure: Figure, *paths: Path) -> None:
+    """Write a figure in the formats of the suffixes; as PNG or PDF, the same one as the same bytes.
 
     The figure is a `matplotlib.figure.Figure`, not one of pyplot, which would keep it and look for
-    a display. NPTError if matplotlib has no such format.
+    a display. It is laid out once, which takes as long as drawing it. NPTError if matplotlib has no
+    such format.
     """
-    kind, known = path.suffix[1:].lower(), sorted(figure.canvas.get_supported_filetypes())
-    if kind not in known:
-        raise NPTError(f"{path} cannot be a figure: end its name in .{', .'.join(known)}")
-    with atomic_write(path, "wb") as file:
-        metadata = {"CreationDate": None} if kind == "pdf" else None
-        figure.savefig(file, format=kind, dpi=150, bbox_inches="tight", metadata=metadata)
+    known = sorted(figure.canvas.get_supported_filetypes())
+    for path in paths:
+        if path.suffix[1:].lower() not in known:
+            raise NPTError(f"{path} cannot be a figure: end its name in .{', .'.join(known)}")
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox().padded(MARGIN)
+    with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # else each file would be laid out again
+        for path in paths:
+            kind = path.suffix[1:].lower()
+            with atomic_write(path, "wb") as file:
+                metadata = {"CreationDate": None} if kind == "pdf" else None
+                figure.savefig(file, format=kind, dpi=DPI, bbox_inches=box, metadata=metadata)
 
 
 # --------------------------------------------------------------------------- plotting

@@ -13,7 +13,9 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from npt.files import read_record
 from npt.results import RESULT, Results
 
 RECORD = "run.json"
+SETTLED = 2.0  # seconds after which another content of a file shows in its time, on any disk
 Record = dict[str, Any]
 SETTINGS: dict[str, type | tuple[type, ...]] = {  # what run.json must have
     "label": str,
@@ -82,12 +85,28 @@ def _readable(path: Path, fits: Callable[[Record], bool]) -> Record:
 
 def _read(path: Path, fits: Callable[[Record], bool]) -> Record:
     """The record at `path`, empty if there is none. NPTError, naming it, if it is damaged."""
-    if not os.path.lexists(path):
+    try:
+        found = os.stat(path)
+    except OSError:
+        found = None
+    if found is None and not os.path.lexists(path):
         return {}
-    content = read_record(path)
+    if found is None or time.time() - found.st_mtime < SETTLED:
+        content = read_record(path)
+    else:
+        content = _settled(path, (found.st_ino, found.st_mtime_ns, found.st_size))
     if not fits(content):
         raise NPTError(f"{path} lacks what a run writes there: delete it and run again.")
     return content
+
+
+@lru_cache(maxsize=512)
+def _settled(path: Path, version: tuple[int, ...]) -> Record:
+    """The record at `path`, which is read several times for a table; nobody may change it.
+
+    version: of the file, so that another one is read
+    """
+    return read_record(path)
 
 
 def _is_run(content: Record) -> bool:

@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import copyreg
 import threading
-import warnings
 from typing import TYPE_CHECKING, Any
 
-from npt import config
 from npt.errors import NPTError
 from npt.host.features import Adapter
-from npt.names import SUFFIX, trainer_name
+from npt.names import SUFFIX
 from npt.remedied import Remedied
-from npt.remedies import remedies_on
-from npt.terms import TERMS
 from npt.trainer import NPTMixin
 from npt.trainers import METHODS
 
@@ -105,41 +101,9 @@ def _wrap(wrapped: type) -> type[NPTMixin]:
     return kind(wrapped.__name__ + SUFFIX, (NPTMixin, wrapped), {"__module__": __name__})
 
 
-def check_effect(cfg: Any) -> None:
-    """NPTError if a remedy is on that the config's trainer does not have.
-
-    A warning if a weight of a term is given to a trainer without terms.
-    """
-    name, settings = trainer_name(cfg), cfg.TRAINER.get("NPT")
-    if not name or name.endswith(SUFFIX) or settings is None:
-        return
-    weighted = [t.weight for t in TERMS.values() if t.weight_in(settings) != t.default]
-    if weighted:
-        warnings.warn(
-            f"TRAINER.NPT.{weighted[0]} acts on NPT trainers and not on {name}: name {name}NPT.",
-            stacklevel=5,
-        )
-    on = remedies_on(settings)
-    if on and not _has_remedies(name):
-        raise NPTError(
-            f"TRAINER.NPT.{on[0].key} does not act on this repository's own trainer {name}: name "
-            f"{name}NPT, with TRAINER.NPT.W1 0 TRAINER.NPT.W2 0 to have it without the terms of NPT"
-        )
-
-
-def _has_remedies(name: str) -> bool:
-    """Whether a trainer is one of ours; one that is not registered yet is taken for ours."""
-    from dassl.engine import TRAINER_REGISTRY
-
-    return name not in TRAINER_REGISTRY.registered_names() or is_ours(TRAINER_REGISTRY.get(name))
-
-
 def is_ours(trainer: Any) -> bool:
     """Whether a trainer is one of npt's, or an NPT class around another."""
     return isinstance(trainer, type) and issubclass(trainer, Remedied)
-
-
-config.RULES.append(check_effect)
 
 
 class FindsNPTTrainers(Registry):

@@ -20,7 +20,6 @@ from pathlib import Path
 import npt  # adds NPT's names as soon as the script imports dassl
 from npt import engine
 from npt.errors import NPTError, report
-from npt.host import naming
 
 USAGE = "usage: python -m npt.run SCRIPT.py [its flags]"
 
@@ -83,6 +82,8 @@ def _failed(error: Exception, argv: Sequence[str]) -> int:
 
 
 def _what_ran(argv: Sequence[str]) -> str:
+    from npt.host import naming
+
     flags = dict(itertools.pairwise(argv))
     trainer = naming.last_built() or flags.get("--trainer", "none yet")
     used = f"{found.name} {found.version}" if (found := engine.imported()) else "not imported yet"

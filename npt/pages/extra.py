@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,3 +26,11 @@ def report_extra() -> Iterator[None]:
         raise NPTError(
             f"tables and figures need {PACKAGES[name]}: pip install 'npt-clip[report]'"
         ) from error
+
+
+@report_extra()
+def check_report_extra() -> None:
+    """NPTError as above, without importing them: before hours of runs whose report needs them."""
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)

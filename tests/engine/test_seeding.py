@@ -119,3 +119,39 @@ def test_the_last_batch_can_be_kept(host, root, capsys):
     made = loader(host, root, "DATALOADER.TRAIN_X.DROP_LAST", False)
     assert [len(indices) for indices, _ in batches(made, 0)] == [5, 5, 5, 5, 4]
     assert "leaves out" not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------- workers
+
+
+def test_the_workers_of_a_training_serve_all_epochs(host, root):
+    made = loader(host, root, "DATALOADER.NUM_WORKERS", 2)
+    alone = loader(host, root, "DATALOADER.NUM_WORKERS", 0)
+    processes = []
+    for epoch, first in ((0, 0), (1, 0), (1, 2), (7, 0)):
+        assert same(batches(made, epoch, first), batches(alone, epoch, first))
+        processes.append({worker.pid for worker in made._iterator._workers})
+    assert processes == [processes[0]] * 4 and len(processes[0]) == 2
+
+
+def test_passes_beside_each_other_and_a_pass_that_was_left(host, root):
+    """Some code takes an example by next(iter(loader)) inside an epoch."""
+    seen = []
+    for workers in (0, 2):
+        made = loader(host, root, "DATALOADER.NUM_WORKERS", workers)
+        made.start_epoch(0)
+        outer = iter(made)
+        found = [next(outer), next(iter(made)), *outer]
+        found += [next(iter(made)), *made]
+        seen.append([(batch["index"].tolist(), batch["img"]) for batch in found])
+    assert same(*seen) and len(seen[0]) == 10
+
+
+def test_a_few_images_need_no_workers(host, root):
+    pairs = ("DATALOADER.NUM_WORKERS", 8, "DATALOADER.TEST.BATCH_SIZE")
+    host.set_random_seed(0)
+    manager = DataManager(host.config(root, "unused", *pairs, 100))  # 18 images, one batch
+    assert (manager.train_loader_x.num_workers, manager.test_loader.num_workers) == (2, 0)
+    assert manager.train_loader_x.persistent_workers
+    manager = DataManager(host.config(root, "unused", *pairs, 2))
+    assert manager.test_loader.num_workers == 4 and not manager.test_loader.persistent_workers

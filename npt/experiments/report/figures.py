@@ -46,8 +46,7 @@ Drawn = tuple[Figure, pd.DataFrame]
 
 def save(figure: Figure, data: pd.DataFrame, folder: str | Path, name: str) -> None:
     """Write `name`.png, .pdf and .csv; the same numbers give the same bytes."""
-    for suffix in ("png", "pdf"):
-        write_image(figure, Path(folder) / f"{name}.{suffix}")
+    write_image(figure, *(Path(folder) / f"{name}.{suffix}" for suffix in ("png", "pdf")))
     with atomic_write(Path(folder) / f"{name}.csv") as file:
         data.to_csv(file, index=False)
 

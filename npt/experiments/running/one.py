@@ -10,13 +10,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npt import identity
-from npt.backbones.kept import clip_kept
 from npt.errors import NPTError, sentence
 from npt.experiments.plan import Evaluation, Run, dataset_name
-from npt.experiments.running.frozen import FEATURES, keep_features
 from npt.experiments.running.progress import doing
 from npt.experiments.state import (
     RECORD,
@@ -32,9 +30,17 @@ from npt.experiments.state import (
 )
 from npt.files import write_record
 from npt.flags import parse_args, setup_cfg
+from npt.later import later
 from npt.results import RESULT
 from npt.session import build, load, remove_run, session
-from npt.trainers.checkpoints import BEST
+
+if TYPE_CHECKING:
+    from npt.backbones import kept
+    from npt.experiments.running import frozen
+    from npt.trainers import checkpoints
+else:  # a process that only starts others, or lists runs, shall not wait for torch
+    kept, frozen = later("npt.backbones.kept"), later("npt.experiments.running.frozen")
+    checkpoints = later("npt.trainers.checkpoints")
 
 
 def _is_used(run: Run) -> bool:
@@ -46,9 +52,13 @@ def _is_used(run: Run) -> bool:
     )
 
 
-@clip_kept()
 def execute_run(run: Run) -> None:
     """Train and test one run in this process; what its folder has on record is not repeated."""
+    with kept.clip_kept():
+        _execute(run)
+
+
+def _execute(run: Run) -> None:
     known = bool(read_run(run.folder)) or not _is_used(run)
     remove_damaged(run)
     if known or not run.train:
@@ -102,7 +112,7 @@ def _check_models(run: Run) -> None:
     folder = run.output(run.evaluations[0])
     cfg = setup_cfg(parse_args(run.argv(run.evaluations[0])))
     best = cfg.TEST.FINAL_MODEL == "best_val" and not cfg.TEST.NO_TEST
-    name = BEST if best else f"model.pth.tar-{cfg.OPTIM.MAX_EPOCH}"
+    name = checkpoints.BEST if best else f"model.pth.tar-{cfg.OPTIM.MAX_EPOCH}"
     models = list(folder.glob(f"*/{name}"))
     began = has_checkpoint(folder) or (folder / "resume").is_dir()
     problem = next(filter(None, map(_damage, models)), None)
@@ -132,7 +142,7 @@ def _trainer(run: Run, evaluation: Evaluation) -> Iterator[Any]:
     args = parse_args(run.argv(evaluation))
     cfg = setup_cfg(args)
     with session(args, cfg):
-        yield keep_features(build(cfg), run.out / FEATURES)
+        yield frozen.keep_features(build(cfg), run.out / frozen.FEATURES)
 
 
 def _test(trainer: Any, run: Run, evaluation: Evaluation) -> None:

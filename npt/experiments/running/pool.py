@@ -251,11 +251,21 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 
 # --------------------------------------------------------------------------- all runs
-def default_jobs() -> tuple[int, list[dict[str, str]]]:
-    """The number of workers and their environments: one worker per GPU, or else one per core."""
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # on Linux, with a GPU there is one of these
+
+
+def _gpus() -> int:
+    """The GPUs that torch can use. Where there can be none, torch is not imported to ask."""
+    if sys.platform == "linux" and not any(map(os.path.exists, DRIVERS)):
+        return 0
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def default_jobs() -> tuple[int, list[dict[str, str]]]:
+    """The number of workers and their environments: one worker per GPU, or else one per core."""
+    gpus = _gpus()
     if gpus > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         return gpus, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in visible]

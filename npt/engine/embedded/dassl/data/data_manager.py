@@ -37,8 +37,9 @@ class DatasetWrapper(Dataset):
     training with DATALOADER.K_TRANSFORMS = K above 1, each of them is a list of K random versions.
     DATALOADER.RETURN_IMG0 adds "img0", the image without augmentation.
 
-    The random numbers of the transforms follow from `seed`, which the loader sets in each epoch,
-    and the index. Without a seed they come from the global generators.
+    The random numbers of the transforms follow from the index and its seed (`Drawn`), or else from
+    `seed`, which the loader sets in each epoch. Without a seed they come from the global
+    generators.
     """
 
     seed: int | None = None
@@ -83,9 +84,10 @@ class DatasetWrapper(Dataset):
         return len(self.data_source)
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
+        seed, idx = getattr(idx, "seed", self.seed), int(idx)
         output = self.described(idx)
         image = self.read(output["impath"])
-        with contextlib.nullcontext() if self.seed is None else seeded(mixed(self.seed, idx)):
+        with contextlib.nullcontext() if seed is None else seeded(mixed(seed, idx)):
             output.update(self._transformed(image))
         if self.return_img0:
             output["img0"] = self.to_tensor(image)
@@ -162,6 +164,9 @@ def build_data_loader(
 ) -> SeededLoader:
     """A data loader for a list of Datum.
 
+    At most DATALOADER.NUM_WORKERS processes read its images, and fewer where each would have less
+    than two batches of a pass. In training they serve all epochs.
+
     drop_last: in training, leave out the last batch if it does not fill up and is not the only one
     seed: of order and augmentation; by default, one from the state of torch's generator
     InvalidValue if the list is empty, or if no batch can be made with the keys under DATALOADER.
@@ -185,14 +190,17 @@ def build_data_loader(
         n_domain=n_domain,
         n_ins=n_ins,
     )
-    if not isinstance(sampler, SequentialSampler):
+    if is_train or not isinstance(sampler, SequentialSampler):
         sampler = SeededSampler(sampler)
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
+    dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
+    workers = min(cfg.DATALOADER.NUM_WORKERS, len(sampler) // batch_size // 2)
     loader = SeededLoader(
-        wrapper(cfg, data_source, transform=tfm, is_train=is_train),
+        dataset,
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=workers,
+        persistent_workers=workers > 0 and is_train and isinstance(dataset, DatasetWrapper),
         drop_last=is_train and drop_last and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         worker_init_fn=seed_worker,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-__all__ = ["SeededLoader", "SeededSampler", "current_seed", "mixed", "seeded"]
+__all__ = ["Drawn", "SeededLoader", "SeededSampler", "current_seed", "mixed", "seeded"]
 
 
 def current_seed() -> int:
@@ -47,10 +47,25 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+class Drawn(int):
+    """The index of an image, with the seed of the pass in which it was drawn.
+
+    So workers that serve several passes, each with a copy of the data set, know the seed.
+    """
+
+    seed: int
+
+    @classmethod
+    def of(cls, index: int, seed: int) -> Drawn:
+        drawn = cls(index)
+        drawn.seed = seed
+        return drawn
+
+
 class SeededSampler(Sampler):
     """The order of another sampler, with its random numbers from `seed`, without the first `skip`.
 
-    The loader sets `seed` and `skip` before each pass through the data.
+    The loader sets `seed` and `skip` before each pass through the data. The indices are `Drawn`.
     """
 
     def __init__(self, sampler: Sampler):
@@ -61,7 +76,7 @@ class SeededSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         with seeded(self.seed):
             order = list(self.sampler)
-        return iter(order[self.skip :])
+        return iter([Drawn.of(index, self.seed) for index in order[self.skip :]])
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]
@@ -72,12 +87,14 @@ class SeededLoader(DataLoader):
 
     An epoch begins with `start_epoch`; every further pass through the loader, within the epoch or
     without an epoch, has another order. Only a sampler that is a SeededSampler, and a data set with
-    an attribute `seed`, take part.
+    an attribute `seed`, take part; with `persistent_workers`, which serve all passes, the data set
+    must take the seed from the index (`Drawn`).
     """
 
     def __init__(self, dataset: Dataset, *, seed: int, **kwargs: Any):
         super().__init__(dataset, generator=torch.Generator(), **kwargs)
         self.seed = seed
+        self._last: _Pass | None = None
         self.epoch = 0
         self.passes = 0  # in this epoch
         self.first_batch = 0  # of the next pass
@@ -106,5 +123,31 @@ class SeededLoader(DataLoader):
             self.sampler.skip = self.first_batch * self.batch_size
         if hasattr(self.dataset, "seed"):
             self.dataset.seed = seed
+        left = len(self) - self.first_batch
         self.passes, self.first_batch = self.passes + 1, 0
-        return super().__iter__()
+        if self._last is not None and self._last.left > 0:
+            self._iterator = None  # that pass keeps its workers: it may go on beside this one
+        self._last = _Pass(super().__iter__(), left)
+        return self._last
+
+
+class _Pass:
+    """The batches of one pass; `left` counts those that are to come."""
+
+    def __init__(self, batches: Any, left: int):
+        self.batches, self.left = batches, left
+
+    def __iter__(self) -> _Pass:
+        return self
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __next__(self) -> Any:
+        try:
+            batch = next(self.batches)
+        except StopIteration:
+            self.left = 0
+            raise
+        self.left -= 1
+        return batch

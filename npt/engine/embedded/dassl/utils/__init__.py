@@ -1,7 +1,12 @@
-"""Utilities: files, seeds, meters, registry, logging, checkpoints."""
+"""Utilities: files, seeds, meters, registry, logging, checkpoints.
+
+What needs torch, which is slow to import, is imported at its first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .logger import Logger, setup_logger
-from .meters import AverageMeter, MetricMeter
 from .registry import Registry
 from .tools import (
     check_availability,
@@ -16,16 +21,19 @@ from .tools import (
     tolist_if_not,
     write_json,
 )
-from .torchtools import (
-    count_num_param,
-    init_network_weights,
-    load_checkpoint,
-    load_pretrained_weights,
-    open_all_layers,
-    open_specified_layers,
-    resume_from_checkpoint,
-    save_checkpoint,
-)
+
+if TYPE_CHECKING:
+    from .meters import AverageMeter, MetricMeter
+    from .torchtools import (
+        count_num_param,
+        init_network_weights,
+        load_checkpoint,
+        load_pretrained_weights,
+        open_all_layers,
+        open_specified_layers,
+        resume_from_checkpoint,
+        save_checkpoint,
+    )
 
 __all__ = [
     "AverageMeter",
@@ -53,3 +61,10 @@ __all__ = [
     "tolist_if_not",
     "write_json",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "meters" if name.endswith("Meter") else "torchtools"
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

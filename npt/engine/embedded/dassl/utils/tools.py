@@ -12,13 +12,12 @@ import random
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import IO, Any
-
-import numpy as np
-import torch
-from PIL import Image
+from typing import IO, TYPE_CHECKING, Any
 
 from .errors import InvalidValue, MissingFile, UnreadableFile
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "atomic_write",
@@ -101,6 +100,9 @@ def read_image(path: str, upright: bool = False) -> Image.Image:
 
 def set_random_seed(seed: int) -> None:
     """Seed Python, numpy and torch (all devices)."""
+    import numpy as np
+    import torch
+
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -147,12 +149,14 @@ def _version(distribution: str) -> str:
 
 def collect_env_info() -> str:
     """A few lines about the machine and the libraries, for the beginning of a log."""
+    import torch
+
     lines = {
         "OS": platform.platform(),
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
         "torchvision": _version("torchvision"),
-        "numpy": np.__version__,
+        "numpy": _version("numpy"),
         "Pillow": _version("pillow"),
         "CUDA used to build PyTorch": torch.version.cuda or "none",
         "CUDA available": torch.cuda.is_available(),
