@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -49,23 +48,18 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+def python() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Run this Python with arguments, from any folder; single-threaded, output captured."""
+    from python_server import Server
 
-    def run(
-        *args: object, cwd: Path = ROOT, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *map(str, args)],
-            cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
+    with Server() as server:
 
-    return run
+        def run(
+            *args: object, cwd: Path = ROOT, **environment: str
+        ) -> subprocess.CompletedProcess[str]:
+            return server.run([*map(str, args)], cwd, environment)
+
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -120,10 +120,10 @@ class _CallingLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
         self.execute(module)
-        self.callback()
 
     def execute(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
+        self.callback()
 
 
 class _EngineLoader(_CallingLoader):
@@ -148,6 +148,7 @@ class _EngineLoader(_CallingLoader):
         if folder.parent != EMBEDDED and broken_on_this_torch(folder):
             _repaired.add(folder)
             import_schedulers()
+        self.callback()
 
 
 def activate() -> None:

@@ -109,7 +109,8 @@ def test_an_installed_dassl_reads_images_as_the_embedded_engine(python, tmp_path
         (file,) = (tmp_path / "dassl").glob(f"*/{name}.py")
         text = file.read_text()
         text = re.sub(r"read_image\(path, upright=.*\)", "read_image(path)", text)
-        old = "from PIL import Image\n\n\ndef read_image(path):\n    return Image.open(path).convert('RGB')\n\n\n"
+        old = "from PIL import Image\n\n\ndef read_image(path):\n"
+        old += "    return Image.open(path).convert('RGB')\n\n\n"
         text = re.sub(r"def read_image.*?(?=def set)", old, text, flags=re.DOTALL)
         file.write_text(text)
     Image.fromarray(np.full((4, 6), 30_000, np.uint16)).save(tmp_path / "deep.png")
