@@ -1,16 +1,25 @@
-"""Time and memory of a training or test step with the plain and with the fast encoders.
+"""Time and memory of a training or test step with plain, cut and fast encoders.
 
     python benchmarks/step.py --method cocoop --classes 100 --batch 1
     python benchmarks/step.py --method maple --classes 100 --batch 20 --phase test --json
-    python benchmarks/step.py --method maple --precision amp    # both kinds in bfloat16 autocast
-    python benchmarks/step.py --all benchmarks/results/speed.jsonl      # all missing cases
+    python benchmarks/step.py --method maple --precision amp    # all kinds in bfloat16 autocast
+    python benchmarks/step.py --readme FILE    # the cases of README's table that FILE lacks
+    python benchmarks/step.py --all FILE       # all cases that FILE lacks
     python benchmarks/step.py --table benchmarks/results/speed.jsonl    # the results as a table
 
 The model has ViT-B/16's shapes and random weights; images have 224 pixels, class names one to four
-words. Both kinds of encoders run alternately in one process with the same weights; the result is
-the ratio of their median times. The peak memory is measured above the memory of the model, and in
-a process that runs only one kind. It does not include the laid-out weights of the fast kind, which
-are reported separately.
+words. The kinds of encoders are
+
+    plain   all 77 tokens of every text, as in the original code (npt/encoders/plain.py)
+    cut     the same, with every text cut at the end of the longest one
+    fast    those of npt/encoders
+
+In a test step, plain and cut encode the texts for every batch, as the original code does, and fast
+keeps texts that do not depend on the image. `kept` is cut with texts that are kept likewise.
+
+All kinds run alternately in one process with the same weights, and their logits must agree; the
+result is the ratio of their median times. The peak memory of each kind is that of its first step,
+above the memory of the model, in a process that runs only this kind: copies of weights count.
 
 The floor is a lower bound of the time of any exact method: the time of the multiply-adds that none
 can avoid, at the speed of large matrix products on this machine, which is measured between the
@@ -19,6 +28,7 @@ gradients that the prompts need.
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -29,17 +39,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import _checkout  # noqa: F401  first: npt of this checkout
 import torch
 from clip.model import CLIP
 from tabulate import tabulate
+from torch import nn
 
 import npt  # noqa: F401  makes `dassl` importable
 from npt.encoders import ClassPrompts, build_encoders
-from npt.encoders.linear import affine, laid_out, laid_out_bytes
+from npt.encoders.linear import WAYS, affine, choose, laid_out, laid_out_bytes, onednn_works
 from npt.encoders.memory import free_bytes
 from npt.encoders.packing import place_context, tree
+from npt.encoders.plain import PlainImageEncoder, PlainTextEncoder
 from npt.trainers.cocoop import ConditionalContext
 from npt.trainers.coop import Context
 from npt.trainers.maple import MultiModalContext
@@ -56,12 +69,24 @@ LAYERS, WIDTH, VISUAL_WIDTH, EMBED, PATCH, IMAGE, TEXT = 12, 512, 768, 512, 16, 
 DEPTH = 9  # of MaPLe's prompts
 METHODS, PHASES = ("coop", "cocoop", "maple"), ("train", "test")
 SIZES = (10, 50, 100, 500, 1000)  # numbers of classes
-CASES = [
+Case = tuple[str, str, int, int]  # method, phase, classes, images in a batch
+CASES: list[Case] = [
     *((m, phase, k, b) for m in METHODS for phase in PHASES for k in SIZES for b in (1, 4)),
     ("maple", "test", 100, 20),
+    ("coop", "train", 50, 32),
 ]
-SLOW = 20  # seconds; slower plain steps are timed once, not three times
-LONGEST = 45  # seconds; the peak memory of slower plain steps is not measured
+README: list[Case] = [
+    ("cocoop", "train", 100, 1),
+    ("cocoop", "train", 50, 4),
+    ("maple", "train", 50, 4),
+    ("maple", "train", 100, 4),
+    ("coop", "train", 50, 32),
+    ("cocoop", "test", 100, 4),
+    ("maple", "test", 100, 20),
+]
+AGREE = 1e-4  # largest difference of logits of two kinds, in float32
+SLOW = 20  # seconds; slower steps are timed once, not three times
+LONGEST = 90  # seconds; the peak memory of slower plain steps is not measured
 ADJECTIVES = (
     "red great northern striped small electric wild grey common spotted golden wooden american "
     "tibetan old yellow folding garden royal black"
@@ -102,39 +127,79 @@ def build(method: str, classes: int) -> tuple[CLIP, PromptLearner, ClassPrompts]
     return model, learner, place_context(class_prompts(prefix, class_names(classes)), len(ctx))
 
 
+def longest(prompts: ClassPrompts) -> int:
+    """Tokens of the longest text, the end-of-text token included."""
+    return int(prompts.tokens.argmax(dim=-1).max()) + 1
+
+
+def cut_encoders(clip_model: CLIP, prompts: ClassPrompts) -> tuple[nn.Module, nn.Module]:
+    """The plain encoders on texts that are cut at the end of the longest one."""
+    n = longest(prompts)
+    text = PlainTextEncoder(clip_model, prompts._replace(tokens=prompts.tokens[:, :n]))
+    text.positional_embedding = nn.Parameter(clip_model.positional_embedding[:n], False)
+    shared = {id(p): p for p in clip_model.parameters()}  # copy the modules, not the weights
+    text.transformer = copy.deepcopy(clip_model.transformer, shared)
+    for layer in text.transformer.resblocks:
+        layer.attn_mask = layer.attn_mask[:n, :n]
+    return text, PlainImageEncoder(clip_model.visual)
+
+
+class Kept(nn.Module):
+    """A text encoder whose features are computed once."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.features: torch.Tensor | None = None
+
+    def forward(self, *prompts: object) -> torch.Tensor:
+        if self.features is None:
+            self.features = self.encoder(*prompts)
+        return self.features
+
+
+def kinds(method: str, phase: str) -> tuple[str, ...]:
+    kept = phase == "test" and method != "cocoop"
+    return ("plain", "cut", "kept", "fast") if kept else ("plain", "cut", "fast")
+
+
+def encoders(kind: str, clip_model: CLIP, prompts: ClassPrompts) -> tuple[nn.Module, nn.Module]:
+    if kind in ("plain", "fast"):
+        return build_encoders(clip_model, prompts, plain=kind == "plain")
+    text, image = cut_encoders(clip_model, prompts)
+    return (Kept(text) if kind == "kept" else text), image
+
+
+Step = Callable[[], torch.Tensor]
+
+
 def stepper(
     built: tuple[CLIP, PromptLearner, ClassPrompts], batch: int, phase: str, precision: str
-) -> Callable[[str], Callable[[], float]]:
-    """A function of "plain" or "fast" that returns a function for one step.
-
-    A training step returns its loss, a test step the sum of its logits.
-    """
+) -> Callable[[str], Step]:
+    """A function of a kind that returns a function for one step, which returns its logits."""
     clip_model, learner, prompts = built
     classes = len(prompts.tokens)
     image = torch.randn(batch, 3, IMAGE, IMAGE)
     label = torch.randint(classes, (batch,))
 
-    def of(kind: str) -> Callable[[], float]:
-        encoders = build_encoders(clip_model, prompts, plain=kind == "plain")
-        model = PromptedCLIP(learner, *encoders, clip_model.logit_scale).train(phase == "train")
+    def of(kind: str) -> Step:
+        both = encoders(kind, clip_model, prompts)
+        model = PromptedCLIP(learner, *both, clip_model.logit_scale).train(phase == "train")
         optimiser = torch.optim.SGD(learner.parameters(), 1e-6, momentum=0.9, weight_decay=5e-4)
 
         def logits() -> torch.Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp"):
                 return model(image)
 
-        def train() -> float:
-            loss = torch.nn.functional.cross_entropy(logits(), label)
+        def train() -> torch.Tensor:
+            result = logits()
+            loss = torch.nn.functional.cross_entropy(result, label)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            return loss.item()
+            return result.detach()
 
-        def test() -> float:
-            with torch.no_grad():
-                return float(logits().sum())
-
-        return train if phase == "train" else test
+        return train if phase == "train" else torch.no_grad()(logits)
 
     return of
 
@@ -214,8 +279,11 @@ def product_rates(precision: str = "fp32") -> tuple[float, float]:
     """
     x = torch.randn(2048, 2048, dtype=torch.bfloat16 if precision == "amp" else torch.float32)
     rates = []
-    for product, weight in ((torch.mm, x), (affine, laid_out(x, x.dtype))):
-        times = [timed(lambda: product(x, weight)) for _ in range(6)]  # noqa: B023  called at once
+    ways = ("torch", "onednn") if onednn_works(x.dtype) else ("torch",)
+    for way in ways:
+        choose([x], way)
+        weight = laid_out(x, x.dtype)
+        times = [timed(lambda: affine(x, weight)) for _ in range(6)]  # noqa: B023  called at once
         rates.append((2 * 2048**3 / min(times), 2 * 2048**3 / statistics.median(times)))
     return max(rates)
 
@@ -229,76 +297,86 @@ def timed(step: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(
-    method: str, phase: str, classes: int, batch: int, precision: str, seconds: float, limit: float
-) -> dict:
-    """Median times of both kinds, which run alternately for about `seconds`, at least three rounds.
+def measure(case: Case, precision: str, linear: str, seconds: float, limit: float) -> dict:
+    """Median times of all kinds, which run alternately for about `seconds`.
 
-    The plain kind is not run if it does not fit in memory, or if it would take more than `limit`
-    seconds.
+    Plain or cut are not run if they do not fit in memory, or would take more than `limit` seconds.
+    Stops with an error if the logits of two kinds differ in float32.
     """
+    method, phase, classes, batch = case
     built = build(method, classes)
+    choose(built[0].parameters(), linear)
     of = stepper(built, batch, phase, precision)
-    before = status("VmRSS")
-    fast = of("fast")
-    first = timed(fast)  # lays out the weights, and fills the caches of test steps
-    laid_out_gib = laid_out_bytes(built[0].parameters()) / GIB
-    peak = peak_memory(fast) - before / GIB - laid_out_gib
-    needed = plain_bytes(method, phase, classes, batch)
-    fits = needed < 0.85 * free_bytes(torch.device("cpu"))
-    plain = of("plain") if fits and plain_seconds(method, phase, classes, batch) < limit else None
-    warm = timed(fast)
-    once = timed(plain) if plain else 4.0  # a first step is slower, as it allocates its memory
-    times: dict[str, list[float]] = {"plain": [], "fast": []}
+    cut = longest(built[2])
+    free = 0.85 * free_bytes(torch.device("cpu"))
+    tokens = {"plain": TEXT, "cut": cut, "kept": cut, "fast": 0}
+    steps = {
+        kind: of(kind)
+        for kind in kinds(method, phase)
+        if bytes_needed(case, tokens[kind]) < free and seconds_needed(case, tokens[kind]) < limit
+    }
+    first, logits = {}, {}
+    for kind, step in steps.items():  # fills caches and memory, too
+        torch.manual_seed(1)
+        start = time.perf_counter()
+        logits[kind] = step().float()
+        first[kind] = time.perf_counter() - start
+    difference = max(float((logits[k] - logits["fast"]).abs().max()) for k in logits)
+    if precision == "fp32" and difference > AGREE:
+        sys.exit(f"the logits of {' and '.join(logits)} differ by {difference:.1e}")
+    once = {kind: timed(step) for kind, step in steps.items()}
+    times: dict[str, list[float]] = {kind: [] for kind in steps}
     rates = [product_rates(precision)]
-    rounds = max(1 if max(once, 4 * warm) > SLOW else 3, int(seconds / 2 / (once + warm)))
+    slowest = max(once.values())
+    rounds = max(1 if slowest > SLOW else 3, int(seconds / 2 / sum(once.values())))
     for _ in range(rounds):
-        if plain:
-            times["plain"].append(timed(plain))
-        for _ in range(max(1, min(10, int(once / 2 / warm)))):
-            times["fast"].append(timed(fast))
+        for kind, step in steps.items():
+            repeats = max(1, min(10, int(slowest / 2 / once[kind])))
+            times[kind] += [timed(step) for _ in range(repeats)]
         rates.append(product_rates(precision))
     rate, usual_rate = map(statistics.median, zip(*rates, strict=True))
-    fast_time = statistics.median(times["fast"])
+    middle = {kind: statistics.median(times[kind]) for kind in steps}
     floor = flops(method, phase, built[2], batch) / rate
-    result = {
+    return {
         "method": method,
         "phase": phase,
         "classes": classes,
         "batch": batch,
         "precision": precision,
-        "fast_s": fast_time,
-        "first_fast_s": first,
-        "plain_s": statistics.median(times["plain"]) if plain else None,
-        "plain_needs_gib": needed / GIB,
-        "seconds": {k: [len(v), min(v), max(v)] for k, v in times.items() if v},
+        "linear": linear,
+        **{f"{kind}_s": middle.get(kind) for kind in kinds(method, phase)},
+        "first_fast_s": first["fast"],
+        "plain_needs_gib": bytes_needed(case, TEXT) / GIB,
+        "cut_tokens": cut,
+        "difference": difference,
+        "seconds": {kind: [len(v), min(v), max(v)] for kind, v in times.items()},
         "gflops": rate / 1e9,
         "usual_gflops": usual_rate / 1e9,
         "floor_s": floor,
-        "share_of_floor": floor / fast_time,
-        "fast_gib": peak,
-        "laid_out_gib": laid_out_gib,
+        "share_of_floor": floor / middle["fast"],
+        "copies_gib": laid_out_bytes(built[0].parameters()) / GIB,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "load": os.getloadavg()[0],
         "malloc": os.environ.get("GLIBC_TUNABLES", ""),
     }
-    if plain:
-        result["ratio"] = result["plain_s"] / fast_time
-    return result
 
 
-def plain_bytes(method: str, phase: str, classes: int, batch: int) -> float:
+def bytes_needed(case: Case, tokens: int) -> float:
     """An estimate of the memory of a plain step: 18 x width for each stored token and layer."""
+    method, phase, classes, batch = case
     images = batch if method == "cocoop" else 1
     kept = LAYERS * images if phase == "train" else 1
-    return 18 * WIDTH * 4 * TEXT * classes * kept
+    return 18 * WIDTH * 4 * tokens * classes * kept
 
 
-def plain_seconds(method: str, phase: str, classes: int, batch: int) -> float:
+def seconds_needed(case: Case, tokens: int) -> float:
     """An estimate of the time of a plain step, at a measured speed of 75 GFLOP/s."""
+    method, phase, classes, batch = case
     images, passes = batch if method == "cocoop" else 1, 2 if phase == "train" else 1
-    return 2 * 12 * LAYERS * WIDTH**2 * TEXT * classes * images * passes / 75e9
+    return 2 * 12 * LAYERS * WIDTH**2 * tokens * classes * images * passes / 75e9
 
 
 def processor() -> str:
@@ -315,79 +393,82 @@ def status(key: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
-def peak_memory(step: Callable[[], float]) -> float:
-    """The peak memory of the process during a step, in GiB."""
+def peak_gib(case: Case, precision: str, linear: str, kind: str) -> float:
+    """The peak memory of a first step of this kind above the memory of the model, in GiB."""
+    method, phase, classes, batch = case
+    built = build(method, classes)
+    choose(built[0].parameters(), linear)
+    of = stepper(built, batch, phase, precision)
+    before = status("VmRSS")
+    step = of(kind)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     step()
-    return status("VmHWM") / GIB
+    return (status("VmHWM") - before) / GIB
 
 
-def plain_peak(case: tuple[str, str, int, int], precision: str) -> float:
-    """The peak memory of a plain step above the memory of the model, in GiB."""
-    method, phase, classes, batch = case
-    step = stepper(build(method, classes), batch, phase, precision)("plain")
-    before = status("VmRSS")
-    return peak_memory(step) - before / GIB
+def one_case(case: Case, precision: str, linear: str, seconds: float, limit: float) -> dict:
+    """Times and peak memory of all kinds; each peak is measured in a separate process."""
 
+    def run(*more: str) -> Any:
+        method, phase, classes, batch = case
+        options = ("--classes", str(classes), "--batch", str(batch), "--precision", precision)
+        options = ("--method", method, "--phase", phase, "--linear", linear, *options, *more)
+        done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE)
+        return json.loads(done.stdout) if done.returncode == 0 else None
 
-def one_case(case: tuple[str, str, int, int], precision: str, seconds: float, limit: float) -> dict:
-    """Times and peak memory of both kinds; each peak is measured in a separate process."""
-    run = subprocess.run(
-        command(case, precision, "--times", "--seconds", str(seconds), "--limit", str(limit)),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    result = json.loads(run.stdout)
-    if result["plain_s"] and result["plain_s"] < LONGEST:
-        run = subprocess.run(command(case, precision, "--plain-peak"), stdout=subprocess.PIPE)
-        if run.returncode == 0:  # otherwise, usually, the system killed it for lack of memory
-            result["plain_gib"] = float(run.stdout)
+    result = run("--times", "--seconds", str(seconds), "--limit", str(limit))
+    if result is None:
+        sys.exit("the times were not measured")
+    for kind in result["seconds"]:
+        if kind != "kept" and result[f"{kind}_s"] < LONGEST:
+            result[f"{kind}_gib"] = run("--peak", kind)  # None: killed, usually for lack of memory
     return result
 
 
-def command(case: tuple[str, str, int, int], precision: str, *more: str) -> list[str]:
-    """The command that runs this script for one case."""
-    method, phase, classes, batch = case
-    return [
-        *(sys.executable, __file__, "--method", method, "--phase", phase, "--precision", precision),
-        *("--classes", str(classes), "--batch", str(batch), *more),
-    ]
-
-
-def all_cases(path: Path, precision: str, seconds: float, limit: float) -> None:
-    """Run every case that is not in the file yet, each in a new process, and append its line."""
+def missing_cases(
+    path: Path, cases: list[Case], precision: str, linear: str, seconds: float, limit: float
+) -> None:
+    """Run every case that is not in the file yet and append its line."""
     path.touch()
     done = {key(json.loads(line)) for line in path.read_text().splitlines()}
-    for case in sorted(CASES, key=lambda case: (case[1] == "test", case[2] * case[3])):
+    for case in sorted(cases, key=lambda case: (case[1] == "test", case[2] * case[3])):
         if case not in done:
-            options = ("--seconds", str(seconds), "--limit", str(limit))
-            run = command(case, precision, "--json", *options)
-            line = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True).stdout
+            line = json.dumps(one_case(case, precision, linear, seconds, limit)) + "\n"
             with path.open("a") as file:
                 file.write(line)
             print(line, end="", flush=True)
 
 
-def key(result: dict) -> tuple[str, str, int, int]:
+def key(result: dict) -> Case:
     return result["method"], result["phase"], result["classes"], result["batch"]
 
 
 def table(results: list[dict]) -> str:
+    """The results as Markdown. Files of before the kind `cut` have no figures of it."""
     order = {case: i for i, case in enumerate(CASES)}
     rows = []
     for r in sorted(results, key=lambda r: order.get(key(r), len(order))):
-        plain = f"not timed ({r['plain_needs_gib']:.0f} GiB)"
-        if r["plain_s"] is not None:
-            plain = f"{r['plain_s']:.2f}"
-        memory = f"{r['fast_gib']:.2f}"
-        if "plain_gib" in r:
-            memory = f"{r['plain_gib']:.2f} -> {memory}"
-        ratio = f"{r['ratio']:.1f}x" if r["plain_s"] is not None else ""
-        laid_out, share = f"{r['laid_out_gib']:.2f}", f"{100 * r['share_of_floor']:.0f}%"
-        rows.append([*key(r), plain, f"{r['fast_s']:.3f}", ratio, memory, laid_out, share])
-    head = ["method", "phase", "K", "B", "plain s", "fast s", "ratio"]
-    head += ["peak GiB", "laid out", "floor / time"]
+        fast = r["fast_s"]
+        plain, cut = r["plain_s"], r.get("cut_s")
+        seconds = f"not timed ({r['plain_needs_gib']:.0f} GiB)" if plain is None else f"{plain:.2f}"
+        # In old files, `fast_gib` does not contain the copies of weights.
+        r["fast_gib"] = r["fast_gib"] + r.get("laid_out_gib", 0)
+        peaks = [r.get(f"{kind}_gib") for kind in ("plain", "cut", "fast")]
+        rows.append(
+            [
+                *(*key(r), seconds, _number(cut, "{:.2f}"), f"{fast:.3f}"),
+                *(_number(s and s / fast, "{:.1f}x") for s in (plain, cut)),
+                " / ".join(_number(peak, "{:.2f}") for peak in peaks),
+                f"{100 * r['share_of_floor']:.0f}%",
+            ]
+        )
+    head = ["method", "phase", "K", "B", "plain s", "cut s", "fast s", "to plain", "to cut"]
+    head += ["peak GiB: plain / cut / fast", "floor / time"]
     return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
 
 
 def main() -> None:
@@ -397,25 +478,29 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="images in a batch")
     parser.add_argument("--phase", choices=PHASES, default="train")
     parser.add_argument("--precision", choices=("fp32", "amp"), default="fp32")
+    parser.add_argument("--linear", choices=WAYS, default="auto", help="as MODEL.LINEAR")
     parser.add_argument("--seconds", type=float, default=30, help="time to spend on a case")
     parser.add_argument("--limit", type=float, default=600, help="longest plain step, in seconds")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--times", action="store_true", help="print only the times, as JSON")
-    parser.add_argument("--plain-peak", action="store_true", help="print only that peak, in GiB")
+    parser.add_argument("--peak", metavar="KIND", help="print only the peak of a kind, in GiB")
     parser.add_argument("--all", type=Path, metavar="FILE", help="append all missing cases to FILE")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="only those of README's table")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print FILE as a table")
     args = parser.parse_args()
     case = (args.method, args.phase, args.classes, args.batch)
-    if args.all:
-        all_cases(args.all, args.precision, args.seconds, args.limit)
+    how = (args.precision, args.linear)
+    if args.all or args.readme:
+        cases = CASES if args.all else README
+        missing_cases(args.all or args.readme, cases, *how, args.seconds, args.limit)
     elif args.table:
         print(table([json.loads(line) for line in args.table.read_text().splitlines()]))
     elif args.times:
-        print(json.dumps(measure(*case, args.precision, args.seconds, args.limit)))
-    elif args.plain_peak:
-        print(plain_peak(case, args.precision))
+        print(json.dumps(measure(case, *how, args.seconds, args.limit)))
+    elif args.peak:
+        print(peak_gib(case, *how, args.peak))
     else:
-        result = one_case(case, args.precision, args.seconds, args.limit)
+        result = one_case(case, *how, args.seconds, args.limit)
         print(json.dumps(result) if args.json else table([result]))
 
 

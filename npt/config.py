@@ -90,6 +90,12 @@ KEYS: dict[str, Key] = {
     "MODEL.PLAIN_ENCODERS": Key(
         False, "encoders compute all 77 tokens of every text, as usual, to compare with"
     ),
+    "MODEL.LINEAR": Key(
+        "auto",
+        "frozen linear layers: torch, F.linear; onednn, on CPUs, on copies of the weights in its "
+        "layout; auto: onednn in bfloat16 and for layers that are not narrow (docs/speed.md)",
+        one_of("auto", "torch", "onednn"),
+    ),
     "MODEL.ACCELERATE": Key(
         False, "NPT trainers of a host: compute the host's own encoders faster, to the same values"
     ),

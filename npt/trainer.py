@@ -74,7 +74,7 @@ class NPTMixin(Remedied):
     def build_model(self, *args: Any, **kwargs: Any) -> Any:
         built = super().build_model(*args, **kwargs)
         if self.cfg.MODEL.get("ACCELERATE", False) and isinstance(self.model, nn.Module):
-            accelerate(self.model)
+            accelerate(self.model, self.cfg.MODEL.get("LINEAR", "auto"))
         return built
 
     def load_model(self, *args: Any, **kwargs: Any) -> Any:

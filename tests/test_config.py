@@ -235,6 +235,7 @@ def test_the_keys_of_an_installed_dassl_are_its_own(monkeypatch):
         ("TRAINER.MAPLE.PREC", ["fp32"]),
         ("DATASET.IMBALANCE_RATIO", None),
         ("MODEL.CLASS_CHUNK", -1),
+        ("MODEL.LINEAR", "mkl"),
         ("MODEL.ACCELERATE", 1),
         ("INPUT.NO_TRANSFORM", True),
         ("DATALOADER.K_TRANSFORMS", 2),

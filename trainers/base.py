@@ -54,7 +54,11 @@ class PromptTrainer(Remedied, PromptSteps):
         """A CLIP with the prompts of this method for the classes, as a training begins with it."""
         learner, prompts = cls.build_prompts(cfg, classes, clip_model)
         encoders = build_encoders(
-            clip_model, prompts, cfg.MODEL.CLASS_CHUNK, cfg.MODEL.PLAIN_ENCODERS
+            clip_model,
+            prompts,
+            cfg.MODEL.CLASS_CHUNK,
+            cfg.MODEL.PLAIN_ENCODERS,
+            cfg.MODEL.LINEAR,
         )
         return PromptedCLIP(learner, *encoders, clip_model.logit_scale)
 

@@ -1,17 +1,40 @@
-"""Fast linear layers whose weights are frozen.
+"""Linear layers whose weights are frozen.
 
-On CPUs they run in oneDNN, with the weights stored in oneDNN's own layout: on two cores of an EPYC
-that is a third faster than F.linear, and the same kernel adds the residual or applies the
-activation. On other devices they are F.linear.
+They are F.linear on the weights as they are, or, on CPUs, oneDNN's kernels on copies of the weights
+in oneDNN's own layout; these kernels also add the residual or apply the activation. Which of the
+two is a fixed rule and not a measurement at run time, because the last bits of the results differ,
+and a run must give the same figures whenever it is repeated.
 """
 
-import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from npt.errors import NPTError
+
+WAYS = ("auto", "torch", "onednn")  # the values of MODEL.LINEAR
+NARROW = 256  # with fewer inputs or outputs, a call of oneDNN costs more than its kernel gains
+
+_ways = WeakTensorKeyDictionary()  # weight -> one of WAYS; "auto" if it has no entry
+
+
+def choose(weights: Iterable[Tensor], way: str) -> None:
+    """Compute the products with these weights as `way` says, one of WAYS.
+
+    torch: F.linear, without copies in float32
+    onednn: oneDNN with laid-out copies; NPTError in the first product if it cannot
+    auto: oneDNN for bfloat16 and weights that are not narrow, if it works here; otherwise F.linear
+    """
+    for weight in weights:
+        _ways[weight] = way
+
+
+def chosen(weight: Tensor) -> str:
+    return _ways.get(weight, "auto")
 
 
 @lru_cache
@@ -37,9 +60,25 @@ def onednn_works(dtype: torch.dtype) -> bool:
     )
 
 
-def use_onednn(device: torch.device, dtype: torch.dtype) -> bool:
-    supported = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-    return supported and onednn_works(dtype)
+def use_onednn(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether products of dtype `dtype` with this weight take oneDNN.
+
+    NPTError if it was chosen but does not exist for this device, type or processor.
+    """
+    way = chosen(weight)
+    if way == "torch" or (
+        way == "auto" and (dtype != torch.bfloat16 or min(weight.shape) < NARROW)
+    ):
+        return False
+    supported = weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    if supported and onednn_works(dtype):
+        return True
+    if way == "onednn":
+        raise NPTError(
+            f"MODEL.LINEAR is onednn, but here oneDNN has no linear layers of "
+            f"{str(dtype).removeprefix('torch.')} on {weight.device.type}; set it to auto"
+        )
+    return False
 
 
 def _onednn(
@@ -68,7 +107,7 @@ def affine(
     """
     if residual is not None and residual.dtype != x.dtype:
         return affine(x, weight, bias) + residual
-    if use_onednn(x.device, x.dtype):
+    if weight.is_mkldnn:
         return _onednn(x, weight, bias, residual, silu)
     y = F.linear(x, weight, bias)
     if residual is not None:
@@ -76,8 +115,8 @@ def affine(
     return F.silu(y, inplace=True) if silu else y
 
 
-Layouts = dict[tuple, tuple[tuple, Tensor]]  # (rows, transposed, dtype) -> version, converted copy
-_layouts: dict[int, Layouts] = {}  # by id of the weight; removed when the weight is freed
+Copies = dict[tuple, tuple[tuple, Tensor]]  # (dtype, ...) -> version of the weight, its copy
+_copies = WeakTensorKeyDictionary()  # weight -> its Copies
 
 
 def version(weight: Tensor) -> tuple:
@@ -86,37 +125,40 @@ def version(weight: Tensor) -> tuple:
 
 
 def laid_out(
-    weight: Tensor, dtype: torch.dtype, rows: slice | None = None, transposed: bool = False
+    weight: Tensor, dtype: torch.dtype, rows: slice = slice(None), transposed: bool = False
 ) -> Tensor:
-    """Rows of a frozen weight (out, in), or their transpose, converted for `affine`.
+    """Rows of a frozen weight (out, in), or their transpose, in `dtype`, for `affine`.
 
-    The result has dtype `dtype` and, on CPUs, oneDNN's layout. It is cached until the weight
-    changes or is freed, and takes memory in addition to the weight.
+    A view of the weight, or of one copy in another dtype; for oneDNN a copy in its layout. Copies
+    take memory in addition to the weight, and are cached until the weight changes or is freed.
     """
-    onednn = use_onednn(weight.device, dtype)
-    if not onednn and transposed:
-        return laid_out(weight, dtype, rows).t()
-    if not onednn and weight.dtype == dtype:
-        return weight if rows is None else weight[rows]
-    layouts = _layouts.get(id(weight))
-    if layouts is None:
-        layouts = _layouts[id(weight)] = {}
-        weakref.finalize(weight, _layouts.pop, id(weight), None)
-    key = (None if rows is None else (rows.start, rows.stop), transposed, dtype)
+    if use_onednn(weight, dtype):
+        key = (dtype, rows.start, rows.stop, transposed)
+        return _copied(
+            weight, key, lambda w: _reordered(_part(w, rows, transposed).to(dtype).contiguous())
+        )
+    if weight.dtype != dtype:
+        weight = _copied(weight, (dtype,), lambda w: w.to(dtype))
+    return _part(weight, rows, transposed)
+
+
+def _part(weight: Tensor, rows: slice, transposed: bool) -> Tensor:
+    return weight[rows].t() if transposed else weight[rows]
+
+
+def _copied(weight: Tensor, key: tuple, copy: Callable[[Tensor], Tensor]) -> Tensor:
+    copies: Copies = _copies.setdefault(weight, {})
     current = version(weight)
-    entry = layouts.get(key)
-    if entry is None or entry[0] != current:
+    if key not in copies or copies[key][0] != current:
         with torch.no_grad():
-            part = weight if rows is None else weight[rows]
-            part = (part.t() if transposed else part).to(dtype).contiguous()
-            entry = layouts[key] = (current, _reordered(part) if onednn else part)
-    return entry[1]
+            copies[key] = (current, copy(weight))
+    return copies[key][1]
 
 
 def laid_out_bytes(weights: Iterable[Tensor]) -> int:
-    """Bytes of the cached results of `laid_out` for these weights."""
-    layouts = [layout for w in weights for _, layout in _layouts.get(id(w), {}).values()]
-    return sum(layout.numel() * layout.element_size() for layout in layouts)
+    """Bytes of the cached copies that `laid_out` made of these weights."""
+    copies = [copy for w in weights for _, copy in _copies.get(w, {}).values()]
+    return sum(copy.numel() * copy.element_size() for copy in copies)
 
 
 def product_dtype(like: Tensor) -> torch.dtype:

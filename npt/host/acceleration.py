@@ -37,14 +37,16 @@ RESULTS = {"text_encoder": "text features", "image_encoder": "image features"}
 OTHER = "outputs of a transformer"
 
 
-def accelerate(model: nn.Module) -> bool:
+def accelerate(model: nn.Module, linear: str = "auto") -> bool:
     """Make the encoders of `model` faster; returns whether there is one that is supported.
 
+    linear: how products with frozen weights are computed, see `npt.encoders.linear.choose`
     Names of weights, checkpoints and results do not change. If an encoder's results differ in the
     first batch, it falls back to its own computation with one warning. Replicas of DataParallel
     always use their own computation.
     """
     from npt.encoders import ImageEncoder, TextEncoder
+    from npt.encoders.linear import choose
     from npt.host.accelerator import Accelerator
 
     inner = unwrap(model)
@@ -53,6 +55,7 @@ def accelerate(model: nn.Module) -> bool:
         done = isinstance(encoder, (TextEncoder, ImageEncoder, Accelerated))
         ways = [] if done else _ways(inner, encoder, what)
         if ways:
+            choose(encoder.parameters(), linear)
             encoder._npt_accelerator = Accelerator(inner, what, ways)
             kind = type(encoder)
             encoder.__class__ = type(kind.__name__, (Accelerated, kind), {})

@@ -25,6 +25,7 @@ from npt.encoders.linear import affine, laid_out, product_dtype
 from npt.host.calls import HOOKED, Call, hooked
 from npt.host.verification import Unsuitable
 
+EVERY = slice(None)  # rows of a weight
 Shadow = tuple[nn.Module, str, Any]  # a module, the name of an attribute, its value for a while
 
 
@@ -122,8 +123,7 @@ class Quick:
 
 
 def _linear_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    weight = ctx.weight if ctx.rows is None else ctx.weight[ctx.rows]
-    return grad @ weight.to(grad.dtype), None, None, None
+    return grad @ ctx.weight[ctx.rows].to(grad.dtype), None, None, None
 
 
 def _mlp_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -136,10 +136,9 @@ class FrozenLinear(torch.autograd.Function):
     """Rows of a linear layer with frozen weights, of x (M, in)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rows: slice | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rows: slice) -> Tensor:
         ctx.weight, ctx.rows = weight, rows
-        bias = bias if rows is None else bias[rows]
-        return affine(x, laid_out(weight, x.dtype, rows), bias.to(x.dtype))
+        return affine(x, laid_out(weight, x.dtype, rows), bias[rows].to(x.dtype))
 
     @staticmethod
     @once_or(_linear_again)
@@ -206,13 +205,13 @@ def _attention(
     x = query.to(product_dtype(query))
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
 
-    def projected(x: Tensor, rows: slice | None) -> list[Tensor]:  # (B, H, rows of x, d) each
+    def projected(x: Tensor, rows: slice) -> list[Tensor]:  # (B, H, rows of x, d) each
         y = FrozenLinear.apply(x.reshape(-1, width), weight, bias, rows)
         y = y.view(len(x), batch, -1, heads, width // heads)
         return list(y.permute(2, 1, 3, 0, 4).unbind(0))
 
     if read == length:
-        q, k, v = projected(x, None)
+        q, k, v = projected(x, EVERY)
     else:
         (q,), (k, v) = (
             projected(x[:read], slice(0, width)),
@@ -226,7 +225,7 @@ def _attention(
         mask = mask[..., :read, :]
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, read, d)
     out = attention.out_proj
-    y = FrozenLinear.apply(y.permute(2, 0, 1, 3).reshape(-1, width), out.weight, out.bias, None)
+    y = FrozenLinear.apply(y.permute(2, 0, 1, 3).reshape(-1, width), out.weight, out.bias, EVERY)
     return _padded(y.view(read, batch, width), length), None
 
 

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 
 from dassl.data.data_manager import DatasetWrapper
+from npt.encoders.linear import chosen
 from npt.errors import NPTError
 from npt.files import atomic_write, remove_leftovers
 from npt.randomness import random_state_kept
@@ -133,7 +134,7 @@ class Settings:
             torch.get_num_threads(),
             f"{torch.get_float32_matmul_precision()} {backends.cudnn.allow_tf32} "
             f"{backends.cudnn.benchmark} {torch.are_deterministic_algorithms_enabled()} "
-            f"{backends.mkldnn.is_available()}",
+            f"{backends.mkldnn.is_available()} {chosen(next(encoder.parameters()))}",
         )
 
     def digest(self) -> str:
