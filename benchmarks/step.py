@@ -444,31 +444,39 @@ def key(result: dict) -> Case:
 
 
 def table(results: list[dict]) -> str:
-    """The results as Markdown. Files of before the kind `cut` have no figures of it."""
+    """The results as Markdown, without the columns that none of them has."""
     order = {case: i for i, case in enumerate(CASES)}
-    rows = []
-    for r in sorted(results, key=lambda r: order.get(key(r), len(order))):
-        fast = r["fast_s"]
-        plain, cut = r["plain_s"], r.get("cut_s")
-        seconds = f"not timed ({r['plain_needs_gib']:.0f} GiB)" if plain is None else f"{plain:.2f}"
-        # In old files, `fast_gib` does not contain the copies of weights.
-        r["fast_gib"] = r["fast_gib"] + r.get("laid_out_gib", 0)
-        peaks = [r.get(f"{kind}_gib") for kind in ("plain", "cut", "fast")]
-        rows.append(
-            [
-                *(*key(r), seconds, _number(cut, "{:.2f}"), f"{fast:.3f}"),
-                *(_number(s and s / fast, "{:.1f}x") for s in (plain, cut)),
-                " / ".join(_number(peak, "{:.2f}") for peak in peaks),
-                f"{100 * r['share_of_floor']:.0f}%",
-            ]
-        )
-    head = ["method", "phase", "K", "B", "plain s", "cut s", "fast s", "to plain", "to cut"]
-    head += ["peak GiB: plain / cut / fast", "floor / time"]
-    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+    rows = [row(r) for r in sorted(results, key=lambda r: order.get(key(r), len(order)))]
+    heads = [head for head in rows[0] if any(row[head] for row in rows)] if rows else []
+    cells = [[row[head] for head in heads] for row in rows]
+    return tabulate(cells, heads, tablefmt="github", disable_numparse=True)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def row(r: dict) -> dict[str, str]:
+    """The columns of one result; those without a value are empty."""
+
+    def shown(value: float | None, form: str) -> str:
+        return "" if value is None else form.format(value)
+
+    def ratio(kind: str) -> float | None:
+        return r[f"{kind}_s"] / r["fast_s"] if r.get(f"{kind}_s") else None
+
+    unknown = f"not timed ({r['plain_needs_gib']:.0f} GiB)"
+    copies = r.get("laid_out_gib", 0)  # in old files, `fast_gib` is without them
+    return {
+        **dict(zip(("method", "phase", "K", "B"), map(str, key(r)), strict=True)),
+        "plain s": shown(r["plain_s"], "{:.2f}") or unknown,
+        "cut s": shown(r.get("cut_s"), "{:.2f}"),
+        "kept s": shown(r.get("kept_s"), "{:.2f}"),
+        "fast s": f"{r['fast_s']:.3f}",
+        "to plain": shown(ratio("plain"), "{:.1f}x"),
+        "to cut": shown(ratio("cut"), "{:.1f}x"),
+        "to kept": shown(ratio("kept"), "{:.2f}x"),
+        "plain GiB": shown(r.get("plain_gib"), "{:.2f}"),
+        "cut GiB": shown(r.get("cut_gib"), "{:.2f}"),
+        "fast GiB": f"{r['fast_gib'] + copies:.2f}",
+        "floor / time": f"{100 * r['share_of_floor']:.0f}%",
+    }
 
 
 def main() -> None:
