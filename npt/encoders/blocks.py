@@ -300,17 +300,22 @@ def run_layers(
             return parts[0]
         return torch.cat([p.expand(batch, *p.shape[1:]) for p in parts], dim=1)
 
+    def projected(layer: ResidualAttentionBlock, sources: list[Tensor], first: int) -> Tensor:
+        return joined([project(layer, source, dtype, first) for source in sources])
+
+    # No name here keeps queries, keys, values or an earlier x alive during the MLP, whose hidden
+    # values are the largest tensor of a layer.
     last = len(layers) - 1
     x = fixed
     for i, layer in enumerate(layers):
-        parts = [x[:, :t], prompts[i]] if i < len(prompts) else [x]
-        x = joined(parts)  # (B, N, D)
-        first = 1 if i == last else 0  # the last layer computes queries below, for `read` only
-        sources = parts if i == 0 else [x]
-        qkv = joined([project(layer, source, dtype, first) for source in sources])
+        sources = [x[:, :t], prompts[i]] if i < len(prompts) else [x]
+        x = joined(sources)  # (B, N, D)
+        if i > 0:
+            sources = [x]
         if i < last:
-            x = after_attention(layer, x, attend(qkv), dtype)
-        else:
+            x = after_attention(layer, x, attend(projected(layer, sources, 0)), dtype)
+        else:  # queries for `read` only
+            kv = projected(layer, sources, 1)
             x = x.index_select(1, read)  # (B, R, D)
-            x = after_attention(layer, x, attend_read(project(layer, x, dtype, 0, 1), qkv), dtype)
+            x = after_attention(layer, x, attend_read(project(layer, x, dtype, 0, 1), kv), dtype)
     return x
