@@ -325,10 +325,10 @@ def measure(case: Case, precision: str, linear: str, seconds: float, limit: floa
     if precision == "fp32" and difference > AGREE:
         sys.exit(f"the logits of {' and '.join(logits)} differ by {difference:.1e}")
     once = {kind: timed(step) for kind, step in steps.items()}
-    times: dict[str, list[float]] = {kind: [] for kind in steps}
+    times = {kind: [first_time] for kind, first_time in once.items()}
     rates = [product_rates(precision)]
     slowest = max(once.values())
-    rounds = max(1 if slowest > SLOW else 3, int(seconds / 2 / sum(once.values())))
+    rounds = max(0 if slowest > SLOW else 2, int(seconds / 2 / sum(once.values())))
     for _ in range(rounds):
         for kind, step in steps.items():
             repeats = max(1, min(10, int(slowest / 2 / once[kind])))

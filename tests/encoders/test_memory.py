@@ -40,6 +40,11 @@ def step(encoder, ctx):
     return features.detach(), ctx.grad, sum(kept.values())
 
 
+def assert_close_as_a_whole(new, reference):
+    """Values near 0 are sums of large ones, and their own relative error says nothing."""
+    assert (new - reference).norm() <= 1e-5 * reference.norm()
+
+
 @pytest.mark.parametrize("shape", [(2, 64), (3, 1, 2, 64)])
 def test_chunks_save_memory_and_change_no_value(shape):
     model, ctx = random_clip(0), torch.randn(shape)
@@ -48,7 +53,7 @@ def test_chunks_save_memory_and_change_no_value(shape):
     assert len(chunked.chunks) == 3
     again_features, again_grad, again_kept = step(chunked, ctx)
     torch.testing.assert_close(again_features, features, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(again_grad, grad, rtol=1e-4, atol=1e-4)
+    assert_close_as_a_whole(again_grad, grad)
     assert again_kept < kept / 10
 
 
@@ -74,7 +79,7 @@ def test_little_memory_leads_to_chunks_and_recomputation(monkeypatch):
     for enc in (encoder, small):
         again_features, again_grad, again_kept = step(enc, ctx)
         torch.testing.assert_close(again_features, features, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(again_grad, grad, rtol=1e-4, atol=1e-4)
+        assert_close_as_a_whole(again_grad, grad)
         assert again_kept < kept / 10
 
 
