@@ -2,8 +2,8 @@
 
 Only the prompts are trained, so the backward pass of a layer computes the gradient of the layer's
 input and no gradient of its weights. The linear layers are therefore custom autograd functions.
-They save only the tensors that the gradient of the input needs, and they convert the weights once
-to a layout that is fast on this machine (see `laid_out`).
+They save only the tensors that the gradient of the input needs. Where a copy of the weights is
+faster than the weights themselves, they make it once (see `linear.py`).
 """
 
 from __future__ import annotations

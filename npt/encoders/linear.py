@@ -18,6 +18,7 @@ from npt.errors import NPTError
 
 WAYS = ("auto", "torch", "onednn")  # the values of MODEL.LINEAR
 NARROW = 256  # with fewer inputs or outputs, a call of oneDNN costs more than its kernel gains
+EVERY = slice(None)  # rows of a weight
 
 _ways = WeakTensorKeyDictionary()  # weight -> one of WAYS; "auto" if it has no entry
 
@@ -125,7 +126,7 @@ def version(weight: Tensor) -> tuple:
 
 
 def laid_out(
-    weight: Tensor, dtype: torch.dtype, rows: slice = slice(None), transposed: bool = False
+    weight: Tensor, dtype: torch.dtype, rows: slice = EVERY, transposed: bool = False
 ) -> Tensor:
     """Rows of a frozen weight (out, in), or their transpose, in `dtype`, for `affine`.
 
@@ -143,7 +144,8 @@ def laid_out(
 
 
 def _part(weight: Tensor, rows: slice, transposed: bool) -> Tensor:
-    return weight[rows].t() if transposed else weight[rows]
+    part = weight if rows == EVERY else weight[rows]
+    return part.t() if transposed else part
 
 
 def _copied(weight: Tensor, key: tuple, copy: Callable[[Tensor], Tensor]) -> Tensor:

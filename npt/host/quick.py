@@ -21,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from npt.encoders.blocks import GELU_SLOPE, frozen_mlp, once_or
-from npt.encoders.linear import affine, laid_out, product_dtype
+from npt.encoders.linear import EVERY, affine, laid_out, product_dtype
 from npt.host.calls import HOOKED, Call, hooked
 from npt.host.verification import Unsuitable
 
-EVERY = slice(None)  # rows of a weight
 Shadow = tuple[nn.Module, str, Any]  # a module, the name of an attribute, its value for a while
 
 

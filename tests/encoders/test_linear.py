@@ -51,12 +51,12 @@ def test_the_rule(way, dtype, shape, taken, bfloat16_works):
 def test_without_units_for_bfloat16_auto_takes_torch(monkeypatch):
     monkeypatch.setattr(linear, "onednn_works", lambda dtype: False)
     assert not linear.use_onednn(weight(), torch.bfloat16)
-    with pytest.raises(NPTError, match="MODEL.LINEAR is onednn.*bfloat16 on cpu"):
+    with pytest.raises(NPTError, match=r"MODEL.LINEAR is onednn.*bfloat16 on cpu"):
         linear.laid_out(weight("onednn"), torch.bfloat16)
 
 
 def test_onednn_is_refused_for_types_that_it_does_not_have():
-    with pytest.raises(NPTError, match="MODEL.LINEAR is onednn.*float64 on cpu"):
+    with pytest.raises(NPTError, match=r"MODEL.LINEAR is onednn.*float64 on cpu"):
         linear.laid_out(weight("onednn"), torch.float64)
 
 
