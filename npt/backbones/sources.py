@@ -72,7 +72,7 @@ def _find(name: str) -> Source:
     if name.startswith(OPEN_CLIP):
         return _open_clip(name)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return _repository(name, lambda file: path / file if (path / file).is_file() else None)
     if path.is_file():
         beside = path.with_name(openclip.CONFIG)

@@ -379,6 +379,13 @@ def test_bad_files_and_folders_are_one_sentence(folder, tmp_path):
         load_clip(str(folder))
 
 
+def test_no_name_is_no_folder(monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    with pytest.raises(NPTError, match="unknown CLIP ''"):
+        load_clip("")
+    assert sources.digest_of("") == "" != sources.digest_of(".")
+
+
 def test_weights_that_do_not_fit_their_config(small, folder):
     state = small.model.state_dict()
     (folder / "model.safetensors").unlink()
