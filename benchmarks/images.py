@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=320, help="number of images")
     parser.add_argument("--epochs", type=int, default=6, help="epochs of each loader, at least 2")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cfg = get_cfg_default()
@@ -49,7 +50,7 @@ def main() -> None:
     cfg.INPUT.SIZE = (224, 224)
     cfg.INPUT.INTERPOLATION = "bicubic"
     cfg.INPUT.TRANSFORMS = ("random_resized_crop", "random_flip", "normalize")
-    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.DATALOADER.NUM_WORKERS = args.workers
     with tempfile.TemporaryDirectory() as folder:
         items = photographs(Path(folder), args.images)
         loaders = {
