@@ -16,7 +16,7 @@ import argparse
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -28,6 +28,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from npt.backbones.openai import openai_clip
+from npt.encoders import build_encoders
+from npt.trainers.prompts import PromptedCLIP
+
+Case = tuple[str, str, int, int]  # method, phase, classes, images in a batch
 META = torch.device("meta")
 ON_CPU = torch.nn.functional.scaled_dot_product_attention
 FREE = ("empty", "new_empty", "detach", "alias", "lift_fresh", "_unsafe_view")  # and all views
@@ -127,52 +132,104 @@ def pretended() -> Iterator[None]:
         yield
 
 
-def count(method: str, kind: str, classes: int, batch: int, amp: bool) -> int:
-    """The launches of the second training step; the first one also fills caches."""
-    device = torch.device("cpu" if amp else "meta")
-    run = step_on(device, method, kind, classes, batch, amp)
-    with pretended() if not amp else patch("npt.encoders.linear.use_onednn", lambda *_: False):
+# ---- steps of the shapes of benchmarks/step.py, on any device
+
+KINDS = ("plain", "fast")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")  # fp16: the weights are; bf16: autocast
+
+
+@contextmanager
+def computed_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Matrix products inside a `with` block have a precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        with (
+            nullcontext()
+            if device == META
+            else torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def model_on(
+    device: torch.device, method: str, classes: int, kind: str, precision: str
+) -> PromptedCLIP:
+    """A CLIP with the prompts of a method, and one kind of encoders."""
+    clip_model, learner, prompts = step.build(method, classes)
+    if precision == "fp16":
+        openai_clip().model.convert_weights(clip_model)
+    if precision == "float64":
+        clip_model, learner = clip_model.double(), learner.double()
+    encoders = build_encoders(clip_model, prompts, plain=kind == "plain")
+    return PromptedCLIP(learner, *encoders, clip_model.logit_scale).to(device)
+
+
+def batch_on(device: torch.device, classes: int, size: int) -> tuple[Tensor, Tensor]:
+    """Random images and labels, the same on each device."""
+    random = torch.Generator().manual_seed(1)
+    images = torch.randn(size, 3, step.IMAGE, step.IMAGE, generator=random)
+    return images.to(device), torch.randint(classes, (size,), generator=random).to(device)
+
+
+def step_on(
+    device: torch.device, case: Case, kind: str, precision: str = "fp32"
+) -> Callable[[], None]:
+    """A function for one training or test step."""
+    method, phase, classes, size = case
+    model = model_on(device, method, classes, kind, precision).train(phase == "train")
+    image, label = batch_on(device, classes, size)
+    weights = list(model.prompt_learner.parameters())
+    optimiser = torch.optim.SGD(weights, 1e-6, momentum=0.9, weight_decay=5e-4, foreach=True)
+
+    def train() -> None:
+        with computed_in(precision, device):
+            loss = model(image, label)
+            optimiser.zero_grad()
+            loss.backward()
+        optimiser.step()
+
+    def test() -> None:
+        with torch.no_grad(), computed_in(precision, device):
+            model(image)
+
+    return train if phase == "train" else test
+
+
+def count(case: Case, kind: str, precision: str) -> int:
+    """The launches of the second step; the first one also fills what is kept."""
+    device = torch.device("cpu" if precision == "bf16" else "meta")
+    with pretended(), patch("npt.encoders.linear.use_onednn", lambda *_: False):
+        run = step_on(device, case, kind, precision)
         run()
         with Operations(device) as seen:
             run()
     return sum(seen.launches.values())
 
 
-def step_on(
-    device: torch.device, method: str, kind: str, classes: int, batch: int, amp: bool
-) -> Callable[[], None]:
-    """A training step of a method, with one kind of encoders."""
-    clip_model, learner, prompts = step.build(method, classes)
-    model = step.model_of(clip_model, learner, prompts, kind).to(device).train()
-    weights = list(learner.parameters())
-    optimiser = torch.optim.SGD(weights, 1e-6, momentum=0.9, weight_decay=5e-4, foreach=True)
-    image = torch.zeros(batch, 3, step.IMAGE, step.IMAGE, device=device)
-    label = torch.zeros(batch, dtype=torch.long, device=device)
+SMALL = {"WIDTH": 64, "VISUAL_WIDTH": 64, "EMBED": 64, "PATCH": 16, "IMAGE": 32}
 
-    def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-            loss = model(image, label)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
 
-    return run
+def shrink(**more: int) -> None:
+    """Give the models of benchmarks/step.py small layers, and as many of them."""
+    for name, value in {**SMALL, **more}.items():
+        setattr(step, name, value)
 
 
 def main() -> None:
+    shrink()  # changes no count
     parser = argparse.ArgumentParser(description="Count the launches of a training step.")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--batch", type=int, default=4)
     args = parser.parse_args()
-    rows = [
-        {
-            "method": method,
-            "precision": "amp" if amp else "fp32",
-            **{kind: count(method, kind, args.classes, args.batch, amp) for kind in step.KINDS},
-        }
-        for amp in (False, True)
-        for method in step.METHODS
-    ]
+    rows = []
+    for precision in ("fp32", "bf16"):
+        for method in step.METHODS:
+            case = (method, "train", args.classes, args.batch)
+            counts = {kind: count(case, kind, precision) for kind in KINDS}
+            rows.append({"method": method, "precision": precision, **counts})
     print(tabulate(rows, headers="keys", tablefmt="github"))
 
 

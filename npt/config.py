@@ -99,6 +99,11 @@ KEYS: dict[str, Key] = {
     "MODEL.ACCELERATE": Key(
         False, "NPT trainers of a host: compute the host's own encoders faster, to the same values"
     ),
+    "MODEL.TF32": Key(
+        False,
+        "NVIDIA GPUs multiply float32 matrices in TF32; convolutions, as torch has it, always do "
+        "(docs/gpu.md)",
+    ),
     "DATASET.SUBSAMPLE_CLASSES": Key(
         "all",
         "the classes of the run: all, the first half (rounded up), or the others",

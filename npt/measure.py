@@ -23,6 +23,7 @@ from npt.errors import NPTError, OtherRun, sentence
 from npt.host.features import Adapter, FeatureTap, unwrap
 from npt.host.steps import arguments_of
 from npt.imbalance import summary_of_counts
+from npt.precision import use_tf32
 from npt.randomness import random_state_kept
 from npt.recorder import Recorder
 from npt.remedies import drawn_counts
@@ -94,6 +95,8 @@ class Measured(TrainerX):
         self._measure_knowledge: Run | None = None  # of the current model
         self._measure_course = Course()
         results.reset_peak_memory()
+        cfg = kwargs["cfg"] if "cfg" in kwargs else args[0]
+        use_tf32(cfg.MODEL.get("TF32", False))
         super().__init__(*args, **kwargs)
         self._measure_check_names()
 
