@@ -61,7 +61,7 @@ def exactness(device: torch.device, case: Row) -> Row:
     method, precision, classes = case["method"], case["precision"], case["classes"]
     exact = outputs(torch.device("cpu"), method, classes, "plain", "float64")
     found: Row = {}
-    for kind in launches.KINDS:
+    for kind in ("plain", "fast"):
         mine = outputs(device, method, classes, kind, precision)
         for name, value in exact.items():
             found[f"{kind} {name}"] = float((mine[name] - value).abs().max())
@@ -114,9 +114,8 @@ def training(device: torch.device, case: Row) -> Row:
 def times(device: torch.device, case: Row) -> Row:
     """Median milliseconds of a step of each kind, and how much longer than fast they take."""
     shape = (case["method"], case["phase"], case["classes"], case["batch"])
-    runs = {
-        kind: launches.step_on(device, shape, kind, case["precision"]) for kind in launches.KINDS
-    }
+    precision, kinds = case["precision"], step.kinds(*shape[:2])
+    runs = {kind: launches.step_on(device, shape, kind, precision) for kind in kinds}
     seconds: dict[str, list[float]] = {kind: [] for kind in runs}
     for kind, run in runs.items():
         for _ in range(3):
@@ -172,7 +171,7 @@ def memory(device: torch.device, case: Row) -> Row:
 
 def launched(device: torch.device, case: Row) -> Row:
     shape = (case["method"], "train", case["classes"], case["batch"])
-    return {kind: launches.count(shape, kind, "fp32") for kind in launches.KINDS}
+    return {kind: launches.count(shape, kind, "fp32") for kind in step.kinds(*shape[:2])}
 
 
 PARTS = {

@@ -29,10 +29,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from npt.backbones.openai import openai_clip
-from npt.encoders import build_encoders
 from npt.trainers.prompts import PromptedCLIP
 
-Case = tuple[str, str, int, int]  # method, phase, classes, images in a batch
 META = torch.device("meta")
 ON_CPU = torch.nn.functional.scaled_dot_product_attention
 FREE = ("empty", "new_empty", "detach", "alias", "lift_fresh", "_unsafe_view")  # and all views
@@ -134,7 +132,6 @@ def pretended() -> Iterator[None]:
 
 # ---- steps of the shapes of benchmarks/step.py, on any device
 
-KINDS = ("plain", "fast")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")  # fp16: the weights are; bf16: autocast
 
 
@@ -163,7 +160,7 @@ def model_on(
         openai_clip().model.convert_weights(clip_model)
     if precision == "float64":
         clip_model, learner = clip_model.double(), learner.double()
-    encoders = build_encoders(clip_model, prompts, plain=kind == "plain")
+    encoders = step.encoders(kind, clip_model, prompts)
     return PromptedCLIP(learner, *encoders, clip_model.logit_scale).to(device)
 
 
@@ -175,7 +172,7 @@ def batch_on(device: torch.device, classes: int, size: int) -> tuple[Tensor, Ten
 
 
 def step_on(
-    device: torch.device, case: Case, kind: str, precision: str = "fp32"
+    device: torch.device, case: step.Case, kind: str, precision: str = "fp32"
 ) -> Callable[[], None]:
     """A function for one training or test step."""
     method, phase, classes, size = case
@@ -198,7 +195,7 @@ def step_on(
     return train if phase == "train" else test
 
 
-def count(case: Case, kind: str, precision: str) -> int:
+def count(case: step.Case, kind: str, precision: str) -> int:
     """The launches of the second step; the first one also fills what is kept."""
     device = torch.device("cpu" if precision == "bf16" else "meta")
     with pretended(), patch("npt.encoders.linear.use_onednn", lambda *_: False):
@@ -228,7 +225,7 @@ def main() -> None:
     for precision in ("fp32", "bf16"):
         for method in step.METHODS:
             case = (method, "train", args.classes, args.batch)
-            counts = {kind: count(case, kind, precision) for kind in KINDS}
+            counts = {kind: count(case, kind, precision) for kind in step.kinds(*case[:2])}
             rows.append({"method": method, "precision": precision, **counts})
     print(tabulate(rows, headers="keys", tablefmt="github"))
 

@@ -95,6 +95,22 @@ def test_no_step_with_remedies_waits(on_device, launches, name, kind):
     assert of_step(launches, on_device(name, kind, *REMEDIES)).waits == []
 
 
+@pytest.mark.parametrize("method, share", [("coop", 1), ("cocoop", 0.34), ("maple", 0.9)])
+def test_a_step_launches_no_more_than_upstreams(launches, monkeypatch, method, share):
+    """CoCoOp's encodes the texts of four images at once; for one image, see docs/gpu.md."""
+    for name, value in {**launches.SMALL, "LAYERS": 12}.items():  # the number of layers counts
+        monkeypatch.setattr(launches.step, name, value)
+    case = (method, "train", 5, 4)
+    plain, fast = (launches.count(case, kind, "fp32") for kind in ("plain", "fast"))
+    assert fast <= share * plain
+
+
+def test_terms_and_figures_launch_little(on_device, launches):
+    """The terms of NPT, their gradient and what is logged: a tenth of a step of twelve layers."""
+    plain, added = (of_step(launches, on_device("CoOp", kind)) for kind in KINDS)
+    assert sum(added.launches.values()) - sum(plain.launches.values()) <= 110
+
+
 def test_a_wait_is_seen(on_device, launches):
     trainer = on_device("CoOp")
     with launches.Operations() as seen:
