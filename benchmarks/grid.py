@@ -18,7 +18,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,14 @@ import npt  # noqa: F401  makes `dassl` importable
 from npt.experiments.plan import Run, merge
 from npt.experiments.reading import Selection
 from npt.experiments.reproduce import load
-from npt.experiments.running import one
+from npt.experiments.running import frozen, one
 from npt.results import readable
 
 METHODS = ("CLIP", "CoOp", "CoOp+NPT", "CoCoOp", "CoCoOp+NPT", "MaPLe", "MaPLe+NPT")
 DATASETS = ("mini_flowers", "mini_land")
-alone: Callable[[Run], None] = one.execute_run.__wrapped__  # type: ignore[attr-defined]
+
 WAYS = {  # the function that executes a run, and whether it keeps features
-    "alone": (alone, False),
+    "alone": (one.execute_alone, False),
     "kept CLIP": (one.execute_run, False),
     "and features": (one.execute_run, True),
 }
@@ -54,7 +53,7 @@ def plan(out: Path, datasets: tuple[str, ...], ratio: float) -> list[Run]:
 def executed(way: str, run: Run) -> float:
     """Execute a run; returns its seconds of processor time."""
     execute, features = WAYS[way]
-    without = patch.object(one, "keep_features", lambda trainer, folder: trainer)
+    without = patch.object(frozen, "keep_features", lambda trainer, folder: trainer)
     start = time.process_time()
     with open(os.devnull, "w") as nowhere, ExitStack() as stack:
         stack.enter_context(redirect_stdout(nowhere))

@@ -55,10 +55,11 @@ def _is_used(run: Run) -> bool:
 def execute_run(run: Run) -> None:
     """Train and test one run in this process; what its folder has on record is not repeated."""
     with kept.clip_kept():
-        _execute(run)
+        execute_alone(run)
 
 
-def _execute(run: Run) -> None:
+def execute_alone(run: Run) -> None:
+    """As `execute_run`, with a CLIP that is loaded for each of its parts and not kept."""
     known = bool(read_run(run.folder)) or not _is_used(run)
     remove_damaged(run)
     if known or not run.train:
