@@ -36,7 +36,6 @@ from npt.results import readable
 
 METHODS = ("CLIP", "CoOp", "CoOp+NPT", "CoCoOp", "CoCoOp+NPT", "MaPLe", "MaPLe+NPT")
 DATASETS = ("mini_flowers", "mini_land")
-
 WAYS = {  # the function that executes a run, and whether it keeps features
     "alone": (one.execute_alone, False),
     "kept CLIP": (one.execute_run, False),
