@@ -745,9 +745,10 @@ def test_accelerating_twice_changes_nothing(build):
 def test_npt_s_own_models_need_no_acceleration():
     from trainer_kit import build, config
 
+    model = build(config("CoOp", "tiny"), ["a", "b"]).model
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert npt.accelerate(build(config("CoOp", "tiny"), ["a", "b"]).model)
+        assert npt.accelerate(model)
 
 
 # ---- the config key MODEL.ACCELERATE
