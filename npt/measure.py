@@ -96,7 +96,7 @@ class Measured(TrainerX):
         self._measure_course = Course()
         results.reset_peak_memory()
         cfg = kwargs["cfg"] if "cfg" in kwargs else args[0]
-        use_tf32(cfg.MODEL.get("TF32", False))
+        use_tf32(cfg.get("MODEL", {}).get("TF32", False))
         super().__init__(*args, **kwargs)
         self._measure_check_names()
 

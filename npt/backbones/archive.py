@@ -13,6 +13,7 @@ import math
 import pickle
 import re
 import zipfile
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,9 @@ DTYPES = {
     **{"torch.ShortStorage": torch.int16, "torch.CharStorage": torch.int8},
     **{"torch.ByteStorage": torch.uint8, "torch.BoolStorage": torch.bool},
 }
+TENSOR = "torch._utils._rebuild_tensor_v2"
+PARAMETERS = tuple(f"torch._utils._rebuild_parameter{x}" for x in ("", "_with_state"))
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "ema")  # in this order
 DICTIONARIES = ("dict", "collections.OrderedDict")
 ORDERS = {b"little": "<", b"big": ">"}
 DEEPEST, MOST = 100, 10_000  # modules within modules, and modules or classes; CLIP has 7 and 700
@@ -55,9 +59,9 @@ class Thing:
         self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if not isinstance(key, (str, int)):  # to hash a deep tuple would overflow the stack
-            raise ValueError("a key of a dictionary is neither text nor a number")
-        self.items[key] = value
+        # Weights have names. (To hash a key that is a deep tuple would overflow the stack.)
+        if isinstance(key, (str, int)):
+            self.items[key] = value
 
 
 class Table(Thing):
@@ -138,8 +142,8 @@ class Archive:
         if origin not in DICTIONARIES:
             kind = "Tensor" if is_tensor(root) else origin
             raise ValueError(f"it contains a {kind}, not a state dict")
-        inner = root.items.get("state_dict")  # of what a training has saved
-        return inner.items if getattr(inner, "origin", "") in DICTIONARIES else root.items
+        items = unwrapped(root.items, lambda x: x.items if _is_dictionary(x) else None)
+        return {key: value for key, value in items.items() if isinstance(key, str)}
 
     def flattened(self, root: Thing) -> dict[str | int, Any]:
         """The tensors of a tree of modules, by the names that they have in its state dict."""
@@ -197,13 +201,30 @@ class Archive:
 
 
 def is_tensor(value: Any) -> bool:
-    names = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
-    return isinstance(value, Thing) and value.origin in names
+    return isinstance(value, Thing) and value.origin in (TENSOR, *PARAMETERS)
+
+
+def _is_dictionary(value: Any) -> bool:
+    return getattr(value, "origin", "") in DICTIONARIES
+
+
+def unwrapped(content: Mapping[Any, Any], inside: Callable[[Any], Any]) -> Mapping[Any, Any]:
+    """The state dict in what a training has saved, which may have other entries beside it.
+
+    inside: gives the mapping that an entry is; None for any other entry
+    """
+    for _ in range(len(WRAPPERS)):
+        found = (inside(content[name]) for name in WRAPPERS if name in content)
+        inner = next((x for x in found if x is not None), None)
+        if inner is None:
+            break
+        content = inner
+    return content
 
 
 def described(thing: Thing) -> tuple[Any, ...]:
     """The arguments of a tensor's thing: (storage, offset, size, stride, ...)."""
-    return thing.args[0].args if thing.origin.endswith("parameter") else thing.args
+    return thing.args[0].args if thing.origin in PARAMETERS else thing.args
 
 
 def shape(thing: Thing) -> tuple[int, ...]:

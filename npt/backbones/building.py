@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from npt.backbones.catalog import HEAD, OPENAI, Form, Tower
-from npt.backbones.openai import openai_clip
+from npt.backbones.openai import is_vit, openai_clip
 from npt.errors import NPTError
 
 if TYPE_CHECKING:
@@ -129,8 +129,10 @@ def _shape(model: CLIP, weights: Mapping[str, Tensor], form: Form) -> None:
     for block in model.transformer.resblocks:
         block.attn_mask = mask
     towers = [(model.transformer, form.text, "transformer.resblocks")]
-    if hasattr(model.visual, "transformer"):
+    if is_vit(model.visual):
         towers.append((model.visual.transformer, form.image, "visual.transformer.resblocks"))
+    elif form.image.heads:
+        model.visual.attnpool.num_heads = form.image.heads
     for transformer, tower, prefix in towers:
         for i, block in enumerate(transformer.resblocks):
             _shape_block(block, tower, weights[f"{prefix}.{i}.mlp.c_fc.weight"])
@@ -142,6 +144,8 @@ def _shape(model: CLIP, weights: Mapping[str, Tensor], form: Form) -> None:
 
 def _shape_block(block: Any, tower: Tower, fc: Tensor) -> None:
     if tower.heads:
+        if block.attn.embed_dim % tower.heads:
+            raise ValueError(f"{tower.heads} heads cannot share a width of {block.attn.embed_dim}")
         block.attn.num_heads = tower.heads
         block.attn.head_dim = block.attn.embed_dim // tower.heads
     if tower.activation != "quick_gelu":

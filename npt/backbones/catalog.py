@@ -23,14 +23,14 @@ class Preprocessing(NamedTuple):
     size: height and width in pixels
     mean, std: of each channel, by which pixels in [0, 1] are normalised
     interpolation: of the resizing
-    squashed: whether its training resized images to a square without regard to their proportions
+    unlike: what its training did with images that is not done here, in words; or empty
     """
 
     size: int
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     interpolation: str = "bicubic"
-    squashed: bool = False
+    unlike: str = ""
 
     def keys(self) -> dict[str, object]:
         """The config keys of INPUT that say this, with their values."""
@@ -40,6 +40,14 @@ class Preprocessing(NamedTuple):
             "PIXEL_STD": list(self.std),
             "INTERPOLATION": self.interpolation,
         }
+
+    def checked(self) -> Preprocessing:
+        """Itself; Unsuitable if it is none."""
+        for name, values in (("mean", self.mean), ("standard deviation", self.std)):
+            numbers = len(values) == 3 and all(isinstance(x, (int, float)) for x in values)
+            if not numbers or (name != "mean" and min(values) <= 0):
+                raise Unsuitable(f"the {name} of its preprocessing is {list(values)}")
+        return self
 
 
 class Tower(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Collection
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from npt.backbones.catalog import Preprocessing
 from npt.backbones.sources import find, preprocessing_of
 from npt.errors import NPTError
+from npt.names import SUFFIX, trainer_name
 
 NAME = "MODEL.BACKBONE.NAME"
+CLIP_TRAINERS = ("ZeroshotCLIP", "CoOp", "CoCoOp", "MaPLe")  # with or without NPT
 TOLERANCE = 1e-4  # of means and standard deviations, which people shorten
 
 
@@ -27,8 +30,10 @@ def follow(cfg: Any, in_files: Collection[str], given: Collection[str], file_nam
     try:
         wanted = preprocessing_of(name)
     except NPTError:
-        return  # loading it will say the same, if the run has a CLIP at all
-    other = name != file_name
+        if trainer_name(cfg).removesuffix(SUFFIX) in CLIP_TRAINERS:
+            raise
+        return  # another trainer, whose backbone need be no CLIP
+    other = bool(file_name) and os.path.normpath(name) != os.path.normpath(file_name)
     changed = []
     for key, value in wanted.keys().items():
         full = f"INPUT.{key}"
@@ -39,7 +44,7 @@ def follow(cfg: Any, in_files: Collection[str], given: Collection[str], file_nam
         cfg.INPUT[key] = value
     if changed:
         warnings.warn(
-            f"The config file's preprocessing is that of {file_name or 'another model'}, so {name} "
+            f"The config file's preprocessing is that of {file_name}, so {name} "
             f"gets its own: {', '.join(changed)}; give these keys on the command line for others.",
             stacklevel=3,
         )
@@ -73,9 +78,9 @@ def check_input(cfg: Any, resolution: int) -> None:
     if keys:
         told = ", ".join(f"INPUT.{k} is {cfg.INPUT[k]}, not {v}" for k, v in keys.items())
         warnings.warn(f"{name} was trained with another preprocessing: {told}.", stacklevel=2)
-    if wanted.squashed:
+    if wanted.unlike:
         warnings.warn(
-            f"{name} was trained on images that were resized to squares as a whole; here they are "
-            "cropped to squares, and what is cut off is not seen.",
+            f"{name} was trained on images that were {wanted.unlike}; here their shorter side is "
+            "resized to the size of the model, and what is beyond a square is cut off.",
             stacklevel=2,
         )

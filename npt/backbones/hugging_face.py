@@ -25,7 +25,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
 }
-INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic", None: "bicubic"}  # Pillow's numbers
 KINDS = {  # of models, by `model_type` -> why they are not suitable
     "siglip": "it is a SigLIP, trained with a sigmoid, with other pooling and another tokenizer",
     "siglip2": "it is a SigLIP, trained with a sigmoid, with other pooling and another tokenizer",
@@ -59,34 +59,49 @@ def form(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Form:
 
 
 def _part(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of an encoder; an entry `text_config_dict`, of old files, has the last word."""
-    return {**defaults, **(config.get(name) or {}), **(config.get(f"{name}_dict") or {})}
+    """The config of an encoder. In old files it is `text_config_dict`, and then this one counts."""
+    old = config.get(f"{name}_dict")
+    return {**defaults, **((config.get(name) or {}) if old is None else old)}
 
 
 def _tower(part: Mapping[str, Any]) -> Tower:
     activation = part.get("hidden_act", "quick_gelu")
     if activation not in ACTIVATIONS:
         raise Unsuitable(f"the activation of its MLPs is {activation}, not GELU or QuickGELU")
-    eps = part.get("layer_norm_eps", 1e-5)
-    return Tower(part["num_attention_heads"], ACTIVATIONS[activation], eps)
+    heads = int(part["num_attention_heads"])
+    if heads < 1:
+        raise Unsuitable(f"an encoder has {heads} attention heads")
+    return Tower(heads, ACTIVATIONS[activation], float(part.get("layer_norm_eps", 1e-5)))
 
 
 def _preprocessing(vision: Mapping[str, Any], processor: Mapping[str, Any]) -> Preprocessing:
     usual = Preprocessing(square(vision["image_size"]))
-    size = processor.get("size")
-    resample = processor.get("resample", 3)
-    if resample not in INTERPOLATIONS:
-        raise Unsuitable(f"its images are resized with Pillow's filter {resample}")
-    crops = processor.get("do_center_crop", True)
-    squashed = isinstance(size, Mapping) and "shortest_edge" not in size and not crops
     normalises = processor.get("do_normalize", True)
     return Preprocessing(
         usual.size,
         tuple(processor.get("image_mean") or usual.mean) if normalises else (0.0, 0.0, 0.0),
         tuple(processor.get("image_std") or usual.std) if normalises else (1.0, 1.0, 1.0),
-        INTERPOLATIONS[resample],
-        squashed,
-    )
+        INTERPOLATIONS.get(processor.get("resample"), "bicubic"),
+        _unlike(processor, usual.size),
+    ).checked()
+
+
+def _unlike(processor: Mapping[str, Any], pixels: int) -> str:
+    """What a preprocessing does that is not done here."""
+    size = processor.get("size")
+    edge = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    crops = processor.get("do_center_crop", True)
+    if processor.get("resample") not in INTERPOLATIONS:
+        return f"resized with Pillow's filter {processor['resample']}"
+    if not processor.get("do_resize", True):
+        return "not resized"
+    if not processor.get("do_rescale", True):
+        return "not scaled to [0, 1]"
+    if isinstance(size, Mapping) and edge is None and not crops:
+        return "resized to squares as a whole"
+    if isinstance(edge, int) and edge != pixels:
+        return f"resized to {edge} pixels before they were cropped to {pixels}"
+    return ""
 
 
 # ---- weights

@@ -22,6 +22,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from clip.model import CLIP
 
+    from npt.backbones.catalog import Form
+
 _asked = 0  # the `clip_kept` blocks that this process is in
 _kept: Kept | None = None
 
@@ -63,15 +65,15 @@ def _state(file: Path) -> tuple[Any, ...]:
     return str(file.resolve()), status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def kept_or_loaded(files: Sequence[Path], load: Callable[[], CLIP]) -> CLIP:
+def kept_or_loaded(files: Sequence[Path], form: Form | None, load: Callable[[], CLIP]) -> CLIP:
     """What `load` returns for some files: inside `clip_kept` a copy of what it returned before.
 
-    Files that were replaced are loaded again.
+    form: what is written about the files. Files that were replaced are loaded again.
     """
     global _kept
     if not _asked or not all(file.is_file() for file in files):
         return load()
-    identity = tuple(_state(file) for file in files)
+    identity = (form, *(_state(file) for file in files))
     if _kept is None or _kept.files != identity:
         _kept = None  # first, so that there are never two
         _kept = Kept(identity)

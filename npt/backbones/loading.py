@@ -33,6 +33,7 @@ SIGNS = {  # parts of the names of weights -> why a model that has them is not s
     "text.transformer.encoder.": "its text encoder is one of Hugging Face, not CLIP's",
     "text.transformer.embeddings.": "its text encoder is one of Hugging Face, not CLIP's",
     "bert.": "its text encoder is a BERT",
+    "positional_embedding_res": "it is a LongCLIP, whose positions are in two tables",
 }
 
 
@@ -49,11 +50,12 @@ def load_clip(name: str, device: str | torch.device = "cpu") -> CLIP:
     files = source.files()
 
     def load() -> CLIP:
+        shown = str(files[0]) if len(files) == 1 else name
         state = weights.read(files)
-        shown = files[0] if len(files) == 1 else name
-        return build(converted(state, str(shown)), str(shown), source.form or written(state, name))
+        found = converted(state, shown)
+        return build(found, shown, source.form or written(state, found, name))
 
-    return kept_or_loaded(files, load).to(device)
+    return kept_or_loaded(files, source.form, load).to(device)
 
 
 def image_size_of(file: Path) -> int:
@@ -89,29 +91,26 @@ def converted(state: Mapping[str, Any], source: str) -> dict[str, Any]:
     return found
 
 
-def written(state: Mapping[str, Any], name: str) -> Form:
-    """The form of weights about which nothing is written, by who wrote them.
+def written(state: Mapping[str, Any], found: Mapping[str, Any], name: str) -> Form:
+    """The form of weights about which nothing is written, by who wrote them: clip or open_clip.
 
-    open_clip's have GELU, unless all numbers are exact in half precision: those are OpenAI's.
+    state: as in the file, whose order counts; found: in OpenAI's layout
     """
     if hugging_face.is_hugging_face(state):
         raise NPTError(
             f"{name} (MODEL.BACKBONE.NAME) has weights of Hugging Face without their "
             f"{hugging_face.CONFIG}: name the folder that has both"
         )
-    theirs = name.endswith(weights.SAFETENSORS) or openclip.is_written_by_open_clip(state)
-    if not theirs or any(key in state for key in SCALARS) or _half(state):
+    if any(key in state for key in SCALARS) or openclip.is_written_by(state, openclip.CLIP_ORDER):
         return OPENAI
+    theirs = openclip.is_written_by(state, openclip.OPEN_CLIP_ORDER)
+    form = openclip.guessed(found) if theirs or name.endswith(weights.SAFETENSORS) else OPENAI
+    taken, other = ("GELU", "-quickgelu") if form != OPENAI else ("QuickGELU", "")
+    heads = f" and {form.image.heads} attention heads for images" if form.image.heads else ""
     warnings.warn(
-        f"{name} was written by open_clip and does not say whether it has GELU or QuickGELU: GELU "
-        "is taken, as in most of its models; if it has the other one, name its model, such as "
-        f"open_clip:ViT-B-16-quickgelu/{name}",
+        f"{name} was not written by OpenAI's clip and does not say whether it has GELU or "
+        f"QuickGELU: {taken}{heads} are taken; if that is wrong, name its model, such as "
+        f"open_clip:ViT-B-16{other}/{name}",
         stacklevel=4,
     )
-    return openclip.guessed(state)
-
-
-def _half(state: Mapping[str, Any]) -> bool:
-    """Whether the matrices of the layers are exact in half precision."""
-    names = [key for key in state if key.endswith(("in_proj_weight", "c_fc.weight"))]
-    return all(torch.equal(state[key].half().to(state[key].dtype), state[key]) for key in names)
+    return form

@@ -7,7 +7,8 @@ GELU unless the config, or the tag of the weights, has quick_gelu.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from npt.backbones.catalog import HEAD, VOCABULARY, Form, Preprocessing, Tower, Unsuitable
@@ -33,35 +34,44 @@ REASONS = {  # an option -> why a model with it is not suitable; {} is its value
     "no_causal_mask": "its text encoder is not causal",
     "vocab_size": f"its vocabulary has {{}} tokens, and that of CLIP's tokenizer {VOCABULARY}",
 }
-IN_MODEL = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text")
+IN_MODEL = {
+    *("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "cast_dtype"),
+    *("init_logit_scale", "nonscalar_logit_scale", "output_dict"),
+}
+RESIZING = {  # `resize_mode` -> what it does that is not done here
+    "shortest": "",
+    "squash": "resized to squares as a whole",
+    "longest": "resized by their longer side and filled up",
+}
 
 
-def form(model: Mapping[str, Any], preprocess: Mapping[str, Any], quick: bool = False) -> Form:
+def form(
+    model: Mapping[str, Any], preprocess: Mapping[str, Any], quick: bool | None = None
+) -> Form:
     """What a model's config and the preprocessing of its weights say.
 
-    quick: the weights were trained with QuickGELU, whatever the config says
+    quick: whether the weights were trained with QuickGELU; None: as the config says
     Unsuitable if it is not a CLIP of OpenAI's kind.
     """
     for option, value in _unsuitable(model):
         reason = REASONS.get(option, f"its option {option} is {{}}, and CLIP has no such thing")
         raise Unsuitable(reason.format(value))
-    quick = quick or bool(model.get("quick_gelu"))
+    quick = bool(model.get("quick_gelu")) if quick is None else quick
     text, vision = model.get("text_cfg", {}), model.get("vision_cfg", {})
-    width = int(vision.get("width", 768))
-    head = int(vision.get("head_width", HEAD))
     resnet = isinstance(vision.get("layers", 12), (list, tuple))
-    heads = 0 if resnet else width // head
-    size = preprocess.get("size") or vision.get("image_size", 224)
+    width = int(vision.get("width", 768)) * (32 if resnet else 1)  # of what attention reads
+    size = square(vision.get("image_size", 224))  # open_clip, too, ignores that of `preprocess`
+    usual = Preprocessing(size)
     return Form(
         _tower(text, int(text.get("heads", 8)), quick),
-        _tower(vision, heads, quick),
+        _tower(vision, width // int(vision.get("head_width", HEAD)), quick),
         Preprocessing(
-            square(size),
-            tuple(preprocess.get("mean") or Preprocessing(0).mean),
-            tuple(preprocess.get("std") or Preprocessing(0).std),
-            preprocess.get("interpolation") or "bicubic",
-            preprocess.get("resize_mode", "shortest") == "squash",
-        ),
+            size,
+            tuple(preprocess.get("mean") or usual.mean),
+            tuple(preprocess.get("std") or usual.std),
+            preprocess.get("interpolation") or usual.interpolation,
+            RESIZING[preprocess.get("resize_mode") or "shortest"],
+        ).checked(),
     )
 
 
@@ -107,20 +117,24 @@ def converted(state: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in state.items():
         key = key.removeprefix("text.")  # of a model with `custom_text`
-        found[key] = value.reshape(()) if key == "logit_scale" else value
+        if key != "attn_mask":  # old versions kept it with the weights
+            found[key] = value.reshape(()) if key == "logit_scale" else value
     linear = found.pop("text_projection.weight", None)  # in a model with `proj_bias`
     if linear is not None:
         found["text_projection"] = linear.t()
     return found
 
 
-def is_written_by_open_clip(keys: Mapping[str, Any]) -> bool:
-    """Whether the names in a state dict are in the order of open_clip's modules, not of clip's."""
-    order = list(keys)
-    first, second = (
-        f"transformer.resblocks.0.{part}" for part in ("ln_1.weight", "attn.in_proj_weight")
-    )
-    return {first, second} <= set(order) and order.index(first) < order.index(second)
+# The first modules of a layer, in the order of their names in a state dict:
+CLIP_ORDER = ("attn", "ln_1", "mlp", "ln_2")
+OPEN_CLIP_ORDER = ("ln_1", "attn", "ln_2", "mlp")
+
+
+def is_written_by(keys: Iterable[str], order: Sequence[str]) -> bool:
+    """Whether the first layer of texts in a state dict has its modules in this order."""
+    layer = re.compile(r"(?:text\.)?transformer\.resblocks\.0\.(\w+)\.")
+    modules = dict.fromkeys(found[1] for key in keys if (found := layer.match(str(key))))
+    return list(modules) == list(order)
 
 
 def guessed(state: Mapping[str, Any]) -> Form:

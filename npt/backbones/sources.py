@@ -68,7 +68,7 @@ def _find(name: str) -> Source:
         return Source(lambda: (download(name),), usual)
     for prefix in (OPEN_CLIP_HUB, HUB):
         if name.startswith(prefix):
-            return _repository(name, _hub(name.removeprefix(prefix)))
+            return _repository(name, _hub(name, name.removeprefix(prefix)))
     if name.startswith(OPEN_CLIP):
         return _open_clip(name)
     path = Path(name).expanduser()
@@ -121,11 +121,16 @@ def is_fixed(name: str) -> bool:
 
 
 def digest_of(name: str) -> str:
-    """A checksum of the files of the CLIP of that name; empty if they are not here."""
-    digests = [file_digest(str(file)) for file in files_of(name)]
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+    """A checksum of the files of the CLIP of that name, and of what its name says of them.
+
+    Empty if they are not here.
+    """
+    parts = [file_digest(str(file)) for file in files_of(name)]
+    if name.startswith(OPEN_CLIP) and parts:
+        parts.append(repr(find(name).form))
+    if len(parts) == 1:
+        return parts[0]
+    return hashlib.sha256("".join(parts).encode()).hexdigest() if parts else ""
 
 
 # ---- OpenAI's models
@@ -177,7 +182,8 @@ def _repository(name: str, get: Get) -> Source:
     if config is not None and ("model_type" in about or described is None):
         written = [path for file in hugging_face.PROCESSORS if (path := get(file)) is not None]
         processor = _json(written[0]) if written else {}
-        form = hugging_face.form(about, processor.get("image_processor", processor))
+        processor = processor.get("image_processor") or processor
+        form = _read(config, hugging_face.form, about, processor)
         names = (*hugging_face.WEIGHTS, *openclip.WEIGHTS)
         return Source(lambda: _weights(name, get, names), form, (config, *written[:1]))
     if described is None:
@@ -196,25 +202,46 @@ def _described(file: Path, config: Path) -> Source:
 def _form_of(config: Path) -> Form:
     """What an open_clip_config.json says."""
     content = _json(config)
-    return openclip.form(content.get("model_cfg", content), content.get("preprocess_cfg", {}))
+    model = content.get("model_cfg") or content
+    return _read(config, openclip.form, model, content.get("preprocess_cfg") or {})
+
+
+def _read(file: Path, read: Callable[..., Form], *content: Mapping[str, Any]) -> Form:
+    """What `read` makes of the content of a file. NPTError if that is no config of a CLIP."""
+    try:
+        return read(*content)
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise NPTError(f"{file} does not describe a CLIP ({reason}); get the file again") from error
 
 
 def _weights(name: str, get: Get, names: tuple[str, ...]) -> tuple[Path, ...]:
     """The files of the first of the weights `names` that there are."""
     for file in names:
-        index = get(f"{file}{hugging_face.INDEX}")
-        if index is not None:
-            parts = sorted(set(_json(index).get("weight_map", {}).values()))
-            found = [get(part) for part in parts]
-            if None in found or not found:
-                raise NPTError(f"{name} (MODEL.BACKBONE.NAME) lacks a part of {file}; get it again")
-            return tuple(path for path in found if path is not None)
         path = get(file)
         if path is not None:
             return (path,)
+        index = get(f"{file}{hugging_face.INDEX}")
+        if index is not None:
+            return _parts(name, get, index)
     raise NPTError(
         f"{name} (MODEL.BACKBONE.NAME) has no weights: none of {', '.join(names)} is there"
     )
+
+
+def _parts(name: str, get: Get, index: Path) -> tuple[Path, ...]:
+    """The files that an index of weights in several files names."""
+    try:
+        parts = sorted(set(_json(index)["weight_map"].values()))
+        if not parts or any(Path(part).name != part for part in parts):
+            raise ValueError("it names no files of its folder")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise NPTError(f"{index} is no index of weights ({error}); get the file again") from error
+    found = [get(part) for part in parts]
+    missing = [part for part, path in zip(parts, found, strict=True) if path is None]
+    if missing:
+        raise NPTError(f"{name} (MODEL.BACKBONE.NAME) lacks {missing[0]}; get the file again")
+    return tuple(path for path in found if path is not None)
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -228,9 +255,9 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 @cache
-def _hub(repository: str) -> Get:
+def _hub(name: str, repository: str) -> Get:
     """Files of a repository of the hub, from its cache on this machine or from the network."""
-    hub = _package("huggingface_hub", f"{HUB}{repository}", "hf")
+    hub = _package("huggingface_hub", name, "hf")
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     @cache
@@ -247,7 +274,7 @@ def _hub(repository: str) -> Get:
         except Exception as error:  # of many libraries of the network
             reason = (str(error) or type(error).__name__).splitlines()[0]
         raise NPTError(
-            f"hf:{repository} (MODEL.BACKBONE.NAME) cannot be downloaded ({reason}): check the "
+            f"{name} (MODEL.BACKBONE.NAME) cannot be downloaded ({reason}): check the "
             "name, or copy the repository from another machine and name its folder"
         )
 
@@ -272,7 +299,7 @@ def _open_clip(name: str) -> Source:
         )
     config = package.get_model_config(model)
     about = package.get_pretrained_cfg(model, tag)
-    form = openclip.form(config, about, bool(about.get("quick_gelu")))
+    form = openclip.form(config, about, bool(about.get("quick_gelu")) if about else None)
     if about:
         if bool(about.get("quick_gelu")) != bool(config.get("quick_gelu")):
             warnings.warn(
@@ -285,11 +312,12 @@ def _open_clip(name: str) -> Source:
     file = Path(tag).expanduser()
     if tag and file.is_file():
         return Source(lambda: (file,), form)
-    known = ", ".join(package.list_pretrained_tags_by_model(model)) or "none"
+    known = ", ".join(package.list_pretrained_tags_by_model(model))
     what = f"{tag!r} is no file and no tag of {model}" if tag else f"it names no weights of {model}"
+    tags = f"open_clip:{model}/TAG with one of the tags {known}, or " if known else ""
     raise NPTError(
-        f"{name} (MODEL.BACKBONE.NAME): {what}; write open_clip:{model}/TAG with one of the tags "
-        f"{known}, or open_clip:{model}/FILE"
+        f"{name} (MODEL.BACKBONE.NAME): {what}; write {tags}open_clip:{model}/FILE with the path "
+        "of its weights"
     )
 
 

@@ -10,27 +10,41 @@ from typing import Any
 
 import torch
 
-from npt.backbones.archive import is_archive, read_archive, read_shapes
+from npt.backbones.archive import is_archive, read_archive, read_shapes, unwrapped
 from npt.backbones.tiny import read_tiny
 from npt.errors import NPTError
 
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first number in files of torch before 1.6
 SAFETENSORS = ".safetensors"
 TINY = ".npz"
+ANCHORS = (  # names of weights, of which each kind of CLIP has one
+    "text_model.embeddings.token_embedding.weight",
+    "text.token_embedding.weight",
+    "token_embedding.weight",
+)
 
 
 def read(files: Iterable[Path]) -> dict[str, Any]:
     """The state dict in the files, each of which has a part of it.
 
-    A file is a JIT archive, what torch.save wrote (the state dict, or a training's checkpoint with
-    an entry `state_dict`), safetensors, or npt's own of "tiny". Names are without the "module." of
-    a training on several GPUs. NPTError if it cannot be read, or a checksum in it is wrong.
+    A file is a JIT archive, what torch.save wrote (the state dict, or a training's checkpoint that
+    contains it), safetensors, or npt's own of "tiny". If all names of the CLIP have a prefix, such
+    as the "module." of a training on several GPUs, they are without it, and names without it are
+    left out. NPTError if a file cannot be read, or a checksum in it is wrong.
     """
-    return {_name(key): x for file in files for key, x in _read(file).items()}
+    return without_prefix({key: x for file in files for key, x in _read(file).items()})
 
 
-def _name(key: Any) -> Any:
-    return key.removeprefix("module.") if isinstance(key, str) else key
+def without_prefix(state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict without what is before the names of a CLIP's weights."""
+    for name in ANCHORS:
+        for key in state:
+            if key == name:
+                return state
+            if key.endswith(f".{name}"):
+                prefix = key.removesuffix(name)
+                return {k.removeprefix(prefix): x for k, x in state.items() if k.startswith(prefix)}
+    return state
 
 
 def shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
@@ -38,7 +52,7 @@ def shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
 
     NPTError as in `read`.
     """
-    return {_name(key): shape for file in files for key, shape in _shapes(file).items()}
+    return without_prefix({key: x for file in files for key, x in _shapes(file).items()})
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -104,10 +118,5 @@ def _read_legacy(path: str) -> dict[str, Any]:
         "state dict again with torch.save.",
         stacklevel=8,  # the caller of load_clip
     )
-    return unwrapped(state)
-
-
-def unwrapped(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The state dict in what a training has saved, which may have other entries beside it."""
-    inner = content.get("state_dict")
-    return dict(inner if isinstance(inner, Mapping) else content)
+    found: Any = unwrapped(state, lambda x: x if isinstance(x, Mapping) else None)
+    return {key: value for key, value in found.items() if isinstance(key, str)}

@@ -57,11 +57,16 @@ class ClassPrompts(NamedTuple):
     slots: Tensor | None = None
     class_specific: bool = False
 
-    def within(self, context: int) -> "ClassPrompts":
+    def within(self, context: int, vocabulary: int) -> "ClassPrompts":
         """The prompts as a CLIP takes them whose texts have `context` tokens, 77 or fewer.
 
-        NPTError if a prompt is longer.
+        NPTError if a prompt is longer, or has tokens that are not in its vocabulary.
         """
+        if int(self.tokens.max()) >= vocabulary:
+            raise NPTError(
+                f"this CLIP (MODEL.BACKBONE.NAME) knows {vocabulary} tokens, and CLIP's tokenizer "
+                "has more: choose one with that tokenizer"
+            )
         longest = int(self.tokens.argmax(dim=-1).max()) + 1
         if longest > context:
             raise NPTError(

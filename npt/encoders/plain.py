@@ -32,7 +32,9 @@ class PlainTextEncoder(nn.Module):
 
     def __init__(self, clip_model: CLIP, prompts: ClassPrompts):
         super().__init__()
-        prompts = prompts.within(len(clip_model.positional_embedding))
+        prompts = prompts.within(
+            len(clip_model.positional_embedding), len(clip_model.token_embedding.weight)
+        )
         parts = ("transformer", "token_embedding", "ln_final", "text_projection")
         for name in (*parts, "positional_embedding"):
             setattr(self, name, getattr(clip_model, name))

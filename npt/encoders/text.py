@@ -50,7 +50,9 @@ class TextEncoder(nn.Module):
         group: int = GROUP,
     ):
         super().__init__()
-        prompts = prompts.within(len(clip_model.positional_embedding))
+        prompts = prompts.within(
+            len(clip_model.positional_embedding), len(clip_model.token_embedding.weight)
+        )
         self.transformer = clip_model.transformer
         self.ln_final = clip_model.ln_final
         self.text_projection = clip_model.text_projection

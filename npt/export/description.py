@@ -71,7 +71,7 @@ def _backbone(name: str) -> dict[str, Any]:
     files = [{"file": str(path), "sha256": digest(path)} for path in files_of(name)]
     if name == "tiny":
         return {"name": name, "sha256": files[0]["sha256"]}
-    return {"name": Path(name).name, "files": files}
+    return {"name": Path(name).name, **(files[0] if len(files) == 1 else {"files": files})}
 
 
 def _run(run: SavedRun) -> dict[str, Any]:

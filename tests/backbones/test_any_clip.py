@@ -24,14 +24,8 @@ from npt.errors import NPTError
 
 open_clip = pytest.importorskip("open_clip")
 pytest.importorskip("transformers")
-SHAPES = (
-    "ViT-B-32",
-    "ViT-B-16-quickgelu",
-    "ViT-L-14",
-    "ViT-L-14-336-quickgelu",
-    "ViT-H-14",
-    "RN50",
-)
+LARGE = [pytest.param(name, marks=pytest.mark.long) for name in ("ViT-L-14", "ViT-H-14")]
+SHAPES = ("ViT-B-32", "ViT-B-16-quickgelu", "ViT-L-14-336-quickgelu", "RN50", *LARGE)
 HUGGING_FACE = {
     "ViT-B/32": ({}, {"patch_size": 32}),
     "ViT-B/16, GELU": ({"hidden_act": "gelu"}, {"patch_size": 16, "hidden_act": "gelu"}),
@@ -136,6 +130,7 @@ def small_open_clip(**options):
 
 FORMS = {
     "heads": {"vision_cfg": {"head_width": 16}},
+    "ResNet": {"vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 32}},
     "wide MLPs": {"vision_cfg": {"mlp_ratio": 4.9231}, "text_cfg": {"mlp_ratio": 2.0}},
     "GELU by tanh": {
         "vision_cfg": {"act_kwargs": {"approximate": "tanh"}},
@@ -181,17 +176,57 @@ def test_a_checkpoint_of_open_clip_alone_has_gelu_and_says_so(wrapped, tmp_path)
         state = {"epoch": 3, "name": "run", "state_dict": state, "optimizer": {"state": {}}}
     file = tmp_path / "epoch_3.pt"
     torch.save(state, file)
-    with pytest.warns(UserWarning, match="GELU is taken.*open_clip:ViT-B-16-quickgelu/"):
+    with pytest.warns(UserWarning, match=r"GELU and 1 attention.*open_clip:ViT-B-16-quickgelu/"):
         assert_same(str(file), theirs)
     assert sources.preprocessing_of(str(file)).size == 32
 
 
-def test_openais_weights_that_open_clip_wrote_have_quickgelu(tmp_path, recwarn):
-    theirs = of_open_clip(small_open_clip(quick_gelu=True, text_cfg={"heads": 1}))
+@pytest.mark.parametrize("wrapper", ["model", "model_state_dict", "ema", ""])
+@pytest.mark.parametrize("prefix", ["model.", "module._orig_mod.", "clip.", ""])
+def test_checkpoints_of_any_training(wrapper, prefix, tmp_path):
+    theirs = of_open_clip(small_open_clip(text_cfg={"heads": 1}, custom_text=True))
+    state = {f"{prefix}{key}": x.half() for key, x in theirs.model.state_dict().items()}
+    state |= {"loss.weight": torch.ones(3)} if prefix else {}
+    state = {wrapper: state, None: 1, "epoch": 2, ("a", 1): "b"} if wrapper else state
     theirs.model.half().float()
-    torch.save(theirs.model.state_dict(), tmp_path / "clip.pt")
-    assert_same(str(tmp_path / "clip.pt"), theirs)
-    assert not [w for w in recwarn if "GELU" in str(w.message)]
+    torch.save(state, tmp_path / "last.ckpt")
+    with pytest.warns(UserWarning, match="GELU and 1 attention heads for images"):
+        assert_same(str(tmp_path / "last.ckpt"), theirs)
+    with pytest.warns(UserWarning, match="GELU"):
+        assert sources.preprocessing_of(str(tmp_path / "last.ckpt")).size == 32
+        load_clip(str(tmp_path / "last.ckpt"))
+
+
+def test_weights_in_no_one_s_order_have_quickgelu_and_say_so(tmp_path):
+    theirs = of_open_clip(small_open_clip(quick_gelu=True, text_cfg={"heads": 1}))
+    state = theirs.model.state_dict()
+    torch.save({key: state[key] for key in sorted(state)}, tmp_path / "clip.pt")
+    with pytest.warns(UserWarning, match=r"QuickGELU are taken.*open_clip:ViT-B-16/"):
+        assert_same(str(tmp_path / "clip.pt"), theirs)
+
+
+def test_a_kept_clip_is_another_with_another_form(folder, tmp_path):
+    from npt.backbones.kept import clip_kept
+
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    (twin / "model.safetensors").symlink_to(folder / "model.safetensors")
+    shutil.copy(folder / "config.json", twin)
+    edit(twin / "config.json", text_config={**SMALL_TEXT, "num_hidden_layers": 2})
+    edit(folder / "config.json", text_config={**SMALL_TEXT, "hidden_act": "gelu"})
+    tokens = clip.tokenize(TEXTS)
+    with clip_kept(), torch.no_grad():
+        kept = [load_clip(str(place)).encode_text(tokens) for place in (folder, twin)]
+    with torch.no_grad():
+        assert torch.equal(kept[1], load_clip(str(twin)).encode_text(tokens))
+    assert not torch.equal(*kept)
+
+
+def test_the_checksum_of_a_file_with_the_name_of_its_model(tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save({"token_embedding.weight": torch.zeros(2)}, file)
+    names = [str(file), f"open_clip:ViT-B-32/{file}", f"open_clip:ViT-B-32-quickgelu/{file}"]
+    assert len({sources.digest_of(name) for name in names}) == 3
 
 
 def test_a_tag_of_open_clip(tmp_path, monkeypatch):
@@ -220,9 +255,14 @@ def test_files_in_parts_and_files_of_torch(small, folder, tmp_path):
     small.model.save_pretrained(shards, max_shard_size="1MB")
     assert len(list(shards.glob("model-*.safetensors"))) > 1
     assert_same(str(shards), small)
-    next(iter(shards.glob("model-*.safetensors"))).unlink()
-    with pytest.raises(NPTError, match=r"lacks a part of model\.safetensors"):
+    min(shards.glob("model-*.safetensors")).unlink()
+    with pytest.raises(NPTError, match=r"lacks model-00001-of-.*get the file again"):
         load_clip(str(shards))
+    index = shards / "model.safetensors.index.json"
+    for part in ("../small/model.safetensors", "/etc/passwd", 3, None):
+        index.write_text(json.dumps({"weight_map": {"logit_scale": part}}))
+        with pytest.raises(NPTError, match="is no index of weights"):
+            load_clip(str(shards))
     (folder / "model.safetensors").unlink()
     torch.save(small.model.state_dict(), folder / "pytorch_model.bin")
     assert_same(str(folder), small)
@@ -284,9 +324,23 @@ def test_the_preprocessing_of_a_folder(folder):
     nested["image_processor"]["do_center_crop"] = False
     (folder / "processor_config.json").write_text(json.dumps(nested))
     found = sources.preprocessing_of(str(folder))
-    assert (found.mean, found.interpolation, found.squashed) == ((0.1, 0.2, 0.3), "bilinear", True)
+    assert (found.mean, found.interpolation) == ((0.1, 0.2, 0.3), "bilinear")
+    assert found.unlike == "resized to squares as a whole"
     (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
     assert sources.preprocessing_of(str(folder)).std == (1, 1, 1)
+    for entries, unlike in (
+        ({"size": {"shortest_edge": 36}}, "resized to 36 pixels before they were cropped to 32"),
+        ({"size": 32, "crop_size": 32, "resample": None}, ""),
+        ({"do_resize": False}, "not resized"),
+        ({"do_rescale": False}, r"not scaled to [0, 1]"),
+        ({"resample": 1}, "resized with Pillow's filter 1"),
+    ):
+        (folder / "preprocessor_config.json").write_text(json.dumps(entries))
+        assert sources.preprocessing_of(str(folder)).unlike == unlike
+    for entries in ({"image_mean": [0.5]}, {"image_std": [1, 0, 1]}, {"image_mean": 0.5}):
+        (folder / "preprocessor_config.json").write_text(json.dumps(entries))
+        with pytest.raises(NPTError):
+            sources.preprocessing_of(str(folder))
 
 
 # ---- what is no such CLIP
@@ -337,6 +391,10 @@ def test_models_of_hugging_face_that_are_no_clip_are_refused(folder, kind, reaso
         ("text_config", {"vocab_size": 1000}, "vocabulary has 1000 tokens"),
         ("text_config", {"hidden_act": "relu"}, "activation of its MLPs is relu"),
         ("text_config", {"eos_token_id": 7}, "end with the token 7"),
+        ("text_config", {"num_attention_heads": 0}, "0 attention heads"),
+        ("text_config", {"num_attention_heads": None}, r"config\.json does not describe a CLIP"),
+        ("text_config", {"vocab_size": "many"}, r"config\.json does not describe a CLIP"),
+        ("vision_config", {"num_attention_heads": 3}, "3 heads cannot share a width of 64"),
         ("vision_config", {"num_channels": 4}, "4 channels"),
         ("vision_config", {"image_size": [32, 64]}, "32 x 64 pixels"),
     ],
@@ -354,6 +412,7 @@ def test_clips_of_hugging_face_with_other_parts_are_refused(folder, part, values
         ("logit_bias", "SigLIP"),
         ("text_decoder.ln.weight", "CoCa"),
         ("visual.rope.freqs_cos", "rotary"),
+        ("positional_embedding_res", "LongCLIP"),
         ("visual.blocks.0.attn.qkv.weight", "EVA"),
         ("visual.trunk.stem.weight", "timm"),
         ("text.transformer.embeddings.weight", "Hugging Face"),
@@ -377,6 +436,29 @@ def test_bad_files_and_folders_are_one_sentence(folder, tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(NPTError, match="is not JSON"):
         load_clip(str(folder))
+
+
+def test_an_old_config_counts_before_a_new_one(folder):
+    config = json.loads((folder / "config.json").read_text())
+    theirs = of_transformers(
+        {**SMALL_TEXT, "hidden_act": "quick_gelu"}, SMALL_VISION, projection_dim=32
+    )
+    old = {key: config["text_config"][key] for key in SMALL_TEXT}
+    edit(
+        folder / "config.json",
+        text_config={**config["text_config"], "hidden_act": "gelu"},
+        text_config_dict={**old, "num_hidden_layers": 2},
+    )
+    assert_same(str(folder), theirs)
+
+
+def test_a_smaller_vocabulary(tmp_path):
+    theirs = of_open_clip(small_open_clip(text_cfg={"vocab_size": 1000, "heads": 1}))
+    torch.save(theirs.model.state_dict(), tmp_path / "few.pt")
+    with pytest.warns(UserWarning, match="GELU"):
+        model = load_clip(str(tmp_path / "few.pt"))
+    with pytest.raises(NPTError, match="knows 1000 tokens"):
+        build_encoders(model, ClassPrompts(clip.tokenize(TEXTS)))
 
 
 def test_no_name_is_no_folder(monkeypatch, folder):

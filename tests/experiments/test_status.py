@@ -93,7 +93,7 @@ def test_it_starts_without_torch(folder, python):
         "import sys; from npt.experiments.__main__ import main; main(sys.argv[1:]); "
         "print('torch' in sys.modules)"
     )
-    result = python("-c", code, "status", where)
+    result = python("-I", "-c", code, "status", where)  # -I: a Python that has imported nothing
     assert result.returncode == 0 and result.stdout.endswith("False\n"), result.stderr
 
 

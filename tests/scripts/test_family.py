@@ -360,7 +360,7 @@ def tree(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("seed*")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_base_to_new_is_read_by_every_parser(real):
     """After a start that fails, a training, the same again, and its test."""
     settings = {"TAU": ".05", "SHOTS": 2}

@@ -78,7 +78,7 @@ def test_an_unsuitable_python_is_reported(repository, tmp_path, python3, words):
     assert done.stderr.splitlines()[-1].startswith("error: ") and words in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_prints_its_table_and_reuses_its_runs(repository, environment, tmp_path):
     environment["OUT"] = str(tmp_path / "demo")
     short = ["trainers", "ZeroshotCLIP,MaPLe,MaPLeNPT", "shots", "2", "OPTIM.MAX_EPOCH", "1"]
