@@ -30,7 +30,7 @@ def follow(cfg: Any, in_files: Collection[str], given: Collection[str], file_nam
     try:
         wanted = preprocessing_of(name)
     except NPTError:
-        if trainer_name(cfg).removesuffix(SUFFIX) in CLIP_TRAINERS:
+        if name and trainer_name(cfg).removesuffix(SUFFIX) in CLIP_TRAINERS:
             raise
         return  # another trainer, whose backbone need be no CLIP
     other = bool(file_name) and os.path.normpath(name) != os.path.normpath(file_name)
