@@ -24,8 +24,11 @@ from npt.errors import NPTError
 
 open_clip = pytest.importorskip("open_clip")
 pytest.importorskip("transformers")
-LARGE = [pytest.param(name, marks=pytest.mark.long) for name in ("ViT-L-14", "ViT-H-14")]
-SHAPES = ("ViT-B-32", "ViT-B-16-quickgelu", "ViT-L-14-336-quickgelu", "RN50", *LARGE)
+LARGE = [
+    pytest.param(name, marks=pytest.mark.long)
+    for name in ("ViT-L-14", "ViT-L-14-336-quickgelu", "ViT-H-14")
+]
+SHAPES = ("ViT-B-32", "ViT-B-16-quickgelu", "RN50", *LARGE)
 HUGGING_FACE = {
     "ViT-B/32": ({}, {"patch_size": 32}),
     "ViT-B/16, GELU": ({"hidden_act": "gelu"}, {"patch_size": 16, "hidden_act": "gelu"}),

@@ -63,7 +63,7 @@ def files(folder):
     [
         *((kind, "base", ()) for kind in KINDS),
         ("CoOpNPT", "new", ("TEST.FINAL_MODEL", "best_val")),
-        pytest.param("CoOp", "all", ("MODEL.PLAIN_ENCODERS", True), marks=pytest.mark.slow),
+        pytest.param("CoOp", "all", ("MODEL.PLAIN_ENCODERS", True), marks=pytest.mark.long),
         pytest.param("CoOp", "base", WORKER, marks=pytest.mark.slow),
     ],
 )

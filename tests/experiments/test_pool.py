@@ -80,11 +80,11 @@ seeds: [1, 2, 3, 4]
 @pytest.mark.parametrize(
     "number, group, code",
     [
-        ("SIGTERM", False, 75),
         ("SIGUSR1", False, 75),
         ("SIGINT", True, 130),
         ("SIGTERM", True, 75),
-        ("SIGUSR2", True, 75),
+        pytest.param("SIGTERM", False, 75, marks=pytest.mark.long),
+        pytest.param("SIGUSR2", True, 75, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_to_stop_lets_workers_save(tmp_path, number, group, code):
