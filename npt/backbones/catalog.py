@@ -16,6 +16,13 @@ TINY = 32  # the image size of "tiny", in pixels
 class Unsuitable(NPTError):
     """Why a model is no CLIP of OpenAI's kind, as a part of a sentence."""
 
+    def of(self, source: str) -> NPTError:
+        """The whole sentence, for a name or a file."""
+        return NPTError(
+            f"{source} (MODEL.BACKBONE.NAME) cannot be used: {self}; choose a CLIP with the "
+            "encoders of OpenAI's"
+        )
+
 
 class Preprocessing(NamedTuple):
     """How images are prepared for a CLIP.

@@ -12,7 +12,6 @@ from npt.backbones.sources import find, preprocessing_of
 from npt.errors import NPTError
 from npt.names import SUFFIX, trainer_name
 
-NAME = "MODEL.BACKBONE.NAME"
 CLIP_TRAINERS = ("ZeroshotCLIP", "CoOp", "CoCoOp", "MaPLe")  # with or without NPT
 TOLERANCE = 1e-4  # of means and standard deviations, which people shorten
 

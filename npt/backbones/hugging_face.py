@@ -95,7 +95,8 @@ def _unlike(processor: Mapping[str, Any], pixels: int) -> str:
         return f"resized with Pillow's filter {processor['resample']}"
     if not processor.get("do_resize", True):
         return "not resized"
-    if not processor.get("do_rescale", True):
+    factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1
+    if abs(factor - 1 / 255) > 1e-6:
         return "not scaled to [0, 1]"
     if isinstance(size, Mapping) and edge is None and not crops:
         return "resized to squares as a whole"

@@ -15,7 +15,7 @@ import torch
 
 from npt.backbones import hugging_face, openclip, weights
 from npt.backbones.building import SCALARS, build, image_size
-from npt.backbones.catalog import CONTEXT, OPENAI, Form
+from npt.backbones.catalog import CONTEXT, OPENAI, Form, Unsuitable
 from npt.backbones.kept import kept_or_loaded
 from npt.backbones.sources import find
 from npt.errors import NPTError
@@ -74,10 +74,7 @@ def converted(state: Mapping[str, Any], source: str) -> dict[str, Any]:
     """A state dict of any layout in OpenAI's. NPTError if it is another model's."""
     for sign, reason in SIGNS.items():
         if any(str(key).startswith(sign) for key in state):
-            raise NPTError(
-                f"{source} (MODEL.BACKBONE.NAME) cannot be used: {reason}; choose a CLIP with the "
-                "encoders of OpenAI's"
-            )
+            raise Unsuitable(reason).of(source)
     convert = hugging_face if hugging_face.is_hugging_face(state) else openclip
     try:
         found = convert.converted(state)

@@ -54,10 +54,7 @@ def find(name: str) -> Source:
     try:
         return _find(name)
     except Unsuitable as reason:
-        raise NPTError(
-            f"{name} (MODEL.BACKBONE.NAME) cannot be used: {reason}; choose a CLIP with the "
-            "encoders of OpenAI's"
-        ) from reason
+        raise reason.of(name) from reason
 
 
 def _find(name: str) -> Source:
@@ -76,7 +73,9 @@ def _find(name: str) -> Source:
         return _repository(name, lambda file: path / file if (path / file).is_file() else None)
     if path.is_file():
         beside = path.with_name(openclip.CONFIG)
-        return _described(path, beside) if beside.is_file() else Source(lambda: (path,))
+        if beside.is_file():
+            return Source(lambda: (path,), _form_of(beside), (beside,))
+        return Source(lambda: (path,))
     raise NPTError(
         f"unknown CLIP {name!r} in MODEL.BACKBONE.NAME: it is not a file; set it to the path of a "
         f"file or folder, to 'hf:ORGANISATION/NAME', 'open_clip:MODEL/TAG', 'tiny', or to one of "
@@ -193,10 +192,6 @@ def _repository(name: str, get: Get) -> Source:
         )
     names = (*openclip.WEIGHTS, *hugging_face.WEIGHTS)
     return Source(lambda: _weights(name, get, names), _form_of(described), (described,))
-
-
-def _described(file: Path, config: Path) -> Source:
-    return Source(lambda: (file,), _form_of(config), (config,))
 
 
 def _form_of(config: Path) -> Form:

@@ -336,6 +336,8 @@ def test_the_preprocessing_of_a_folder(folder):
         ({"size": 32, "crop_size": 32, "resample": None}, ""),
         ({"do_resize": False}, "not resized"),
         ({"do_rescale": False}, r"not scaled to [0, 1]"),
+        ({"rescale_factor": 1 / 127.5}, "not scaled to [0, 1]"),
+        ({"rescale_factor": 0.00392156862745098}, ""),
         ({"resample": 1}, "resized with Pillow's filter 1"),
     ):
         (folder / "preprocessor_config.json").write_text(json.dumps(entries))
